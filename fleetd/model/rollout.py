@@ -173,7 +173,13 @@ class CanaryWait(msgspec.Struct, frozen=True):
     until: float = 0.0
 
 
-def render_rollout(rollout: Rollout, wait: CanaryWait | BudgetWait | None = None) -> str:
+class TurnWait(msgspec.Struct, frozen=True):
+    """A rollout waits until these units, which come before those of the group, are proven with their new content."""
+
+    units: tuple[str, ...]
+
+
+def render_rollout(rollout: Rollout, wait: CanaryWait | BudgetWait | TurnWait | None = None) -> str:
     """Where a rollout stands and why, as a sentence whose subject is the group, without subject and full stop. `wait`
     is what a running one waits for, if it does not go on by itself."""
     why = _render_failure(rollout.failure)
@@ -192,6 +198,8 @@ def render_rollout(rollout: Rollout, wait: CanaryWait | BudgetWait | None = None
             return f"waits {end}: the canaries have the new content: {', '.join(units)}"
         case BudgetWait():
             return render_wait(wait)
+        case TurnWait(units):
+            return f"waits until these are proven, which come first: {', '.join(units)}"
     return "running"
 
 

@@ -116,7 +116,7 @@ class JointSteps:
         """Add what goes with the one member of this step. Returns the units that have to be changed before."""
         ((unit, machine),) = step
         cycle = self._find_cycle(unit, machine)
-        awaited = {each: None for name in cycle for each in self._awaited(name, machine) if each not in cycle}
+        awaited = self._awaited_by(cycle, machine)
         if awaited:
             return awaited
         step |= {(name, machine): found for name in cycle if (found := self._find_outdated(name, machine))}
@@ -130,6 +130,13 @@ class JointSteps:
                     step[name, machine] = found
                     pending.append(name)
         return {}
+
+    def find_awaited(self, unit: str, machine: str) -> Names:
+        """The units that have to be changed before this one on the machine."""
+        return self._awaited_by(self._find_cycle(unit, machine), machine)
+
+    def _awaited_by(self, cycle: Names, machine: str) -> Names:
+        return {each: None for name in cycle for each in self._awaited(name, machine) if each not in cycle}
 
     def _find_cycle(self, unit: str, machine: str) -> Names:
         """The unit, and those that come after it on the machine while it comes after them."""

@@ -403,3 +403,25 @@ async def test_nothing_is_restarted_while_a_machine_could_not_say_whether_a_unit
         "update fleetd there first",
     )
     assert await rolling.fleet.unit("w@1.service") == before
+
+
+async def test_a_rollout_says_which_units_of_its_request_come_first(rolling: Rolling) -> None:
+    await rolling.begin(f"[Unit]\nAfter=base@%i.service nothing.service\n{NEW}")
+    await rolling.store()
+    members = [Member(f"base@{number}.service") for number in (1, 2, 3)]
+    for number, base in enumerate(members, start=1):
+        await rolling.fleet.put(Unit(base.unit, NEW, LAUNCHED, rollout="r1"), base.unit)
+        await rolling.fleet.put(Decision(base.unit, 1, f"m{number}"), base.unit)
+        await rolling.fleet.put(Placement(f"m{number}", base.unit, OLD, LAUNCHED, 1), f"m{number}", base.unit)
+    generation = (await rolling.fleet.unit("base@3.service")).generation
+    former = tuple(FormerMember(base, 0, was_available=True) for base in members)
+    record = replace(rolling.record, generation=generation, former=former)
+    await rolling.fleet.put(record, "base@.service")
+    [found] = await rolling.shown()
+    words = "waits until these are proven, which come first: base@1.service, base@2.service, base@3.service"
+    assert (found["group"], found["status"]) == (GROUP, words)
+    statuses = {each["group"]: each["status"] for each in await rolling.shown("")}
+    assert statuses[GROUP] == words
+    assert not statuses["base@.service"].startswith("waits until these")
+    await rolling.fleet.put(replace(record, phase=Phase.DONE), "base@.service")
+    assert (await rolling.shown())[0]["status"] == "running"

@@ -7,7 +7,10 @@ from fleetd.model.reason import Unavailability
 from fleetd.model.rollout import Action, PauseCause, Phase
 from fleetd.model.unit import UnitState
 from fleetd.registry.records import STATES, UNITS
+from fleetd.scheduler.controllers.rollout import member_views
 from fleetd.scheduler.disruption import DisruptionBudget
+from fleetd.scheduler.joint_steps import GroupRollout, JointSteps
+from fleetd.scheduler.proposal import Proposal
 from tests.unit.cluster_builder import INACTIVE, LOADED
 from tests.unit.rolling_cluster import RollingCluster, text_of, word_of
 
@@ -297,3 +300,22 @@ def test_a_stopped_unit_is_not_counted_as_restarted_along() -> None:
     cluster.request_texts({"a@1.service": pairs(word="new")["a@1.service"]})
     cluster.run_leader()
     assert given(cluster) == "a1"
+
+
+def test_what_comes_first_is_named_but_for_a_cycle() -> None:
+    cluster = running_pairs()
+    cluster.request_texts(pairs(a="After=b@N.service c.service", b="After=a@N.service", word="new"))
+    cluster.run_leader()
+    proposal = Proposal(cluster.snapshot, dict.fromkeys(NAMES))
+    rolls = {}
+    for group in ("a@.service", "b@.service"):
+        units = [cluster.snapshot.units[name] for name in sorted(cluster.snapshot.rolling[group])]
+        rollout = cluster.rollout(group)
+        views = member_views(proposal, rollout, units)
+        rolls[group] = GroupRollout(group, units, cluster.snapshot.group_options(group), rollout, rollout, views=views)
+    assert JointSteps(proposal, rolls).find_awaited("a@2.service", "m2") == {}
+    one_sided = {group: roll for group, roll in rolls.items() if group == "a@.service"}
+    assert JointSteps(proposal, one_sided).find_awaited("a@2.service", "m2") == {}
+    cluster.request_texts(pairs(a="After=b@N.service", word="newer"))
+    proposal = Proposal(cluster.snapshot, dict.fromkeys(NAMES))
+    assert JointSteps(proposal, rolls).find_awaited("a@2.service", "m2") == {"b@2.service": None}

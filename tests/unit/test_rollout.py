@@ -22,6 +22,7 @@ from fleetd.model.rollout import (
     Phase,
     Rollout,
     Step,
+    TurnWait,
     render_rollout,
 )
 from fleetd.model.unit import Proof, TargetState, UnitState
@@ -370,3 +371,5 @@ def test_what_a_rollout_waits_for_is_described() -> None:
     assert render_rollout(rollout(), canaries) == expected
     assert render_rollout(rollout(), CanaryWait(("w@1.service",), NOW_S)).startswith("waits until 1970-01-01 00:16:40")
     assert render_rollout(rollout(pause=Pause(PauseCause.OPERATOR, "ann")), canaries) == "paused by ann"
+    turn = TurnWait(("b@1.service", "b@2.service"))
+    assert render_rollout(rollout(), turn) == "waits until these are proven, which come first: b@1.service, b@2.service"

@@ -1,13 +1,15 @@
 """Reports on rollouts: how far each member has got, and what the rollout waits for. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from fleetd.api import schema
-from fleetd.model.group import GroupOptions
+from fleetd.model.group import GroupOptions, group_of
 from fleetd.model.reason import BudgetWait
-from fleetd.model.rollout import CanaryWait, Phase, Rollout, render_rollout
+from fleetd.model.rollout import CanaryWait, Phase, Rollout, TurnWait, render_rollout
 from fleetd.model.unit import Unit
 from fleetd.scheduler.controllers.rollout import begin_rollout, is_to_begin, member_views
+from fleetd.scheduler.disruption import LISTED
+from fleetd.scheduler.joint_steps import GroupRollout, JointSteps
 from fleetd.scheduler.proposal import Proposal
 from fleetd.scheduler.rollout_steps import MemberView, Progress
 from fleetd.scheduler.snapshot import Snapshot
@@ -22,7 +24,8 @@ def describe_rollout(snapshot: Snapshot, group: str) -> schema.Rollout | None:
     record = snapshot.rollouts.get(group)
     if not units:
         return _describe(snapshot, group, record, [], None) if record else None
-    proposal = Proposal(snapshot, {unit.name: None for unit in units})
+    groups = [group, *_find_others(snapshot, record)] if record is not None else [group]
+    proposal = Proposal(snapshot, {unit.name: None for each in groups for unit in rolling_units(snapshot, each)})
     if is_to_begin(record, units):
         rollout = begin_rollout(proposal, record, units)
         members = _describe_members(snapshot, rollout, member_views(proposal, rollout, units))
@@ -42,7 +45,45 @@ def describe_rollout(snapshot: Snapshot, group: str) -> schema.Rollout | None:
         )
     assert record is not None
     views = member_views(proposal, record, units)
-    return _describe(snapshot, group, record, views, _find_wait(proposal, record, views, snapshot.group_options(group)))
+    wait = _find_turn(proposal, groups, views) or _find_wait(proposal, record, views, snapshot.group_options(group))
+    return _describe(snapshot, group, record, views, wait)
+
+
+def find_awaited_groups(snapshot: Snapshot, rollouts: Mapping[str, Rollout]) -> list[str]:
+    """The groups that the snapshot lacks, and whose rollout those in it may wait for: of the same request, and with
+    units that come before theirs. `rollouts` are all."""
+    found: dict[str, None] = {}
+    for group in snapshot.rolling:
+        rollout = rollouts.get(group)
+        if rollout is not None and not rollout.is_over:
+            named = {group_of(name) for unit in snapshot.rolling[group] for name in snapshot.comes_after(unit)}
+            same = (each for each in named if each in rollouts and rollouts[each].id == rollout.id)
+            found |= {each: None for each in same if not rollouts[each].is_over and each not in snapshot.rolling}
+    return sorted(found)
+
+
+def _find_others(snapshot: Snapshot, rollout: Rollout) -> list[str]:
+    """The other groups of the same request that are known to be changed, too."""
+    same = (group for group, other in snapshot.rollouts.items() if other.id == rollout.id and not other.is_over)
+    return [group for group in same if snapshot.rollouts[group] is not rollout and snapshot.rolling.get(group)]
+
+
+def _find_turn(proposal: Proposal, groups: Sequence[str], views: Sequence[MemberView]) -> TurnWait | None:
+    """What all waiting members of the first of these groups wait for in the others; None if one waits for nothing."""
+    rolls = {}
+    for group in groups:
+        rollout, units = proposal.snapshot.rollouts[group], rolling_units(proposal.snapshot, group)
+        options = proposal.snapshot.group_options(group)
+        rolls[group] = GroupRollout(
+            group, units, options, rollout, rollout, views=member_views(proposal, rollout, units)
+        )
+    steps = JointSteps(proposal, rolls)
+    waiting = [view for view in views if view.progress is Progress.WAITING]
+    if any(view.progress is Progress.CHANGING for view in views) or len(rolls) == 1:
+        return None
+    awaited = [steps.find_awaited(view.member.unit, view.where) for view in waiting]
+    names = tuple(sorted({name for found in awaited for name in found}))
+    return TurnWait(names[:LISTED]) if awaited and all(awaited) else None
 
 
 def rolling_units(snapshot: Snapshot, group: str) -> list[Unit]:
@@ -55,7 +96,7 @@ def _describe(
     group: str,
     rollout: Rollout,
     views: Sequence[MemberView],
-    wait: CanaryWait | BudgetWait | None,
+    wait: CanaryWait | BudgetWait | TurnWait | None,
 ) -> schema.Rollout:
     members = _describe_members(snapshot, rollout, views)
     failure = rollout.failure

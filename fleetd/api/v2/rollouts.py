@@ -7,7 +7,7 @@ import msgspec
 from fleetd.api import schema
 from fleetd.api.capabilities import check_capability
 from fleetd.api.http import ApiError, Request, Response, parse_json, render_json
-from fleetd.api.v2.rollout_reports import describe_rollout, rolling_units
+from fleetd.api.v2.rollout_reports import describe_rollout, find_awaited_groups, rolling_units
 from fleetd.model.group import group_of
 from fleetd.model.machine import Capability
 from fleetd.model.placement import Decision
@@ -49,6 +49,10 @@ class Rollouts:
         snapshot.rollouts |= {group: record for group, record in rollouts.items() if not named or group in named}
         await _read_groups(reader, snapshot, named or [g for g, record in rollouts.items() if not record.is_over])
         groups = sorted({*named, *snapshot.rollouts})
+        awaited = find_awaited_groups(snapshot, rollouts)
+        if awaited:
+            snapshot.rollouts |= {group: rollouts[group] for group in awaited}
+            await _read_groups(reader, snapshot, awaited)
         found = (describe_rollout(snapshot, group) for group in groups)
         return render_json(schema.Rollouts(tuple(filter(None, found))))
 
