@@ -11,6 +11,9 @@ from fleetctl.commands.submit import refuse, warn
 from fleetctl.errors import CommandFailed
 from fleetctl.local_files import LocalFile, UnitArgument, check_name, explain_missing, parse_argument, read_local_file
 from fleetctl.settings import Settings
+from fleetd.model.content import Content
+from fleetd.model.group import refuse_joined
+from fleetd.model.unitfile import render_unit_file
 
 # Dependencies are not checked: they may exist only in the cluster.
 _SYSTEMD_ANALYZE = ("systemd-analyze", "verify", "--man=no", "--recursive-errors=no", "--")
@@ -27,10 +30,16 @@ def command(settings: Settings, units: tuple[str, ...]) -> int:
     """
     if not units:
         raise click.UsageError("no unit files given")
-    return max([_verify(unit) for unit in units])
+    contents: dict[str, Content] = {}
+    found = max([_verify(unit, contents) for unit in units])
+    refusals = [f"{name}: {why}" for name in contents if (why := refuse_joined(name, contents))]
+    for refusal in refusals:
+        output.error(output.printable(refusal))
+    return 1 if refusals else found
 
 
-def _verify(unit: str) -> int:
+def _verify(unit: str, contents: dict[str, Content]) -> int:
+    """Check one unit file, and add what it holds to `contents`."""
     argument = parse_argument(unit)
     try:
         check_name(argument)
@@ -39,6 +48,7 @@ def _verify(unit: str) -> int:
     except CommandFailed as failure:
         output.error(str(failure).removeprefix("Error creating units: "))
         return 1
+    contents[argument.name.full] = Content(render_unit_file(file.content.options))
     warn(argument.name.full, file.content, file)
     return _ask_systemd(file.path)
 

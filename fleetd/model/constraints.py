@@ -208,7 +208,8 @@ OPTIONS = (
         "there; `start-first` stops it only when it is proven there (`UpdateSettleSec`), so that it runs twice for a "
         "moment. One that fails there, or is not proven within `UpdateDeadlineSec`, stays where it is; a drain tries "
         "that once. start-first takes nothing from `MaxUnavailable`. It cannot be used with `Global`, with "
-        "`MachineOf` on either side, nor with Type=oneshot. Default: stop-first.",
+        "`MachineOf` on either side (a unit that another one names in spite of that stops first), nor with "
+        "Type=oneshot. Default: stop-first.",
         of_group=True,
         since=OWN,
     ),

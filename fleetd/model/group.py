@@ -20,10 +20,12 @@ from fleetd.model.constraints import (
     parse_requirements,
     split_list,
 )
+from fleetd.model.content import Content
 from fleetd.model.names import InvalidName, UnitName, parse_name, template_of, validate_name
 from fleetd.model.timespan import parse_time_span
 from fleetd.model.unit import TargetState
 from fleetd.model.unit_option import UnitOption
+from fleetd.model.unitfile import UnitFileError
 
 MAX_INSTANCES = 1000  # of one template
 _GROUP_OPTIONS = frozenset(option.name for option in OPTIONS if option.of_group)
@@ -130,6 +132,53 @@ def validate_group_options(options: Iterable[UnitOption]) -> None:
         )
     if asked.handover is Handover.START_FIRST and (hindrance := _find_hindrance(options)):
         raise InvalidRequirements(f"Handover=start-first cannot be used with {hindrance}: write stop-first")
+
+
+def refuse_joined(name: str, contents: Mapping[str, Content]) -> str:
+    """Why a unit may not be as in `contents`, beside the other units there, or '': a group that starts first where it
+    moves (Handover=start-first) may not be joined to others, which go with it, by their MachineOf=."""
+    for peer in _peers(name, contents[name]):
+        asking = next((each for each in (template_of(peer), peer) if each in contents), "")
+        if asking and _starts_first(contents[asking]):
+            return f"MachineOf={peer} cannot be used: {asking} has Handover=start-first; write stop-first there"
+    if _starts_first(contents[name]):
+        for other, content in contents.items():
+            peer = next((each for each in _peers(other, content) if name in (each, template_of(each))), "")
+            if peer and other != name:
+                return f"Handover=start-first cannot be used: {other} has MachineOf={peer}; write stop-first"
+    return ""
+
+
+def needed_peers(name: str, content: Content) -> list[str]:
+    """The units and templates that refuse_joined looks at for this one."""
+    return [each for peer in _peers(name, content) for each in (peer, template_of(peer)) if each]
+
+
+def mentions_joining(content: Content) -> bool:
+    """False if refuse_joined certainly has nothing against this unit: a cheap test that is enough for most."""
+    return _mentions(content, "MachineOf") or _mentions(content, Handover.START_FIRST)
+
+
+def _mentions(content: Content, word: str) -> bool:
+    return word in content.text or any(word in dropin.text for dropin in content.dropins)
+
+
+def _peers(name: str, content: Content) -> tuple[str, ...]:
+    if not _mentions(content, "MachineOf"):
+        return ()
+    try:
+        return parse_requirements(content.options(), parse_name(name)).machine_of
+    except UnitFileError:  # written past the API
+        return ()
+
+
+def _starts_first(content: Content) -> bool:
+    if not _mentions(content, Handover.START_FIRST):
+        return False
+    try:
+        return parse_group_options(content.options()).handover is Handover.START_FIRST
+    except UnitFileError:
+        return False
 
 
 def refuse_instance_options(name: str, options: Iterable[UnitOption]) -> str:

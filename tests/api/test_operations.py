@@ -257,3 +257,30 @@ async def test_a_new_instance_runs_what_the_last_rollout_of_its_template_has_com
     units = await fleet.registry.units()
     inherited = "r1" if last == "r1" else ""
     assert [units[f"w@{number}.service"].rollout for number in (1, 2, 3)] == [inherited, "", inherited]
+
+
+def fleet_options(text: str) -> list[dict[str, str]]:
+    name, _, value = text.partition("=")
+    return [*OPTIONS, {"section": "X-Fleet", "name": name, "value": value}]
+
+
+@pytest.mark.parametrize("starts_first", [["a.service"], ["b.service"], ["a.service", "b.service"]])
+async def test_what_machine_of_joins_may_not_start_first(fleet: Any, starts_first: list[str]) -> None:
+    """One after the other, and both in one request, in any order."""
+    first = {"name": "a.service", "options": fleet_options("Handover=start-first")}
+    follower = {"name": "b.service", "options": fleet_options("MachineOf=a.service")}
+    beside = "MachineOf=a.service cannot be used: a.service has Handover=start-first; write stop-first there"
+    if len(starts_first) == 2:
+        assert [code for _, code, _ in await operation(fleet, [follower, first])] == [201, 400]
+    elif starts_first == ["a.service"]:
+        await operation(fleet, [first])
+        assert await operation(fleet, [follower]) == [("b.service", 400, beside)]
+        body = {"name": "b.service", "desiredState": "inactive", "options": follower["options"]}
+        assert await fleet.refused("PUT /fleet/v1/units/b.service", body) == (400, beside)
+        text = "[Service]\nExecStart=/bin/true\n[X-Fleet]\nMachineOf=a.service\n"
+        assert await fleet.refused("POST /fleet/v2/apply", {"units": [{"name": "b.service", "text": text}]}) == (
+            400,
+            beside,
+        )
+    else:
+        assert [code for _, code, _ in await operation(fleet, [first, follower])] == [201, 400]

@@ -86,3 +86,15 @@ def test_without_systemd_analyze_only_fleets_rules_are_checked(
     (programs / "systemd-analyze").unlink()
     (tmp_path / "web.service").write_text(GOOD + "#BAD\n")
     assert bare_fleetctl("verify", "web").status == 0
+
+
+def test_files_that_cannot_be_together_are_refused(bare_fleetctl: Fleetctl, tmp_path: Path) -> None:
+    (tmp_path / "first.service").write_text(f"{GOOD}[X-Fleet]\nHandover=start-first\n")
+    (tmp_path / "beside.service").write_text(f"{GOOD}[X-Fleet]\nMachineOf=first.service\n")
+    result = bare_fleetctl("verify", "first.service", "beside.service")
+    assert result.status == 1
+    assert (
+        "beside.service: MachineOf=first.service cannot be used: first.service has Handover=start-first; "
+        "write stop-first there" in result.stderr
+    )
+    assert bare_fleetctl("verify", "first.service").status == 0

@@ -199,6 +199,34 @@ async def change_two_at_once(world: World) -> None:
     await write(world, *(world.registry.put(order, order.machine, order.unit) for order in changed))
 
 
+def superseded(world: World, machine: str, name: str) -> Put:
+    """The unit starts elsewhere, and is to run here until it is proven there."""
+    order = Placement(machine, name, unit_text(name), TargetState.LAUNCHED, 99, superseded=True, hands_over=True)
+    return world.registry.put(order, machine, name)
+
+
+async def start_first_unasked(world: World) -> None:
+    await write(world, superseded(world, M1, WEB), placement(world, M2))
+
+
+async def start_first_without_a_move(world: World) -> None:
+    await world.operators.submit("twice.service", TargetState.LAUNCHED, 1)
+    await asyncio.sleep(40)
+    (machine,) = world.records.assigned_machines("twice.service")
+    await write(world, superseded(world, machine, "twice.service"))
+
+
+async def stop_what_is_proven_nowhere_else(world: World) -> None:
+    await world.operators.submit("twice.service", TargetState.LAUNCHED, 1)
+    await asyncio.sleep(5)
+    (machine,) = world.records.assigned_machines("twice.service")
+    await world.operators.drain(machine)
+    await asyncio.sleep(1)
+    for each in world.machines.values():
+        await each.kill_fleetd()
+    await write(world, placement(world, machine, "twice.service", TargetState.INACTIVE))
+
+
 VIOLATIONS: tuple[tuple[str, Violation], ...] = (
     ("OneMachinePerUnit", place_twice),
     ("ConflictsApart", place_conflicting),
@@ -206,6 +234,9 @@ VIOLATIONS: tuple[tuple[str, Violation], ...] = (
     ("DrainsKeepTheBudget", drain_to_nowhere),
     ("DrainsKeepTheBudget", drain_beyond_the_budget),
     ("KeptPlacesAreKept", take_a_kept_place),
+    ("StartFirstIsAskedFor", start_first_unasked),
+    ("StartFirstIsAskedFor", start_first_without_a_move),
+    ("StartFirstKeepsWhatRuns", stop_what_is_proven_nowhere_else),
     ("OnlyTheLeaderDecides", write_without_office),
     ("OnlyTheLeaderDecides", write_anothers_state),
     ("Rule1StoreIsNoLifeLine", bury_the_living),

@@ -6,6 +6,7 @@ import pytest
 
 from fleetd.model.admission import refuse_content
 from fleetd.model.constraints import OPTIONS, InvalidRequirements
+from fleetd.model.content import Content
 from fleetd.model.group import (
     MAX_INSTANCES,
     GroupOptions,
@@ -14,8 +15,11 @@ from fleetd.model.group import (
     UpdateAction,
     UpdateFailure,
     group_of,
+    mentions_joining,
+    needed_peers,
     parse_group_options,
     refuse_instance_options,
+    refuse_joined,
     validate_group_options,
 )
 from fleetd.model.unit import TargetState
@@ -187,3 +191,56 @@ def test_an_update_by_reload_of_a_service_that_cannot_reload_is_warned_of(name, 
     said = advise(name, parse_unit_file(f"[X-Fleet]\nUpdateAction=reload\n{section}"))
     assert said == ((sentence,) if is_warned_of else ())
     assert advise(name, parse_unit_file(f"[X-Fleet]\nUpdateAction=none\n{section}")) == ()
+
+
+def joined(text: str) -> Content:
+    return Content(f"[Service]\nExecStart=/bin/true\n[X-Fleet]\n{text}\n")
+
+
+FIRST, PEER_1 = "Handover=start-first", "MachineOf=w@1.service"
+
+
+@pytest.mark.parametrize(
+    ("name", "texts", "refusal"),
+    [
+        ("a.service", {"a.service": FIRST, "b.service": ""}, ""),
+        ("a.service", {"a.service": "Handover=stop-first", "b.service": "MachineOf=a.service"}, ""),
+        (
+            "b.service",
+            {"a.service": FIRST, "b.service": "MachineOf=a.service"},
+            "MachineOf=a.service cannot be used: a.service has Handover=start-first; write stop-first there",
+        ),
+        (
+            "a.service",
+            {"a.service": FIRST, "b.service": "MachineOf=a.service"},
+            "Handover=start-first cannot be used: b.service has MachineOf=a.service; write stop-first",
+        ),
+        (
+            "b.service",
+            {"w@.service": FIRST, "b.service": PEER_1},
+            "MachineOf=w@1.service cannot be used: w@.service has Handover=start-first; write stop-first there",
+        ),
+        (
+            "w@.service",
+            {"w@.service": FIRST, "b.service": PEER_1},
+            "Handover=start-first cannot be used: b.service has MachineOf=w@1.service; write stop-first",
+        ),
+        ("b.service", {"w@.service": "", "w@1.service": FIRST, "b.service": PEER_1}, ""),
+        ("b.service", {"b.service": PEER_1}, ""),
+        ("a.service", {"a.service": f"{FIRST}\nMachineOf=a.service"}, ""),
+    ],
+)
+def test_what_machine_of_joins_does_not_start_first(name: str, texts: dict[str, str], refusal: str) -> None:
+    found = refuse_joined(name, {each: joined(text) for each, text in texts.items()})
+    is_own = "MachineOf=a.service" in texts.get("a.service", "")  # refused by itself
+    assert is_own or found == refusal
+
+
+def test_what_cannot_be_parsed_is_joined_to_nothing() -> None:
+    broken = Content("[Service]\nno option MachineOf start-first\n")
+    assert refuse_joined("b.service", {"b.service": broken, "a.service": joined(FIRST)}) == ""
+    assert mentions_joining(broken)
+    assert not mentions_joining(joined(""))
+    assert needed_peers("b.service", broken) == []
+    assert refuse_joined("a.service", {"a.service": broken, "b.service": joined("MachineOf=a.service")}) == ""
+    assert needed_peers("b.service", joined(PEER_1)) == ["w@1.service", "w@.service"]

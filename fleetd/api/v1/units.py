@@ -6,6 +6,7 @@ from functools import lru_cache
 from fleetd.api import schema
 from fleetd.api.capabilities import check_capability, needed_capability
 from fleetd.api.http import ApiError, Request, Response, render_json
+from fleetd.api.joined_units import check_joined
 from fleetd.api.pagination import parse_page, read_page
 from fleetd.api.quota import Quota
 from fleetd.api.templates import with_last_rollouts
@@ -104,7 +105,7 @@ class Units:
             change = plan_change(operation, before, self._shadows, await self._find_template(operation))
             if change.after is before:
                 return change.status
-            await self._check_capability(change)
+            await self._check_cluster(change)
             try:
                 async with self.quota.admit(before, change.after):
                     await self._writes.write(self._registry.unit_write_set(operation.name, before, change.after))
@@ -113,9 +114,12 @@ class Units:
             return change.status
         raise ApiError(409, f'unit "{operation.name}" is being changed by other clients at the same time: try again')
 
-    async def _check_capability(self, change: Change) -> None:
-        """Raises ApiError if an older fleetd would run the new content in another way than it says."""
+    async def _check_cluster(self, change: Change) -> None:
+        """Raises ApiError if the new content cannot be beside that of other units, or if an older fleetd would run it
+        in another way than it says."""
         before, after = (unit.content if unit else None for unit in (change.before, change.after))
+        if after != before:
+            await check_joined(self._registry, [change.after], {})
         if needed := needed_capability(before, after):
             await check_capability(self._registry, needed)
 
@@ -134,7 +138,7 @@ class Units:
         """
         try:
             change = plan_change(operation, None, self._shadows, await self._find_template(operation))
-            await self._check_capability(change)
+            await self._check_cluster(change)
             async with self.quota.admit(None, change.after):
                 await self._writes.write(self._registry.unit_write_set(operation.name, None, change.after))
         except (ApiError, Conflict):

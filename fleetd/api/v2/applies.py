@@ -14,6 +14,7 @@ from fleetd.api import schema
 from fleetd.api.apply_writes import write_sets_of
 from fleetd.api.capabilities import check_capability, needed_capability
 from fleetd.api.http import ApiError, Request, Response, parse_json, render_json
+from fleetd.api.joined_units import check_joined
 from fleetd.api.quota import Quota
 from fleetd.api.v2.apply_reports import describe_plan, describe_set, describe_version
 from fleetd.model.apply import ApplyPlan, ApplyRequest, Known, Stamp, plan_apply, plan_scale
@@ -158,7 +159,9 @@ class Applies:
                 return render_json(answer)
             if plan.refusals:
                 raise ApiError(409, "; ".join(plan.refusals))
-            if any(unit.after for unit in plan.written):
+            changed = [unit.after for unit in plan.written if unit.after]
+            await check_joined(reader, changed, {})
+            if changed:
                 await check_capability(reader, Capability.PROOFS)
             if any(unit.after and unit.after.dropins for unit in plan.written):
                 await check_capability(reader, Capability.DROPINS)

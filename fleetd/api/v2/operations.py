@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, contextmanager
 from fleetd.api import schema
 from fleetd.api.capabilities import check_capability, needed_capability
 from fleetd.api.http import ApiError, Request, Response, parse_json, render_json, to_api_error
+from fleetd.api.joined_units import check_joined
 from fleetd.api.templates import with_last_rollouts
 from fleetd.api.unit_operations import Change, UnitOperation, check_names, make_operation, plan_change
 from fleetd.api.v1.units import Units
@@ -60,6 +61,8 @@ class Operations:
                     template = units.get(operation.template)
                     change = plan_change(operation, units[operation.name], self._shadows, template)
                     before, after = (unit.content if unit else None for unit in (change.before, change.after))
+                    if after is not None and after != before:
+                        await check_joined(self._registry, [change.after], units)
                     if needed := needed_capability(before, after):
                         await self._check(needed, refusals)
                     await claims.enter_async_context(self._units.quota.admit(change.before, change.after))

@@ -1,0 +1,29 @@
+"""Refuses what cannot be of units that MachineOf= joins."""
+
+from collections.abc import Iterable, Mapping
+
+from fleetd.api.http import ApiError
+from fleetd.model.group import mentions_joining, needed_peers, refuse_joined
+from fleetd.model.unit import Unit
+from fleetd.registry.records import UNITS
+from fleetd.registry.registry import Reader, Registry
+
+
+async def check_joined(
+    reader: Reader | Registry, changed: Iterable[Unit | None], known: Mapping[str, Unit | None]
+) -> None:
+    """Raises ApiError if one of the changed units may not be so beside those that it names in MachineOf=, or `known`
+    ones that name it. `known` are units as they will be; others are read."""
+    written = [unit for unit in changed if unit is not None]
+    units = [unit for unit in written if mentions_joining(unit.content)]
+    if not units:
+        return
+    contents = {name: unit.content for name, unit in known.items() if unit is not None}
+    contents |= {unit.name: unit.content for unit in written}
+    needed = {each: None for unit in units for each in needed_peers(unit.name, unit.content) if each not in known}
+    if needed:
+        found = await reader.get_many(UNITS, [(name,) for name in needed])
+        contents |= {unit.name: unit.content for unit in found.values() if unit.name not in contents}
+    for unit in units:
+        if refusal := refuse_joined(unit.name, contents):
+            raise ApiError(400, refusal)
