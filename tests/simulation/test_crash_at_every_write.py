@@ -168,6 +168,7 @@ def test_a_kill_at_any_write_of_a_change_comes_to_the_same_end(each: int, story:
         assert runs(result) == CHANGES[story], f"killed at {number}, {moment}"
 
 
+@pytest.mark.covers("C.4")
 @pytest.mark.long
 @pytest.mark.parametrize("preface", [AS_LEADER, AS_FOLLOWER], ids=["a-leaders", "a-followers"])
 @pytest.mark.parametrize("each", [SAMPLE, pytest.param(1, marks=pytest.mark.soak)], ids=["some", "all"])

@@ -14,7 +14,7 @@ SEEDS, QUICK_SEEDS = 60, 5
 REPEATED = 1_000_003
 
 
-@pytest.mark.covers("C.1", "C.2", "C.3", "C.7", "P.17", "P.9", "R.1", "R.2", "R.3", "R.8", "S.20")
+@pytest.mark.covers("C.1", "C.2", "C.3", "C.7", "C.9", "P.17", "P.9", "R.1", "R.2", "R.3", "R.8", "S.20")
 @pytest.mark.parametrize(
     "seed", [*range(QUICK_SEEDS), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(QUICK_SEEDS, SEEDS))]
 )
