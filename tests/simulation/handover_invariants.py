@@ -8,8 +8,9 @@ from fleetd.model.group import Handover, group_of, parse_group_options
 from fleetd.model.machine import MachineMode
 from fleetd.model.placement import Placement
 from fleetd.model.unit import TargetState
-from fleetd.registry.records import MOVES, PLACEMENTS, SETTINGS, STATES, UNITS, RecordKey
+from fleetd.registry.records import MOVES, PLACEMENTS, REBOOTS, SETTINGS, STATES, UNITS, RecordKey
 from fleetd.scheduler.disruption import judge_member
+from fleetd.scheduler.effective_machine import drain_of
 from fleetd.store.protocol import Event
 from tests.simulation.checker import Checker, Key, now
 
@@ -44,7 +45,7 @@ class StartFirstIsAskedFor(Checker):
         self._moves_s: dict[str, float] = {}  # machine or unit → when it was last seen to be drained, or moved
 
     def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Key, Placement]) -> None:
-        if any(path.kind in (UNITS, SETTINGS, MOVES) for path, _ in events):
+        if any(path.kind in (UNITS, SETTINGS, MOVES, REBOOTS) for path, _ in events):
             self._note()
         for path in (path for path, _ in events if path.kind is PLACEMENTS):
             placement, former = self.records.placements.get(path.names), before.get(path.names)
@@ -57,7 +58,7 @@ class StartFirstIsAskedFor(Checker):
             if parse_group_options(asking.content.options()).handover is Handover.START_FIRST:
                 self._asked_s[name] = now()
         self._moves_s |= dict.fromkeys(self.records.moves, now())
-        draining = (machine for machine, settings in self.records.settings.items() if settings.drain is not None)
+        draining = (machine for machine in (*self.records.settings, *self.records.reboots) if self._is_drained(machine))
         self._moves_s |= dict.fromkeys(draining, now())
 
     def see_rest(self) -> None:
@@ -65,8 +66,7 @@ class StartFirstIsAskedFor(Checker):
         self._moves_s |= dict.fromkeys(moving, now())
 
     def _is_drained(self, machine: str) -> bool:
-        settings = self.records.settings.get(machine)
-        return settings is not None and settings.drain is not None
+        return drain_of(self.records.settings.get(machine), self.records.reboots.get(machine)) is not None
 
     def _judge(self, machine: str, name: str) -> None:
         if now() - self._asked_s.get(name, -NEWS_S) > NEWS_S and not self._asks(name):
