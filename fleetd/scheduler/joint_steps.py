@@ -88,8 +88,7 @@ class JointSteps:
     def _has_company(self, unit: str) -> bool:
         """False if no other unit can have a part in a step of this one: so it is of most units."""
         snapshot = self._proposal.snapshot
-        is_alone = len(self._rolling) == 1 and not unit.endswith(".socket")
-        return not is_alone or unit in snapshot.restarting_others or bool(snapshot.followers(unit))
+        return len(self._rolling) > 1 or unit in snapshot.restarting_others or bool(snapshot.followers(unit))
 
     def _spend(self, members: Collection[tuple[str, str]]) -> BudgetWait | None:
         budget = self._proposal.budget

@@ -21,13 +21,11 @@ def restarted_along(snapshot: Snapshot, name: str, machine: str) -> Names:
 
 def _restarted_with(snapshot: Snapshot, name: str, machine: str) -> Iterable[str]:
     """The units on the machine that are restarted directly with this one."""
-    if name.endswith(".socket"):
+    if name in snapshot.restarting_others:
         here = snapshot.occupancy(machine).units
         if name in here and here[name].restarts in here:
             yield here[name].restarts
-    if name in snapshot.restarting_others:
-        units = snapshot.occupancy(machine).units.items()
-        yield from (other for other, requirements in units if name in requirements.restarts_with)
+        yield from (other for other, requirements in here.items() if name in requirements.restarts_with)
 
 
 def restarted_before(snapshot: Snapshot, name: str, machine: str) -> Names:
@@ -39,7 +37,11 @@ def restarted_before(snapshot: Snapshot, name: str, machine: str) -> Names:
         each = pending.pop()
         placement = snapshot.placements.get(each, {}).get(machine)
         if placement is not None:
-            new = [other for other in requirements_of(placement.content, each).restarts_with if other not in found]
+            socket = f"{each.removesuffix('.service')}.socket"
+            socket_order = snapshot.placements.get(socket, {}).get(machine)
+            is_served = socket_order is not None and requirements_of(socket_order.content, socket).restarts == each
+            others = (*requirements_of(placement.content, each).restarts_with, *((socket,) if is_served else ()))
+            new = [other for other in others if other not in found]
             found |= dict.fromkeys(new)
             pending += new
     return {other: None for other in found if other != name and machine in snapshot.placements.get(other, {})}

@@ -446,20 +446,22 @@ class Snapshot:
         """Have the unit among the occupants of the machine if it is placed there, or is to move there."""
         occupancy = self.occupancies.setdefault(machine, Occupancy())
         placement, decision = self.placements.get(name, {}).get(machine), self.decisions.get(name)
-        self._count_restarted_with(occupancy.units.get(name), -1)
+        self._count_restarted_with(name, occupancy.units.get(name), -1)
         occupancy.discard(name)
         if placement is not None and placement.occupies:
             occupancy.add(name, _placed_requirements(placement.content, name), staying=placement.is_active)
         elif decision is not None and decision.target == machine and name in self.units:
             occupancy.add(name, self.requirements(name), staying=True)
-        self._count_restarted_with(occupancy.units.get(name), 1)
+        self._count_restarted_with(name, occupancy.units.get(name), 1)
         _mark(self.with_replacers, machine, bool(occupancy.replaces))
         template = template_of(name)
         if template:
             _mark(self._machines_with.setdefault(template, {}), machine, template in occupancy.templates)
 
-    def _count_restarted_with(self, requirements: Requirements | None, difference: int) -> None:
-        for other in requirements.restarts_with if requirements is not None else ():
+    def _count_restarted_with(self, name: str, requirements: Requirements | None, difference: int) -> None:
+        if requirements is None:
+            return
+        for other in (*requirements.restarts_with, *((name,) if requirements.restarts else ())):
             count = self.restarting_others.get(other, 0) + difference
             _set(self.restarting_others, other, count or None)
 

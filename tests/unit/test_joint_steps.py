@@ -284,11 +284,13 @@ def test_the_service_of_a_socket_is_restarted_along() -> None:
     cluster.request_texts({"s.socket": socket})
     cluster.request("old", "s.service", fleet="MachineOf=s.socket")
     cluster.come_to_rest()
-    assert cluster.snapshot.restarting_others == {}
+    assert cluster.snapshot.restarting_others == {"s.socket": 1}
     cluster.request_texts({"s.socket": socket.replace("1", "2")})
-    plan = cluster.plan()
-    cluster.apply(plan)
+    cluster.run_leader()
     assert cluster.snapshot.placements["s.socket"]["m1"].text != socket
+    assert DisruptionBudget(cluster.snapshot, {}).unavailability("s.service", "m1") is Unavailability.DISTURBED
+    cluster.come_to_rest()
+    assert DisruptionBudget(cluster.snapshot, {}).unavailability("s.service", "m1") is None
 
 
 def test_a_stopped_unit_is_not_counted_as_restarted_along() -> None:
