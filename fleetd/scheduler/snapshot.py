@@ -23,6 +23,7 @@ from fleetd.model.quota import Usage, size_of
 from fleetd.model.reboot import Reboot, RebootRequest
 from fleetd.model.rollout import Apply, Command, Phase, Rollout
 from fleetd.model.unit import TargetState, Unit, UnitState
+from fleetd.model.unit_option import UnitOption
 from fleetd.model.unitfile import UnitFileError
 from fleetd.scheduler.allocation_state import Presence
 from fleetd.scheduler.effective_machine import EffectiveMachine, drain_of, effective_machine
@@ -42,11 +43,16 @@ class MachineLoss(msgspec.Struct, frozen=True):
     alive: float = 0.0
 
 
+@lru_cache(maxsize=8)  # instances follow each other, and most of them have the content of their template
+def _options_of(content: Content) -> tuple[UnitOption, ...]:
+    return content.options()
+
+
 @lru_cache(maxsize=32768)
 def requirements_of(content: Content, name: str) -> Requirements:
     """The requirements of a unit of this content and name. What does not parse has none: systemd will refuse it."""
     try:
-        asked = parse_requirements(content.options(), parse_name(name))
+        asked = parse_requirements(_options_of(content), parse_name(name))
     except UnitFileError:
         return Requirements()
     return _share(msgspec.structs.replace(asked, has_dropins=True) if content.dropins else asked)
@@ -54,7 +60,7 @@ def requirements_of(content: Content, name: str) -> Requirements:
 
 def _find_earlier(content: Content, name: str) -> tuple[str, ...]:
     try:
-        return find_earlier(content.options(), parse_name(name), requirements_of(content, name))
+        return find_earlier(_options_of(content), parse_name(name), requirements_of(content, name))
     except UnitFileError:
         return ()
 
@@ -69,7 +75,7 @@ def _share(requirements: Requirements) -> Requirements:
 def _group_options_of(content: Content) -> GroupOptions:
     """The group options in this content."""
     try:
-        return parse_group_options(content.options())
+        return parse_group_options(_options_of(content))
     except UnitFileError:
         return GroupOptions()
 
