@@ -90,6 +90,7 @@ async def lock(fleet: Fleet) -> Lock:
 OK = (200, "", "")
 
 
+@pytest.mark.covers("C.12")
 async def test_a_client_gets_the_lock_once_its_machine_is_drained_and_gives_it_back_when_it_serves(lock: Lock) -> None:
     assert await lock.release() == OK, "there is nothing to give back"
     assert await lock.lock() == (409, "queued", "machine 3d1219c7 waits for the leader")
