@@ -26,6 +26,8 @@ from fleetd.scheduler.feasibility import count_rejections, find_stopping
 from fleetd.scheduler.proposal import Proposal
 from fleetd.scheduler.unit_plan import UnitPlan, UnitPlanBuilder
 
+_WAS_TO_LEAVE = STAYING | WaitingForStop | WaitingForRemoval  # of a unit that has a machine: why it is still there
+
 
 def finish(proposal: Proposal, plan: UnitPlanBuilder) -> UnitPlan | None:
     """The plan for one unit, or None if nothing changes. To be called when the proposal is complete."""
@@ -91,7 +93,7 @@ def _reason_as_before(plan: UnitPlanBuilder, assigned: str) -> Reason | None:
     before = plan.before
     if before is None or before.machine != assigned:
         return None
-    if isinstance(before.reason, STAYING | WaitingForStop | WaitingForRemoval):
+    if isinstance(before.reason, _WAS_TO_LEAVE):
         return KEPT
     if isinstance(before.reason, Placed) and before.reason.rule is Rule.MOVED:
         return before.reason if before.reason.machine == plan.handed_over_from else MOVED

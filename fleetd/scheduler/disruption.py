@@ -164,7 +164,7 @@ class DisruptionBudget:
             return {member: self._find_reason(member, order) for member, order in held.items()}
         machine = next(iter(active), "")
         if machine:
-            is_available = any(self._runs_on(placement) for placement in placements.values())
+            is_available = len(placements) > 1 and any(map(self._runs_on, placements.values()))
             return {(name, machine): None if is_available else self._find_reason((name, machine), active[machine])}
         decision = self._snapshot.decisions.get(name)
         completed = plan.completed if plan else decision.completed if decision else 0
