@@ -28,6 +28,7 @@ Completable = Literal[
     "rollout-actions",
     "settings",
     "templates",
+    "unit-and-machine",
     "unit-files",
     "units",
 ]

@@ -202,6 +202,12 @@ def _machines(cursor: Cursor) -> list[Candidate]:
     )
 
 
+def _unit_and_machine(cursor: Cursor) -> list[Candidate]:
+    """A unit, and then a machine."""
+    sources = (_units, _machines)
+    return sources[len(cursor.arguments)](cursor) if len(cursor.arguments) < len(sources) else []
+
+
 def _settings(cursor: Cursor) -> list[Candidate]:
     """What to do with settings, their names, and, to be continued, their names with an equals sign."""
     verbs = [
@@ -248,6 +254,7 @@ _ARGUMENTS: dict[Completable, Source] = {
     "rollout-actions": _rollout_actions,
     "settings": _settings,
     "templates": _templates,
+    "unit-and-machine": _unit_and_machine,
     "unit-files": _unit_files,
     "units": _units,
 }

@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import click
 import msgspec
@@ -97,23 +98,22 @@ def command(
     Exits with 0 once each rollout is done, and with 1 and the reason if one is not: it was reverted, or is paused. What
     was reverted is rolled out again only with --retry.
     """
-    found = load_folder(folder)
-    request = schema.Apply(
-        units=describe_units(found),
-        set=name_set(folder, set_),
-        prune=prune,
-        confirmed=yes,
-        take_over=take_over,
-        retry=retry,
-        plan=plan,
-        note=note,
+    _, request = make_request(
+        folder, set_, prune=prune, confirmed=yes, take_over=take_over, retry=retry, plan=plan, note=note
     )
     client = open_patiently(settings)
     answer = send(client, folder, request)
     return finish(client, request.set, answer, form, plan, no_block)
 
 
-def load_folder(path: str) -> Folder:
+def make_request(path: str, set_: str, **options: Any) -> tuple[Folder, schema.Apply]:
+    """The units in the folder, and the request to apply them with these options of schema.Apply. Prints warnings;
+    raises CommandFailed."""
+    found = _load_folder(path)
+    return found, schema.Apply(units=_describe_units(found), set=_name_set(path, set_), **options)
+
+
+def _load_folder(path: str) -> Folder:
     """The units in the folder; prints warnings. Raises CommandFailed."""
     try:
         found = read_folder(path)
@@ -129,7 +129,7 @@ def load_folder(path: str) -> Folder:
     return found
 
 
-def describe_units(folder: Folder) -> tuple[schema.AppliedUnit, ...]:
+def _describe_units(folder: Folder) -> tuple[schema.AppliedUnit, ...]:
     """The units of the folder as the API takes them."""
     return tuple(
         schema.AppliedUnit(
@@ -139,7 +139,7 @@ def describe_units(folder: Folder) -> tuple[schema.AppliedUnit, ...]:
     )
 
 
-def name_set(folder: str, given: str) -> str:
+def _name_set(folder: str, given: str) -> str:
     """The set of the folder's units. Raises CommandFailed."""
     name = given or os.path.basename(os.path.realpath(folder))
     if refusal := refuse_set_name(name):

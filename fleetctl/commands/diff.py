@@ -2,20 +2,11 @@
 
 from fleetctl import output
 from fleetctl.command_line import new_command
-from fleetctl.commands.apply import (
-    describe_units,
-    folder_options,
-    load_folder,
-    name_set,
-    open_patiently,
-    output_option,
-    send,
-)
+from fleetctl.commands.apply import folder_options, make_request, open_patiently, output_option, send
 from fleetctl.errors import CommandFailed
 from fleetctl.listing import JSON, render_json
 from fleetctl.plan_lines import GONE
 from fleetctl.settings import Settings
-from fleetd.api import schema
 
 TROUBLE = 2  # as diff(1)
 
@@ -33,15 +24,7 @@ def command(settings: Settings, folder: str, set_: str, prune: bool, take_over: 
     from fleetctl.content_diff import describe_rest, diff_values, paint, render_differences  # difflib is slow to import
 
     try:
-        found = load_folder(folder)
-        request = schema.Apply(
-            units=describe_units(found),
-            set=name_set(folder, set_),
-            prune=prune,
-            take_over=take_over,
-            plan=True,
-            contents=True,
-        )
+        found, request = make_request(folder, set_, prune=prune, take_over=take_over, plan=True, contents=True)
         answer = send(open_patiently(settings), folder, request)
     except CommandFailed as failure:
         raise CommandFailed(str(failure), TROUBLE) from failure

@@ -14,7 +14,7 @@ from fleetctl.unit_locations import all_locations
 from fleetd.api import schema
 
 
-@new_command("move", usage="[--force] [--no-block] UNIT MACHINE", completes=("units", "machines"))
+@new_command("move", usage="[--force] [--no-block] UNIT MACHINE", completes=("unit-and-machine",))
 @flag("--force", text="move it whatever becomes unavailable, and a oneshot at work, too")
 @flag("--no-block", text="do not wait until the unit is proven there")
 @click.argument("unit")

@@ -22,11 +22,11 @@ from fleetd.model.names import is_template
 @output_option("an array of objects, one for each instance that is created or destroyed")
 @flag("--no-block", text="do not wait for the result")
 @click.argument("template")
-@click.argument("number", type=click.IntRange(0, MAX_INSTANCES))
+@click.argument("number")
 def command(
     settings: Settings,
     template: str,
-    number: int,
+    number: str,
     note: str,
     plan: bool,
     form: str,
@@ -46,7 +46,11 @@ def command(
     name = argument.name.full
     if not is_template(name):
         raise CommandFailed(f"{name} is no template: only a template, such as web@.service, has instances")
+    if not number.isascii() or not number.isdecimal() or int(number) > MAX_INSTANCES:
+        raise CommandFailed(
+            f"{number!r} cannot be the number of instances: write one from 0 to {MAX_INSTANCES}", status=2
+        )
     client = open_patiently(settings)
     with failing_as(f"Error scaling {name}: "):
-        answer = client.scale(schema.Scale(name, number, plan, note))
+        answer = client.scale(schema.Scale(name, int(number), plan, note))
     return finish(client, name, answer, form, plan, no_block)

@@ -48,7 +48,7 @@ class StatePublisher:
         self._has_work = asyncio.Event()
         self._writing = asyncio.Lock()
         self._rate = PublishRate(self._mark_changed)
-        # A short rest: the agent's own have gathered the changes already, and somebody waits for the last report.
+        # The rest is short: the agent rests between its passes, too, and somebody may wait for the last state.
         self._pace = Pace(WRITE_PERIOD_S, longest_rest_s=0.05)
 
     @property

@@ -174,8 +174,9 @@ def _check_etcd(fields: Mapping[str, Any], given: Mapping[str, _Given]) -> None:
     for server in fields["etcd_servers"]:
         if has_user and url.has_user(server):
             raise ConfigError(
-                f"{given['etcd_servers'].origin}: etcd_servers: a user in the URL is for a proxy in front of etcd, "
-                "and cannot be combined with etcd_username; remove one of them"
+                f"{given['etcd_servers'].origin}: etcd_servers: {url.without_user(server)} is given with a user, and "
+                "etcd_username is set as well: remove etcd_username if that user is for a proxy in front of etcd, else "
+                "the user from the URL"
             )
         if fields["insecure_etcd"] or url.is_on_loopback(server):
             continue

@@ -9,6 +9,7 @@ import pytest
 
 from contrib.testbed import Cluster
 from tests.cluster.operator import Operator
+from tests.cluster.remote_operator import RemoteOperator
 
 HERE = Path(__file__).parent
 
@@ -57,3 +58,20 @@ def new_cluster() -> Iterator[Callable[..., Cluster]]:
 def operator(cluster: Cluster, tmp_path: Path) -> Operator:
     """An operator of the shared cluster."""
     return Operator(cluster, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def ssh_cluster() -> Iterator[Cluster]:
+    """Three machines that root can log in to."""
+    with Cluster(machines=3, ssh=True) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def ssh_operator(ssh_cluster: Cluster, tmp_path: Path) -> Iterator[RemoteOperator]:
+    """An operator who has the key and knows every machine. The units are destroyed afterwards."""
+    operator = RemoteOperator(ssh_cluster, tmp_path)
+    operator.install_key()
+    operator.write_known_hosts()
+    yield operator
+    ssh_cluster.destroy_all_units()

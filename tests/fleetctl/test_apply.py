@@ -369,7 +369,7 @@ def test_scale_says_what_the_unit_file_says(fleetctl: Fleetctl, cluster: Scripte
         (["web@.service", "1"], 1, 'the cluster has no template "web@.service"'),
         (["web.service", "1"], 1, "web.service is no template"),
         (["web@1", "1"], 1, "web@1.service is no template"),
-        (["web@.service", "x"], 2, "not a valid integer"),
+        (["web@.service", "x"], 2, "'x' cannot be the number of instances: write one from 0 to 1000"),
         (["web@.service", "-1"], 2, ""),
         (["web@.service", "10001"], 2, ""),
         (["web@.service"], 2, ""),
@@ -433,3 +433,13 @@ def test_lines_of_global_units_and_of_a_larger_budget() -> None:
         "  x@.service    changed  no instance runs",
     ]
     assert summarise(answer) == "12 changed, 3 unchanged"
+
+
+@pytest.mark.parametrize("number", ["minus", "1001", "1.5", "², "])
+def test_scale_refuses_what_is_no_number_of_instances(
+    fleetctl: Fleetctl, cluster: ScriptedCluster, number: str
+) -> None:
+    cluster.add("web@.service", HELLO)
+    result = fleetctl("scale", "web@.service", number)
+    assert (result.status, result.stdout) == (2, "")
+    assert result.stderr == f"{number!r} cannot be the number of instances: write one from 0 to 1000\n"

@@ -331,7 +331,7 @@ def test_no_message_about_the_configuration_has_a_password() -> None:
 
 
 def test_a_user_in_the_url_conflicts_with_another_user() -> None:
-    with pytest.raises(ConfigError, match=r"^fleet\.conf:1: etcd_servers: a user in the URL is for a proxy"):
+    with pytest.raises(ConfigError, match=r"^fleet\.conf:1: etcd_servers: https://10.0.0.1:2379 is given with a user"):
         config("etcd_servers=https://me:pw@10.0.0.1:2379\netcd_username=fleet")
 
 
