@@ -131,9 +131,11 @@ def _show(client: Client, names: Sequence[str], form: str, *, wait: bool) -> int
 
 
 def _list_versions(client: Client, groups: Sequence[str], form: str) -> int:
-    """List the versions of these groups, the newest first, and what has become of the last rollout."""
+    """List the versions of these groups, the newest first, and what has become of their rollouts."""
     with failing_as("Error retrieving versions: "):
-        outcomes = {rollout.id: rollout.status for rollout in client.rollouts(groups).values()}
+        rollouts = client.rollouts(groups).values()
+        outcomes = {past.id: past.outcome for rollout in rollouts for past in rollout.past}
+        outcomes |= {rollout.id: rollout.status for rollout in rollouts}
         found = {group: client.versions(group)[::-1] for group in groups}
     rows = [
         _Row(group, version.number, version.at, version.by, version.note, outcomes.get(version.apply, ""))
@@ -151,7 +153,7 @@ def _list_versions(client: Client, groups: Sequence[str], form: str) -> int:
 
 
 class _Row(msgspec.Struct, frozen=True):
-    """A version of a group. `outcome` is what has become of its rollout, '' if there was a later one."""
+    """A version of a group. `outcome` is what has become of its rollout, '' if that is not known any more."""
 
     group: str
     version: int

@@ -409,6 +409,14 @@ class RolloutFailure(msgspec.Struct, frozen=True, omit_defaults=True):
     why: str = ""
 
 
+class PastRollout(msgspec.Struct, frozen=True):
+    """An earlier rollout, by its id. `outcome` is `done`, `reverted`, `paused`, or `replaced`: another one began while
+    it was under way."""
+
+    id: str
+    outcome: str
+
+
 class Rollout(msgspec.Struct, frozen=True, omit_defaults=True):
     """The last rollout of a group.
 
@@ -419,7 +427,8 @@ class Rollout(msgspec.Struct, frozen=True, omit_defaults=True):
     as a sentence. `asked` is what an operator has asked for and the leader has not carried out yet: `pause`, `resume`
     or `continue`. `canaries` are the units that are to be found good before the others are changed. `failure` is why it
     is reverted or paused. `updated` of `total` members have, or had before the revert, what was asked for. Members of
-    rollouts that are over are listed only where the group is named.
+    rollouts that are over are listed only where the group is named. `past` are the last rollouts before it, oldest
+    first.
     """
 
     group: str
@@ -437,6 +446,7 @@ class Rollout(msgspec.Struct, frozen=True, omit_defaults=True):
     updated: int = 0
     total: int = 0
     members: tuple[RolloutMember, ...] = ()
+    past: tuple[PastRollout, ...] = ()
 
 
 class Rollouts(msgspec.Struct, frozen=True, omit_defaults=True):

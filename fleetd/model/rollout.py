@@ -16,6 +16,8 @@ from fleetd.model.machine import SHORT_ID_LENGTH
 from fleetd.model.reason import BudgetWait, render_wait
 from fleetd.model.timespan import render_moment
 
+MOST_PAST = 10  # as many as versions are kept
+
 
 class Member(msgspec.Struct, frozen=True, array_like=True, order=True, gc=False):
     """One member of a group: a unit on its machine, or, with `machine`, one of a unit's many allocations."""
@@ -81,6 +83,22 @@ class Pause(msgspec.Struct, frozen=True, omit_defaults=True):
     units: tuple[str, ...] = ()
 
 
+class Outcome(StrEnum):
+    """What had become of a rollout when another one of its group began."""
+
+    DONE = "done"
+    REVERTED = "reverted"
+    PAUSED = "paused"
+    REPLACED = "replaced"  # while it was running, or being reverted
+
+
+class PastRollout(msgspec.Struct, frozen=True, gc=False):
+    """An earlier rollout of a group, by its id."""
+
+    id: str
+    outcome: Outcome
+
+
 class Rollout(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="format", tag=FORMAT):
     """The rollout of one group. Stored under `rollouts/<group>` by the leader alone.
 
@@ -91,8 +109,9 @@ class Rollout(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="format
     that were given the new content and have it still, `reverted` those that were given the former one back. Any other
     member keeps the former content until the rollout is done, and after it was reverted. `failure` is the first one
     that was not tolerated; `accepted` are failed members in spite of which an operator resumed the rollout.
-    `is_continued`: the canaries were found good. `command` is the id of the last Command obeyed. `revision` is the
-    store's revision of this record, which guards the next write; it is not part of the stored value.
+    `is_continued`: the canaries were found good. `past` are the last ones of the group, oldest first. `command` is the
+    id of the last Command obeyed. `revision` is the store's revision of this record, which guards the next write; it is
+    not part of the stored value.
     """
 
     id: str
@@ -111,12 +130,20 @@ class Rollout(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="format
     accepted: tuple[Member, ...] = ()
     is_continued: bool = False
     command: str = ""
+    past: tuple[PastRollout, ...] = ()
     revision: Count = 0
 
     @property
     def is_over(self) -> bool:
         """True once nothing is left to do."""
         return self.phase in (Phase.DONE, Phase.REVERTED)
+
+    def past_with_this(self) -> tuple[PastRollout, ...]:
+        """The last rollouts of the group, with this one, when another one begins."""
+        outcome = Outcome.PAUSED if self.pause is not None else Outcome.REPLACED
+        if self.is_over:
+            outcome = Outcome.DONE if self.phase is Phase.DONE else Outcome.REVERTED
+        return (*self.past, PastRollout(self.id, outcome))[-MOST_PAST:]
 
 
 class MemberContents:

@@ -42,6 +42,7 @@ def describe_rollout(snapshot: Snapshot, group: str) -> schema.Rollout | None:
             note=rollout.note,
             total=len(members),
             members=members,
+            past=_describe_past(rollout),
         )
     assert record is not None
     views = member_views(proposal, record, units)
@@ -117,7 +118,12 @@ def _describe(
         updated=proven if rollout.phase is Phase.DONE else len(rollout.steps) + len(rollout.reverted),
         total=len(members),
         members=members,
+        past=_describe_past(rollout),
     )
+
+
+def _describe_past(rollout: Rollout) -> tuple[schema.PastRollout, ...]:
+    return tuple(schema.PastRollout(past.id, past.outcome) for past in rollout.past)
 
 
 def _asked(snapshot: Snapshot, group: str, rollout: Rollout) -> str:

@@ -14,7 +14,7 @@ from fleetd.model.content import Content
 from fleetd.model.group import group_of
 from fleetd.model.machine import SHORT_ID_LENGTH
 from fleetd.model.reason import Unavailability
-from fleetd.model.rollout import FormerMember, Member, MemberContents, Pause, PauseCause, Phase, Rollout
+from fleetd.model.rollout import FormerMember, Member, MemberContents, PastRollout, Pause, PauseCause, Phase, Rollout
 from fleetd.model.unit import Unit
 from fleetd.scheduler.allocation_state import Presence
 from fleetd.scheduler.joint_steps import GroupRollout, JointSteps, take_along
@@ -134,8 +134,16 @@ def begin_rollout(proposal: Proposal, before: Rollout | None, units: Sequence[Un
         former=tuple(FormerMember(member, contents.index(content), available) for member, content, available in former),
         pause=same.pause if same else None,
         command=same.command if same else "",
+        past=_find_past(before, newest.rollout),
         revision=before.revision if before else 0,
     )
+
+
+def _find_past(before: Rollout | None, request: str) -> tuple[PastRollout, ...]:
+    """The earlier rollouts of a group when that of this request begins, perhaps anew."""
+    if before is None:
+        return ()
+    return before.past if before.id == request else before.past_with_this()
 
 
 def _find_former(plan: UnitPlanBuilder, member: Member, machine: str, kept: MemberContents | None) -> Content | None:
