@@ -141,12 +141,12 @@ def _unit_write_sets(keys: KeySpace, plan: UnitPlan) -> Iterator[WriteSet]:
 
 def _log_reboot(plan: RebootPlan) -> None:
     reboot, facts = plan.reboot, {"machine": plan.machine}
+    waits = f", waits for {', '.join(reboot.waits)}" if reboot and reboot.waits else ""
     if reboot is None:
         log.info("reboot is over", extra=facts)
     elif reboot.failure is None:
-        log.info("reboot: %s", reboot.phase, extra=facts)
+        log.info("reboot: %s%s", reboot.phase, waits, extra=facts)
     else:
-        waits = f"; it waited for {', '.join(reboot.waits)}" if reboot.waits else ""
         log.warning("reboot given up: %s%s", reboot.detail or reboot.failure, waits, extra=facts)
 
 
