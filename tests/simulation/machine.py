@@ -376,7 +376,9 @@ class SimulatedMachine:
             await asyncio.sleep(LEAVE_POLL_S)
 
     async def rejoin(self) -> None:
-        """Restart the fleetd of a machine that was told to leave: it stays, or joins again."""
+        """Restart the fleetd of a machine that was told to leave, unless it goes down: it stays, or joins again."""
+        if self.systemd.stopping or not self.is_up:
+            return
         await self._end_errand()
         await self.restart_fleetd()
 
