@@ -156,11 +156,18 @@ class Client:
 
     def reboots(self, ids: Iterable[str] = ()) -> dict[str, schema.RebootReport]:
         """The queue of reboots, in its order, and these machines in any case: machine → report."""
-        found: dict[str, schema.RebootReport] = {}
-        for query in _cut_query("machine", ids) or [""]:
-            path = f"{schema.V2}/reboots" + (f"?{query}" if query else "")
-            found |= {each.machine: each for each in self._ask("GET", path, None, schema.RebootReports).reboots}
+        wanted = list(ids)
+        queries = _cut_query("machine", wanted)
+        if len(queries) <= 1:
+            return self._get_reboots("".join(queries))
+        found = self._get_reboots("")
+        for query in _cut_query("machine", (id_ for id_ in wanted if id_ not in found)):
+            found |= self._get_reboots(query)
         return found
+
+    def _get_reboots(self, query: str) -> dict[str, schema.RebootReport]:
+        path = f"{schema.V2}/reboots" + (f"?{query}" if query else "")
+        return {each.machine: each for each in self._ask("GET", path, None, schema.RebootReports).reboots}
 
     def move(self, name: str, request: schema.MoveRequest) -> None:
         """Move a unit to a machine. Raises ApiError if it does not fit there."""

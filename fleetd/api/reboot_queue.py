@@ -2,6 +2,7 @@
 `read_queue`."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import msgspec
 
@@ -36,7 +37,7 @@ _REMEDIES = {
 }
 
 
-class RebootQueue(msgspec.Struct, frozen=True):
+class RebootQueue(msgspec.Struct, frozen=True, dict=True):
     """The records that the queue is made of, by machine, and what the leader goes by; `now` is a Unix time."""
 
     machines: Mapping[str, Machine]
@@ -49,13 +50,13 @@ class RebootQueue(msgspec.Struct, frozen=True):
         """The reboot of a machine that has or had a slot, unless it was asked for again since it was given up."""
         return current_reboot(self.requests.get(machine), self.reboots.get(machine))
 
-    @property
+    @cached_property
     def holders(self) -> list[str]:
         """The machines that have a slot, in the order in which they got it."""
         held = {machine: reboot for machine, reboot in self.reboots.items() if reboot.holds_slot}
         return sorted(held, key=lambda machine: (held[machine].began, machine))
 
-    @property
+    @cached_property
     def waiting(self) -> list[str]:
         """The machines that wait for a slot, in their order."""
         return [machine for machine in in_order(self.requests) if self.current(machine) is None]
@@ -146,8 +147,9 @@ def _explain_wait(queue: RebootQueue, machine: str) -> tuple[str, Sequence[str]]
         return f"waits for the reboot window, which opens {render_moment(opens)}", ()
     if len(holders) >= queue.policy.slots:
         return f"waits for the reboot of {_names(holders)}", holders
-    if before := [each for each in waiting[: waiting.index(machine)] if _may_begin(queue, each)]:
-        return f"waits for its turn after {_names(before)}", before
+    before = reversed(waiting[: waiting.index(machine)])
+    if next_before := next((each for each in before if _may_begin(queue, each)), ""):
+        return f"waits for its turn after {_names([next_before])}", (next_before,)
     if drained := [each for each in holders if queue.reboots[each].phase is RebootPhase.DRAINING]:
         return f"waits until {_names(drained)} is drained", drained
     if not known.etcd_member:

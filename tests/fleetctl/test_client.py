@@ -6,8 +6,9 @@ import pytest
 
 from fleetctl.client import Client, put_operation
 from fleetctl.endpoint import parse_endpoint
+from fleetd.model.reboot import RebootRequest
 from fleetd.model.unitfile import UnitFile
-from tests.fleetctl.scripted_cluster import PAGE_SIZE, ScriptedCluster
+from tests.fleetctl.scripted_cluster import M1, PAGE_SIZE, ScriptedCluster
 
 FILE = UnitFile.parse("[Service]\nExecStart=/bin/a\nExecStart=\n")
 
@@ -51,3 +52,14 @@ def test_many_or_large_operations_are_sent_in_several_requests(
     assert client.carry_out([put_operation(name, options, "inactive") for name in names]) == {}
     assert list(cluster.units) == names
     assert len(cluster.changes) == requests
+
+
+def test_reboots_of_more_machines_than_fit_in_a_url_are_asked_for_in_parts(
+    cluster: ScriptedCluster, client: Client
+) -> None:
+    cluster.put(RebootRequest("q1", "b1"), M1.id)
+    ids = [M1.id, *(f"{number:032x}" for number in range(300))]
+    found = client.reboots(ids)
+    assert list(found) == ids
+    assert [report.phase for report in found.values()] == ["queued", *["idle"] * 300]
+    assert len(cluster.requests) < 10
