@@ -195,6 +195,10 @@ class Client:
         body = msgspec.json.encode(schema.RolloutCommand(action, to))
         self._call("POST", f"{schema.V2}/rollouts/{quote(group, safe='', errors='surrogateescape')}", body)
 
+    def whoami(self) -> schema.WhoAmI:
+        """Who the machine that is asked takes the user for, and what they may do."""
+        return self._ask("GET", f"{schema.V2}/whoami", None, schema.WhoAmI)
+
     def settings(self) -> list[schema.Setting]:
         """The settings of the cluster, by name."""
         return list(self._ask("GET", f"{schema.V2}/settings", None, schema.Settings).settings)

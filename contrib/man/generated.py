@@ -21,6 +21,7 @@ from fleetctl.ssh.openssh import HONOURED, MISSING
 from fleetd.__main__ import build_parser
 from fleetd.api.routes import Api
 from fleetd.api.v2.openapi import render_openapi
+from fleetd.config.config import ROLE_MEANING
 from fleetd.config.options import OPTIONS, RETIRED, ConfigOption
 from fleetd.model import constraints
 from fleetd.registry.registry import Registry
@@ -157,7 +158,8 @@ def _fleetd_options() -> str:
 
 
 def _conf_options() -> str:
-    return entries((bold(option.name + "="), _conf_meaning(option)) for option in OPTIONS)
+    options = [(bold(option.name + "="), _conf_meaning(option)) for option in OPTIONS]
+    return entries([*options, (bold("role.GROUP="), ROLE_MEANING)])
 
 
 def _conf_meaning(option: ConfigOption) -> str:

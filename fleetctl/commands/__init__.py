@@ -37,5 +37,6 @@ SUMMARIES = {
     "unload": "Stop units and take them off their machines",
     "verify": "Check unit files as submit does, without the cluster",
     "version": "Print the version of fleetctl",
+    "whoami": "Show who the cluster takes you for, and what you may do",
 }
 HIDDEN = frozenset({"__complete"})

@@ -14,17 +14,21 @@ from fleetctl.wait_outcome import why_unplaced
 from fleetd.api import schema
 from fleetd.model.constraints import parse_requirements
 from fleetd.model.names import parse_name
+from fleetd.model.timespan import render_moment
 from fleetd.model.unit import TargetState
 from fleetd.model.unitfile import first_value, hash_unit_file, render_unit_file
 
 
 class Row(msgspec.Struct, frozen=True):
-    """A unit, the address of its machine ('' if unknown), and why it is not placed, '' if it is."""
+    """A unit, the address of its machine ('' if unknown), why it is not placed ('' if it is), and who wrote it last at
+    which Unix time, if that was asked."""
 
     unit: schema.Unit
     is_global: bool
     address: str
     reason: str = ""
+    by: str = ""
+    at: int = 0
 
     def place(self, full: bool) -> str:
         """The machine of the unit."""
@@ -55,17 +59,22 @@ def make_row(unit: schema.Unit, addresses: Mapping[str, str]) -> Row:
     return Row(unit, is_global, addresses.get(unit.machine_id, ""))
 
 
-def add_reasons(client: Client, rows: Sequence[Row]) -> list[Row]:
-    """The rows with the reason of each unplaced unit, asking the cluster only about those."""
-    unplaced = [row.unit.name for row in rows if row.is_unplaced]
-    reports = client.reports(unplaced) if unplaced else {}
-    return [
-        msgspec.structs.replace(row, reason=why_unplaced(reports[row.unit.name])) if row.unit.name in reports else row
-        for row in rows
-    ]
+def add_reports(client: Client, rows: Sequence[Row], *, with_authors: bool) -> list[Row]:
+    """The rows with the reason of each unplaced unit, asking the cluster only about those, or with the authors of
+    all."""
+    asked = [row.unit.name for row in rows if with_authors or row.is_unplaced]
+    reports = client.reports(asked) if asked else {}
+    return [_add_report(row, reports[row.unit.name]) if row.unit.name in reports else row for row in rows]
+
+
+def _add_report(row: Row, report: schema.UnitReport) -> Row:
+    reason = why_unplaced(report) if row.is_unplaced else ""
+    return msgspec.structs.replace(row, reason=reason, by=report.by, at=report.at)
 
 
 COLUMNS: Columns[Row] = {
+    "at": lambda row, full: render_moment(row.at) if row.at else "-",
+    "by": lambda row, full: row.by or "-",
     "desc": lambda row, full: row.description or "-",
     "dstate": lambda row, full: row.unit.desired_state or "-",
     "global": lambda row, full: str(row.is_global).lower(),
@@ -86,9 +95,12 @@ VALUES: Values[Row] = {
     "global": lambda row: row.is_global,
     "desc": lambda row: row.description or None,
     "reason": lambda row: row.reason or None,
+    "by": lambda row: row.by or None,
+    "at": lambda row: row.at or None,
 }
 LISTING = Listing(COLUMNS, VALUES, default="unit,hash,dstate,state,target")
 _PLACES = {"target", "tmachine", "ip"}
+_AUTHORS = {"by", "at"}
 MOST_REASONS = 10
 
 
@@ -100,7 +112,8 @@ MOST_REASONS = 10
 @list_command(LISTING)
 def command(settings: Settings, view: View[Row]) -> int:
     """Lists all units of the cluster, templates included, with target state (dstate) and current state (state); with
-    names or patterns, only those. Why units are not placed is printed on standard error.
+    names or patterns, only those. --fields=unit,by,at says who wrote each last, and when. Why units are not placed is
+    printed on standard error.
     """
     if "tmachine" in view.fields:
         output.warning("WARNING: The tmachine field is deprecated: use target")
@@ -110,7 +123,8 @@ def command(settings: Settings, view: View[Row]) -> int:
         placed = not _PLACES.isdisjoint(view.fields)
         addresses = {machine.id: machine.primary_ip for machine in client.machines()} if placed else {}
         units = sorted(filter(lambda unit: view.wants(unit.name), units), key=lambda unit: unit.name)
-        rows = add_reasons(client, [make_row(unit, addresses) for unit in units])
+        with_authors = not _AUTHORS.isdisjoint(view.fields)
+        rows = add_reports(client, [make_row(unit, addresses) for unit in units], with_authors=with_authors)
     view.show(rows)
     if "reason" not in view.fields:
         reasons = [f"Unit {row.unit.name} {row.reason}." for row in rows if row.reason]

@@ -28,13 +28,21 @@ class ConnectionLimiter:
         self.listing_slots = asyncio.Semaphore(MAX_LISTINGS)
         self._idle: dict[Hashable, Callable[[], None]] = {}  # connection → how to close it; longest idle first
         self._busy: dict[Hashable, Callable[[], None]] = {}
+        self._users: dict[Hashable, int] = {}  # connection → its user
 
-    def add(self, connection: Hashable, close: Callable[[], None]) -> bool:
-        """Admit a new, idle connection; False if that closed the one that has been idle longest, maybe this one."""
+    def add(self, connection: Hashable, close: Callable[[], None], user: int | None = None) -> bool:
+        """Admit a new, idle connection; False if that closed the one that has been idle longest, maybe this one. One
+        `user` (None: it is not bounded by users) has a quarter of the connections at most."""
         self._idle[connection] = close
-        if len(self._idle) + len(self._busy) <= self.max_connections:
+        if user is not None:
+            self._users[connection] = user
+        count = len(self._idle) + len(self._busy)
+        own = sum(1 for each in self._users.values() if each == user)
+        if count <= self.max_connections and own <= max(1, self.max_connections // 4):
             return True
-        longest = next(iter(self._idle))
+        of_user = (each for each in self._idle if self._users.get(each) == user)
+        longest = next(of_user if count <= self.max_connections else iter(self._idle))
+        self._users.pop(longest, None)
         self._idle.pop(longest)()
         return False
 
@@ -42,6 +50,7 @@ class ConnectionLimiter:
         """Forget a connection that has ended."""
         self._idle.pop(connection, None)
         self._busy.pop(connection, None)
+        self._users.pop(connection, None)
 
     def mark_busy(self, connection: Hashable) -> None:
         """The whole request has arrived: the client waits for fleetd."""

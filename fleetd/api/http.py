@@ -1,17 +1,18 @@
 """Routes, requests and responses as the handlers see them, and their JSON, without sockets and HTTP library."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
 import msgspec
 
 from fleetd.api import schema
-from fleetd.api.schema import JSON_TYPE, USER_HEADER, ErrorDetail, ErrorEntity
+from fleetd.api.schema import JSON_TYPE, ErrorDetail, ErrorEntity
+from fleetd.model.actor import Actor
 from fleetd.model.decoding import UNREADABLE
+from fleetd.model.permission import EVERY_NAME, Permission
 from fleetd.registry.records import MalformedRecord, NewerRecord
 from fleetd.store.protocol import Unavailable
 
-MAX_USER = 64  # characters
 NO_STORE = "fleet server unable to communicate with etcd"
 
 _ENCODER = msgspec.json.Encoder(order="sorted")
@@ -26,8 +27,8 @@ Shape = TypeVar("Shape")
 class Request(msgspec.Struct, frozen=True):
     """One request; `path` and `query` are percent-decoded.
 
-    `local`: it came over a unix socket, whose peer is trusted. `metrics_only`: it came over a socket that serves only
-    metrics, to anybody.
+    `local`: it came over a unix socket. `metrics_only`: it came over a socket that serves only metrics, to anybody.
+    `actor` is who makes it.
     """
 
     method: str
@@ -37,6 +38,7 @@ class Request(msgspec.Struct, frozen=True):
     body: bytes = b""
     local: bool = False
     metrics_only: bool = False
+    actor: Actor = Actor()
 
     def query_values(self, name: str) -> list[str]:
         """The values of a query parameter, in order."""
@@ -48,9 +50,13 @@ class Request(msgspec.Struct, frozen=True):
 
     @property
     def user(self) -> str:
-        """Who asks, as the client says; '' if it does not say. Nobody has checked it: it is for people to read."""
-        given = "".join(self.header_values(USER_HEADER)[:1])
-        return "".join(filter(str.isprintable, given))[:MAX_USER]
+        """Who asks, for people to read; '' if unknown."""
+        return self.actor.name
+
+    def check_permission(self, permission: Permission, names: Iterable[str] = (EVERY_NAME,)) -> None:
+        """Raises ApiError unless whoever asks may do this to these units."""
+        if refusal := self.actor.refuse(permission, names):
+            raise ApiError(403, refusal)
 
 
 class Response(msgspec.Struct, frozen=True):
@@ -66,7 +72,8 @@ Handler = Callable[[Request, str], Awaitable[Response]]
 
 class Route(msgspec.Struct, frozen=True):
     """One method of one path. The handler gets the value of the parameter that the path may have (`/{machine}`), ''
-    if it has none.
+    if it has none. It is called for those who have the permission `needs` for everything, or, `by_name`, for some
+    units at least: then it checks itself for which. None: for everybody who may connect.
 
     The OpenAPI description is made of the handler's docstring, the types of the body and of the answer (None: there is
     none, dict: any object, bytes: text), and `query`, a parameter that may be repeated.
@@ -75,9 +82,11 @@ class Route(msgspec.Struct, frozen=True):
     method: str
     path: str
     handler: Handler
+    needs: Permission | None
     body: type[msgspec.Struct] | None = None
     answer: type[msgspec.Struct | dict[str, Any] | bytes] | None = None
     query: str = ""
+    by_name: bool = False
 
     @property
     def parameter(self) -> str:

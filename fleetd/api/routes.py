@@ -4,12 +4,13 @@ import asyncio
 import posixpath
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from urllib.parse import quote, urlencode
 
 from fleetd import metrics
 from fleetd.aio import Offload
 from fleetd.api import schema
+from fleetd.api.audit import Audit
 from fleetd.api.http import (
     NO_STORE,
     ApiError,
@@ -39,6 +40,7 @@ from fleetd.api.v2.reports import Reports
 from fleetd.api.v2.rollouts import Rollouts
 from fleetd.api.v2.settings import Settings
 from fleetd.model.machine import Machine
+from fleetd.model.permission import Permission
 from fleetd.model.quota import Usage
 from fleetd.registry.records import MalformedRecord
 from fleetd.registry.registry import Registry
@@ -61,7 +63,8 @@ class Api:
     can be answered yet, `trouble()` why only /health fails; '' for neither. `leave()` makes this machine leave the
     cluster, or continues, and reports its progress. `metrics()` renders the counters. `allowed_hosts` are the host
     names, in lower case, that clients over TCP may use. `allowed_usage` limits what the cluster may hold; `now` is a
-    clock in seconds, `unix_now` the wall clock, `new_id` returns a unique word, and `machine` this machine.
+    clock in seconds, `unix_now` the wall clock, `new_id` returns a unique word, and `machine` this machine. `audit`
+    keeps the fields of an entry for each change.
     `offload` runs long work in a thread.
     """
 
@@ -82,6 +85,7 @@ class Api:
         new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
         machine: Callable[[], Machine] = lambda: Machine(""),
         offload: Offload = asyncio.to_thread,
+        audit: Callable[[Mapping[str, str]], None] = lambda fields: None,
     ) -> None:
         self._registry = registry
         self._not_ready = not_ready
@@ -92,6 +96,7 @@ class Api:
         self._new_id = new_id
         self._machine = machine
         self._offload = offload
+        self._audit = Audit(audit, lambda: machine().short_id)
         self._allowed_hosts = allowed_hosts
         self._discovery = render_json(describe_api())
         self.routes = self._make_routes(token_limit, shadows, Quota(registry, allowed_usage, now))
@@ -101,58 +106,68 @@ class Api:
             self._resources.setdefault((before, after if brace else None), {})[route.method] = route
 
     def _make_routes(self, token_limit: int, shadows: Callable[[str], str], quota: Quota) -> tuple[Route, ...]:
-        units = Units(self._registry, token_limit, shadows, quota)
+        audit = self._audit
+        units = Units(self._registry, token_limit, shadows, quota, audit, self._unix_now)
         states = States(self._registry, token_limit)
         machines = Machines(self._registry, token_limit)
         cordons, drains = Cordons(self._registry, self._unix_now), Drains(self._registry, self._unix_now)
-        moves = Moves(self._registry, self._unix_now)
+        moves = Moves(self._registry, audit, self._unix_now)
         reboots = Reboots(self._registry, self._unix_now, self._new_id)
         settings = Settings(self._registry, self._machine, self._unix_now)
         operations, reports = Operations(self._registry, units, shadows), Reports(self._registry)
-        applies = Applies(self._registry, quota, shadows, self._unix_now, self._new_id)
-        rollouts = Rollouts(self._registry, applies.undo, self._unix_now, self._new_id)
+        applies = Applies(self._registry, quota, shadows, audit, self._unix_now, self._new_id)
+        rollouts = Rollouts(self._registry, applies.undo, audit, self._unix_now, self._new_id)
         plans = Plans(self._registry, self._unix_now, self._offload)
+        view, operate, submit, admin = Permission
         v1, v2, results, found = schema.V1, schema.V2, schema.Results, schema.UnitReports
         return (
             # v1/discovery.py describes those of version 1.
-            Route("GET", f"{v1}/units", units.get_all),
-            Route("GET", f"{v1}/units/{{unitName}}", units.get),
-            Route("PUT", f"{v1}/units/{{unitName}}", units.put),
-            Route("DELETE", f"{v1}/units/{{unitName}}", units.delete),
-            Route("GET", f"{v1}/state", states.get_all),
-            Route("GET", f"{v1}/state/{{unitName}}", states.get),
-            Route("GET", f"{v1}/machines", machines.get_all),
-            Route("PATCH", f"{v1}/machines", machines.patch),
-            Route("GET", f"{v1}/discovery", self._get_discovery, answer=dict),
-            Route("GET", f"{v2}/units", reports.get_all, answer=found, query="name"),
-            Route("GET", f"{v2}/units/{{unitName}}", Contents(self._registry).get, answer=schema.UnitContent),
-            Route("GET", f"{v2}/units/{{unitName}}/move", moves.get, answer=schema.MoveReport),
-            Route("PUT", f"{v2}/units/{{unitName}}/move", moves.put, schema.MoveRequest),
-            Route("POST", f"{v2}/units", operations.post, schema.UnitOperations, results),
-            Route("POST", f"{v2}/reports", reports.post, schema.ReportRequest, found),
-            Route("POST", f"{v2}/restart", operations.restart, schema.Restarts, results),
-            Route("POST", f"{v2}/apply", applies.post, schema.Apply, schema.Applied),
-            Route("POST", f"{v2}/scale", applies.scale, schema.Scale, schema.Applied),
-            Route("GET", f"{v2}/sets", applies.get_sets, answer=schema.UnitSets),
-            Route("GET", f"{v2}/versions/{{group}}", applies.get_versions, answer=schema.Versions),
-            Route("DELETE", f"{v2}/machines/{{machine}}", machines.delete),
-            Route("PUT", f"{v2}/machines/{{machine}}/cordon", cordons.put, schema.CordonRequest),
-            Route("DELETE", f"{v2}/machines/{{machine}}/cordon", cordons.delete),
-            Route("GET", f"{v2}/machines/{{machine}}/drain", drains.get, answer=schema.DrainReport, query="unit"),
-            Route("PUT", f"{v2}/machines/{{machine}}/drain", drains.put, schema.DrainRequest),
-            Route("DELETE", f"{v2}/machines/{{machine}}/drain", drains.delete),
-            Route("PUT", f"{v2}/machines/{{machine}}/reboot", reboots.put, schema.RebootRequest, schema.RebootReport),
-            Route("DELETE", f"{v2}/machines/{{machine}}/reboot", reboots.delete),
-            Route("GET", f"{v2}/reboots", reboots.get_all, answer=schema.RebootReports, query="machine"),
-            Route("GET", f"{v2}/rollouts", rollouts.get_all, answer=schema.Rollouts, query="group"),
-            Route("POST", f"{v2}/rollouts/{{group}}", rollouts.post, schema.RolloutCommand),
-            Route("POST", f"{v2}/plan", plans.post, schema.PlanRequest, schema.Plan),
-            Route("GET", f"{v2}/settings", settings.get_all, answer=schema.Settings),
-            Route("PATCH", f"{v2}/settings", settings.patch, schema.SettingChanges),
-            Route("POST", LEAVE, self._post_leave, answer=schema.Leaving),
-            Route("GET", OPENAPI, self._get_openapi, answer=dict),
-            Route("GET", HEALTH, self._get_health, answer=dict),
-            Route("GET", METRICS, self._get_metrics, answer=bytes),
+            Route("GET", f"{v1}/units", units.get_all, view),
+            Route("GET", f"{v1}/units/{{unitName}}", units.get, view),
+            Route("PUT", f"{v1}/units/{{unitName}}", units.put, operate, by_name=True),
+            Route("DELETE", f"{v1}/units/{{unitName}}", units.delete, submit, by_name=True),
+            Route("GET", f"{v1}/state", states.get_all, view),
+            Route("GET", f"{v1}/state/{{unitName}}", states.get, view),
+            Route("GET", f"{v1}/machines", machines.get_all, view),
+            Route("PATCH", f"{v1}/machines", machines.patch, admin),
+            Route("GET", f"{v1}/discovery", self._get_discovery, view, answer=dict),
+            Route("GET", f"{v2}/units", reports.get_all, view, answer=found, query="name"),
+            Route("GET", f"{v2}/units/{{unitName}}", Contents(self._registry).get, view, answer=schema.UnitContent),
+            Route("GET", f"{v2}/units/{{unitName}}/move", moves.get, view, answer=schema.MoveReport),
+            Route("PUT", f"{v2}/units/{{unitName}}/move", moves.put, operate, schema.MoveRequest, by_name=True),
+            Route("POST", f"{v2}/units", operations.post, operate, schema.UnitOperations, results, by_name=True),
+            Route("POST", f"{v2}/reports", reports.post, view, schema.ReportRequest, found),
+            Route("POST", f"{v2}/restart", operations.restart, operate, schema.Restarts, results, by_name=True),
+            Route("POST", f"{v2}/apply", applies.post, submit, schema.Apply, schema.Applied, by_name=True),
+            Route("POST", f"{v2}/scale", applies.scale, operate, schema.Scale, schema.Applied, by_name=True),
+            Route("GET", f"{v2}/sets", applies.get_sets, view, answer=schema.UnitSets),
+            Route("GET", f"{v2}/versions/{{group}}", applies.get_versions, view, answer=schema.Versions),
+            Route("DELETE", f"{v2}/machines/{{machine}}", machines.delete, admin),
+            Route("PUT", f"{v2}/machines/{{machine}}/cordon", cordons.put, operate, schema.CordonRequest),
+            Route("DELETE", f"{v2}/machines/{{machine}}/cordon", cordons.delete, operate),
+            Route("GET", f"{v2}/machines/{{machine}}/drain", drains.get, view, answer=schema.DrainReport, query="unit"),
+            Route("PUT", f"{v2}/machines/{{machine}}/drain", drains.put, operate, schema.DrainRequest),
+            Route("DELETE", f"{v2}/machines/{{machine}}/drain", drains.delete, operate),
+            Route(
+                "PUT",
+                f"{v2}/machines/{{machine}}/reboot",
+                reboots.put,
+                admin,
+                schema.RebootRequest,
+                schema.RebootReport,
+            ),
+            Route("DELETE", f"{v2}/machines/{{machine}}/reboot", reboots.delete, admin),
+            Route("GET", f"{v2}/reboots", reboots.get_all, view, answer=schema.RebootReports, query="machine"),
+            Route("GET", f"{v2}/rollouts", rollouts.get_all, view, answer=schema.Rollouts, query="group"),
+            Route("POST", f"{v2}/rollouts/{{group}}", rollouts.post, operate, schema.RolloutCommand, by_name=True),
+            Route("POST", f"{v2}/plan", plans.post, view, schema.PlanRequest, schema.Plan),
+            Route("GET", f"{v2}/settings", settings.get_all, view, answer=schema.Settings),
+            Route("PATCH", f"{v2}/settings", settings.patch, admin, schema.SettingChanges),
+            Route("GET", f"{v2}/whoami", self._get_whoami, None, answer=schema.WhoAmI),
+            Route("POST", LEAVE, self._post_leave, admin, answer=schema.Leaving),
+            Route("GET", OPENAPI, self._get_openapi, view, answer=dict),
+            Route("GET", HEALTH, self._get_health, view, answer=dict),
+            Route("GET", METRICS, self._get_metrics, view, answer=bytes),
         )
 
     async def handle(self, request: Request) -> Response:
@@ -184,9 +199,14 @@ class Api:
         route = routes.get("GET" if request.method == "HEAD" else request.method)
         if route is None:
             raise _refuse_method(request.path, list(routes))
+        if not request.metrics_only:
+            _check_permission(request, route)
         if _has_to_be_json(request, route):
             check_is_json(request)
-        return await route.handler(request, name)
+        response = await route.handler(request, name)
+        if route.needs in (Permission.OPERATE, Permission.ADMIN) and not route.by_name:
+            self._audit.note_request(request)
+        return response
 
     def _find(self, path: str) -> tuple[dict[str, Route], str]:
         """The routes of a path by method, and the value of its parameter ('': it has none). Raises ApiError."""
@@ -212,6 +232,12 @@ class Api:
 
         return render_json(render_openapi(self.routes))
 
+    async def _get_whoami(self, request: Request, _: str) -> Response:
+        """Tell who asks, and what they may do."""
+        actor = request.actor
+        grants = tuple(schema.Grant(grant.permission, grant.pattern) for grant in actor.rights.grants)
+        return render_json(schema.WhoAmI(actor.name, actor.identity, actor.groups, grants))
+
     async def _get_health(self, _: Request, __: str) -> Response:
         """Tell whether this fleetd and its store answer."""
         await self._registry.store.revision()
@@ -230,6 +256,13 @@ class Api:
         if not request.local:
             raise ApiError(403, "only the machine itself may ask for this: run `fleetd leave` there")
         return render_json(await self._leave())
+
+
+def _check_permission(request: Request, route: Route) -> None:
+    """Raises ApiError unless whoever asks has the permission that the route needs."""
+    if route.needs is None or (route.by_name and request.actor.rights.allow(route.needs)):
+        return
+    request.check_permission(route.needs)
 
 
 def _refuse_method(path: str, methods: list[str]) -> ApiError:

@@ -155,7 +155,8 @@ class UnitReport(msgspec.Struct, frozen=True, omit_defaults=True):
     `generation` grows with every operation on the unit. `hash` is of unit file and drop-ins together, `fileHash` of the
     unit file alone where there are drop-ins. `decided` is the generation that the leader has decided for;
     where that is lower, `machine`, `machines`, `since` (Unix time, s), `reason`, `cause` and `rejections` belong to the
-    earlier generation. `reason` is a sentence, `cause` its data; `rejections` are the most frequent first.
+    earlier generation. `reason` is a sentence, `cause` its data; `rejections` are the most frequent first. `by` is who
+    wrote the unit last ('' if unknown), `at` this Unix time (0 if unknown).
     """
 
     name: str
@@ -172,6 +173,8 @@ class UnitReport(msgspec.Struct, frozen=True, omit_defaults=True):
     cause: Cause | None = None
     rejections: tuple[RejectionCount, ...] = ()
     allocations: tuple[AllocationReport, ...] = ()
+    by: str = ""
+    at: int = 0
 
     @property
     def hash_of_file(self) -> str:
@@ -465,3 +468,22 @@ class RolloutCommand(msgspec.Struct, frozen=True):
 
     action: str
     to: int = 0
+
+
+# GET /fleet/v2/whoami
+
+
+class Grant(msgspec.Struct, frozen=True):
+    """A permission (view, operate, submit, admin) for the units whose names match a pattern."""
+
+    permission: str
+    pattern: str
+
+
+class WhoAmI(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Who asks: their name, what the audit keeps of them, the groups that give them rights, and these rights."""
+
+    name: str = ""
+    identity: str = ""
+    groups: tuple[str, ...] = ()
+    grants: tuple[Grant, ...] = ()

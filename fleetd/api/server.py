@@ -11,18 +11,17 @@ from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, Protocol
 
+from msgspec.structs import replace
+
 from fleetd import __version__, aiohttp_import, metrics
 from fleetd.api.connection_limits import MAX_CONNECTIONS, OVERLOADED, RETRY_SOON, ConnectionLimiter, RequestBudget
 from fleetd.api.http import ApiError, Request, Response, render_error
-from fleetd.api.sockets import (
-    ListenError,
-    check_exposure,
-    check_openness,
-    open_metrics_socket,
-    open_socket,
-    refuse_peer,
-)
+from fleetd.api.peer import Peer, PeerRights, describe_refusal, identify_peer, socket_group, user_name
+from fleetd.api.schema import USER_HEADER
+from fleetd.api.sockets import ListenError, check_exposure, open_socket
 from fleetd.config.options import Address
+from fleetd.model.actor import Actor, claimed_name
+from fleetd.model.permission import EVERY_RIGHT
 
 CLIENT_TIMEOUT_S = 30.0  # for a client to send its request, to send its body, or to read the response
 MAX_BODY_BYTES = 2 * 1024 * 1024
@@ -31,6 +30,9 @@ _READ_AHEAD_BYTES = 64 * 1024  # per connection
 _BACKLOG = 16  # connections that the loop accepts at once, before the limiter can close the first of them
 METRICS_CONNECTIONS = 32
 METRICS_BYTES = 4 * 1024 * 1024
+_MAX_REFUSED = 64  # connections of clients without rights that are told so at once; more are closed without a word
+_REFUSAL_S = 1.0  # for such a client to read that
+_NAME_SERVICE_S = 1.0  # for the name of a user; after that the number has to do
 _LIMIT_LOG_S = 60.0  # between warnings about too many clients
 _STOP_TIMEOUT_S = 0.8  # aiohttp waits twice as long: for the handlers, then for their cancellation
 _METHODS = ("GET", "HEAD", "PUT", "DELETE", "PATCH", "POST")  # labels of the metric; any other method is `other`
@@ -58,28 +60,52 @@ class _Connection(aiohttp_import.RequestHandler):
         super().__init__(*arguments, **options)
         self.listener = listener
         self._client_timeout_s = listener.server.client_timeout_s
-        self.is_local = False  # over a unix socket
-        self.refusal = ""  # why this client is refused
+        self.peer: Peer | None = None  # over a unix socket
+        self.actor = Actor()  # without a name: see Server.identify
+        self.is_refused = False
         self._timer: asyncio.TimerHandle | None = None
         self._has_received = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         connection = transport.get_extra_info("socket")
-        self.is_local = connection is not None and connection.family == socket.AF_UNIX
-        if self.is_local and not self.listener.metrics_only:
-            self.refusal = refuse_peer(connection)
-        self.listener.admit(self)
+        if self.listener.metrics_only:
+            self.listener.admit(self)
+        elif connection is not None and connection.family == socket.AF_UNIX:
+            self.peer = identify_peer(connection)
+            rights, groups = self.listener.server.peer_rights.find(self.peer, socket_group(connection))
+            self.actor = Actor(rights=rights, groups=groups)
+            if not rights:
+                self._refuse(describe_refusal(self.peer))
+                return
+            self.listener.admit(self, self.peer.user or None)
+        else:
+            self.actor = Actor(rights=EVERY_RIGHT)  # insecure=true
+            self.listener.admit(self)
         self.start_timer()
+
+    def _refuse(self, why: str) -> None:
+        """Tell a client who may do nothing, and read nothing of what it sends."""
+        self.is_refused = True
+        refused = self.listener.refused
+        if len(refused) < _MAX_REFUSED and isinstance(self.transport, asyncio.WriteTransport):
+            refused.add(self)
+            self.transport.write(_render_raw(render_error(403, why)))
+            self.transport.write_eof()
+            self._timer = asyncio.get_running_loop().call_later(_REFUSAL_S, self.abort)
+        else:
+            self.abort()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self.listener.limiter.remove(self)
+        self.listener.refused.discard(self)
         self.stop_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        self._has_received = True
-        super().data_received(data)
+        if not self.is_refused:
+            self._has_received = True
+            super().data_received(data)
 
     def start_timer(self) -> None:
         """The client has `client_timeout_s` from now to send the head of a request."""
@@ -138,14 +164,16 @@ class _Listener(aiohttp_import.Server):
         self.server = server
         self.limiter = limiter
         self.metrics_only = metrics_only
+        self.refused: set[_Connection] = set()
         self._limit_logged_s = -math.inf
 
     def __call__(self) -> aiohttp_import.RequestHandler:
         return _Connection(self, self, loop=asyncio.get_running_loop(), **self._options)
 
-    def admit(self, connection: _Connection) -> None:
-        """Admit a connection; over the limit, the one that has been idle longest is closed."""
-        found_room = self.limiter.add(connection, connection.abort)
+    def admit(self, connection: _Connection, user: int | None = None) -> None:
+        """Admit a connection of an ordinary user, or of root or whoever (None); over the limit, the one that has been
+        idle longest is closed."""
+        found_room = self.limiter.add(connection, connection.abort, user)
         now_s = asyncio.get_running_loop().time()
         if not found_room and now_s - self._limit_logged_s > _LIMIT_LOG_S:
             self._limit_logged_s = now_s
@@ -187,8 +215,13 @@ class Server:
         client_timeout_s: float = CLIENT_TIMEOUT_S,
         limiter: ConnectionLimiter | None = None,
         render_error: ErrorRenderer = render_error,
+        peer_rights: PeerRights | None = None,
+        name_of: Callable[[int], str] = user_name,
     ) -> None:
+        """`peer_rights`, which may be replaced at any time too, says what local users may do. `name_of` returns the
+        name of a user, and may take its time."""
         self.api = api
+        self.peer_rights = peer_rights if peer_rights is not None else PeerRights()
         self.client_timeout_s = client_timeout_s
         self.render_error = render_error
         self.limiter = limiter if limiter is not None else ConnectionLimiter(_max_connections())
@@ -196,6 +229,8 @@ class Server:
             _Listener(self, self.limiter),
             _Listener(self, ConnectionLimiter(METRICS_CONNECTIONS, METRICS_BYTES), metrics_only=True),
         )
+        self._name_of = name_of
+        self._names: dict[int, str] = {}
         self._servers: list[asyncio.Server] = []
         self._paths: list[str] = []
 
@@ -216,7 +251,7 @@ class Server:
             for sock in inherited:
                 _check_inherited(sock, insecure)
             for address, for_metrics in to_open:
-                sock = open_metrics_socket(address) if for_metrics else open_socket(address, insecure)
+                sock = open_socket(address, insecure or for_metrics)
                 opened.append((sock, for_metrics))
                 self._paths += [address.path] if address.path else []
         except ListenError:
@@ -257,6 +292,31 @@ class Server:
                 response = self.render_error(503, OVERLOADED, RETRY_SOON)
             return await self._send(incoming, response)
 
+    async def identify(self, connection: _Connection, claimed: Sequence[str]) -> Actor:
+        """Who makes a request over this connection. Over TCP it is whoever the client says it is."""
+        peer = connection.peer
+        if peer is None:
+            host = (incoming := connection.transport) and (incoming.get_extra_info("peername") or ("",))[0]
+            return replace(connection.actor, name=claimed_name(claimed), identity=f"tcp:{host}")
+        name = await self._find_name(peer.user)
+        identity = f"uid:{peer.user}({name})"
+        if peer.login is not None and peer.login != peer.user:
+            name = await self._find_name(peer.login)
+            identity += f" login:{peer.login}({name})"
+        elif peer.user == 0:  # root may say on whose behalf: sudo without an audit of logins
+            name = claimed_name(claimed) or name
+        return replace(connection.actor, name=name, identity=identity)
+
+    async def _find_name(self, user: int) -> str:
+        """The name of a user, or its number while the name service does not answer."""
+        if user not in self._names:
+            try:
+                async with asyncio.timeout(_NAME_SERVICE_S):
+                    self._names[user] = await asyncio.to_thread(self._name_of, user)
+            except TimeoutError:
+                self._names[user] = str(user)
+        return self._names[user]
+
     async def _send(self, incoming: aiohttp_import.BaseRequest, response: Response) -> aiohttp_import.StreamResponse:
         outgoing = _render(response)
         if response.status in (408, 413) or not incoming.content.is_eof():  # the rest of the body is still arriving
@@ -273,11 +333,10 @@ class Server:
     async def _answer(
         self, incoming: aiohttp_import.BaseRequest, connection: _Connection, budget: RequestBudget
     ) -> Response:
-        if connection.refusal:
-            return self.render_error(403, connection.refusal, ())
+        actor = await self.identify(connection, incoming.headers.getall(USER_HEADER, []))
         try:
             async with asyncio.timeout(self.client_timeout_s):
-                request = await _read_request(incoming, connection, budget)
+                request = await _read_request(incoming, connection, budget, actor)
         except TimeoutError:
             return self.render_error(408, f"the request body did not arrive within {self.client_timeout_s:g} s", ())
         except ApiError as error:
@@ -293,17 +352,15 @@ class Server:
 
 
 def _check_inherited(sock: socket.socket, insecure: bool) -> None:
-    """Warn of an inherited socket that is open to everybody. Raises ListenError."""
+    """Raises ListenError for an inherited TCP socket unless `insecure`."""
     if sock.family == socket.AF_UNIX:
-        if warning := check_openness(sock):
-            log.warning("%s", warning)
         return
     host, port = sock.getsockname()[:2]
     check_exposure(str(Address(host=host, port=port)), host, insecure)
 
 
 async def _read_request(
-    incoming: aiohttp_import.BaseRequest, connection: _Connection, budget: RequestBudget
+    incoming: aiohttp_import.BaseRequest, connection: _Connection, budget: RequestBudget, actor: Actor
 ) -> Request:
     """The whole request. Raises ApiError if its body is over the limit, alone or together with others."""
     too_large = ApiError(413, f"the request body has more than {MAX_BODY_BYTES} bytes")
@@ -327,6 +384,7 @@ async def _read_request(
         query=tuple(incoming.query.items()),
         headers=tuple(incoming.headers.items()),
         body=bytes(body),
-        local=connection.is_local,
+        local=connection.peer is not None,
         metrics_only=connection.listener.metrics_only,
+        actor=actor,
     )

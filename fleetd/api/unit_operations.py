@@ -6,10 +6,12 @@ import msgspec
 
 from fleetd.api import schema
 from fleetd.api.http import ApiError, Request, check_is_json, parse_json
+from fleetd.model.actor import Actor
 from fleetd.model.admission import refuse_content, refuse_names
 from fleetd.model.content import Content, DropIn, InvalidDropIn, make_dropins, own_dropins, refuse_size
 from fleetd.model.group import refuse_instance_options
 from fleetd.model.names import InvalidName, parse_name, template_of, validate_name
+from fleetd.model.permission import Permission
 from fleetd.model.unit import TargetState, Unit
 from fleetd.model.unit_option import UnitOption
 from fleetd.model.unitfile import UnitFileError, parse_unit_file, render_unit_file, without_comments
@@ -35,9 +37,26 @@ class UnitOperation(msgspec.Struct, frozen=True):
     generation: int = 0
 
     @property
+    def needs(self) -> Permission:
+        """The permission that it takes."""
+        brings_content = self.destroy or bool(self.options) or self.dropins is not None
+        return Permission.SUBMIT if brings_content else Permission.OPERATE
+
+    @property
     def template(self) -> str:
         """The template whose drop-ins count for this operation, which gives an instance its content; else ''."""
         return template_of(self.name) if self.options or self.dropins is not None else ""
+
+
+class Author(msgspec.Struct, frozen=True):
+    """Who makes changes, at this Unix time."""
+
+    actor: Actor
+    at: float
+
+    def sign(self, unit: Unit) -> Unit:
+        """The unit as written by this author."""
+        return msgspec.structs.replace(unit, by=self.actor.name, note="", at=self.at)
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -110,19 +129,26 @@ def _parse_target(text: str) -> TargetState | None:
 
 
 def plan_change(
-    operation: UnitOperation, before: Unit | None, shadows: Callable[[str], str], template: Unit | None = None
+    operation: UnitOperation,
+    before: Unit | None,
+    shadows: Callable[[str], str],
+    template: Unit | None = None,
+    *,
+    author: Author,
 ) -> Change:
-    """The change that the operation makes to the unit. Raises ApiError.
+    """The change that the operation makes to the unit, by this author. Raises ApiError.
 
     `shadows` returns the system unit that a name would hide, '' for none. `template` is that of `operation.template`,
     if the cluster has it: a new instance gets its drop-ins, and runs the same content as others do for its `rollout`.
     """
+    if refusal := author.actor.refuse(operation.needs, [operation.name]):
+        raise ApiError(403, refusal)
     if operation.destroy:
         if before is None:
             raise ApiError(404, NOT_FOUND)
         return Change(operation, before, None, 204)
     if operation.restart:
-        return Change(operation, before, _plan_restart(operation, before), 204)
+        return Change(operation, before, author.sign(_plan_restart(operation, before)), 204)
     if operation.only_new and before is not None:
         raise ApiError(412, f'unit "{operation.name}" exists already')
     if operation.generation and (before is None or before.generation != operation.generation):
@@ -132,9 +158,13 @@ def plan_change(
     if before is None and template and after.content == template.content:
         after = msgspec.structs.replace(after, rollout=template.rollout)
     is_new = before is None or before.content != after.content
-    if is_new and (refusal := refuse_names(operation.name, _effective_options(operation, after.content), shadows)):
-        raise ApiError(400, refusal)
-    return Change(operation, before, after, 201 if is_new else 204)
+    if is_new:
+        options = _effective_options(operation, after.content)
+        if refusal := refuse_names(operation.name, options, shadows):
+            raise ApiError(400, refusal)
+        if refusal := author.actor.refuse_content(operation.name, options):
+            raise ApiError(403, refusal)
+    return Change(operation, before, after if after is before else author.sign(after), 201 if is_new else 204)
 
 
 def _plan_restart(operation: UnitOperation, before: Unit | None) -> Unit:

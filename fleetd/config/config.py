@@ -11,6 +11,7 @@ import msgspec
 
 from fleetd import url
 from fleetd.config.options import OPTIONS, RETIRED, VARIABLE_PREFIX, Address, ConfigOption
+from fleetd.model.permission import Rights, parse_rights, refuse_group_name
 from fleetd.model.reboot_window import RebootWindow
 
 DEFAULT_PATH = "/etc/fleet/fleet.conf"
@@ -32,7 +33,7 @@ class Notice(msgspec.Struct, frozen=True):
 
 class Config(msgspec.Struct, frozen=True):
     """All settings of fleetd. OPTIONS documents each field, under its name without `_s`. `of_cluster` are the settings
-    of the cluster that are not the defaults, as text, by name."""
+    of the cluster that are not the defaults, as text, by name; `roles` what groups of this machine may do, by name."""
 
     verbosity: int
     etcd_servers: tuple[str, ...]
@@ -70,8 +71,15 @@ class Config(msgspec.Struct, frozen=True):
     metrics_listen: tuple[Address, ...]
     fleetlock_listen: tuple[Address, ...]
     of_cluster: dict[str, str]
+    roles: dict[str, Rights]
 
 
+_ROLE = "role."  # and the name of a group
+ROLE_MEANING = (
+    "What the users in a group of this machine may do through this machine's API socket, besides the groups fleet "
+    "(everything), fleet-operate and fleet-view: permissions (view, operate, submit, admin), each with a pattern of "
+    "unit names where it is not for everything, as in role.web-team=operate:web-*,submit:web-*."
+)
 _NAMES = frozenset(option.name for option in OPTIONS)
 _OF_CLUSTER = {option.name: option.default for option in OPTIONS if option.of_cluster}
 
@@ -131,7 +139,7 @@ def parse_config(
         _read_overrides(overrides),
     )
     for item in chain(*sources):
-        if item.name in _NAMES:
+        if item.name in _NAMES or item.name.startswith(_ROLE):
             given[item.name] = item
         elif why := RETIRED.get(item.name):
             notices.append(Notice(item.origin, f"{item.name} has no effect any more: {why}"))
@@ -146,6 +154,9 @@ def parse_config(
     fields["of_cluster"] = {
         name: item.value for name, item in given.items() if item.value != _OF_CLUSTER.get(name, item.value)
     }
+    fields["roles"] = {
+        name.removeprefix(_ROLE): _parse_role(item) for name, item in given.items() if name.startswith(_ROLE)
+    }
     _check_certificate(fields, given)
     _check_etcd(fields, given)
     return Config(**fields), notices
@@ -156,6 +167,16 @@ def _parse_value(option: ConfigOption, item: _Given) -> Any:
         return option.parse(item.value)
     except ValueError as error:
         raise ConfigError(f"{item.origin}: {option.name}: {error}") from error
+
+
+def _parse_role(item: _Given) -> Rights:
+    """What the members of a group may do. Raises ConfigError."""
+    try:
+        if refusal := refuse_group_name(item.name.removeprefix(_ROLE)):
+            raise ValueError(refusal)
+        return parse_rights(item.value)
+    except ValueError as error:
+        raise ConfigError(f"{item.origin}: {item.name}: {error}") from error
 
 
 def _check_certificate(fields: Mapping[str, Any], given: Mapping[str, _Given]) -> None:
@@ -248,7 +269,8 @@ def _read_file(text: str, source: str, notices: list[Notice]) -> Iterator[_Given
         value = _unquote(rest.strip())
         if value[:1] in ("'", '"') and value[0] == rest.strip()[0]:
             notices.append(Notice(origin, "the quotes are part of the value, because text follows them"))
-        yield _Given(name.strip().lower(), value, origin)
+        name = name.strip()  # the names of groups, alone, are in upper or lower case
+        yield _Given(name if name.startswith(_ROLE) else name.lower(), value, origin)
 
 
 def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
@@ -279,4 +301,5 @@ def render_sample() -> str:
     lines = ["# Configuration of fleetd. The lines that are commented out show the defaults."]
     for option in OPTIONS:
         lines += ["", f"# {option.meaning}", f"# {option.name}={option.default}".rstrip()]
+    lines += ["", f"# {ROLE_MEANING}", f"# {_ROLE}GROUP="]
     return "\n".join(lines) + "\n"

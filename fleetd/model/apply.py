@@ -37,11 +37,12 @@ class ChangeKind(StrEnum):
 
 class Stamp(msgspec.Struct, frozen=True):
     """What the written units say of who changed them. `rollout` is the id of the apply, or '' if what is written is
-    carried out at once, unit by unit."""
+    carried out at once, unit by unit. `at` is Unix time."""
 
     rollout: str = ""
     by: str = ""
     note: str = ""
+    at: float = 0.0
 
 
 class ApplyRequest(msgspec.Struct, frozen=True):
@@ -254,6 +255,7 @@ class _Writer:
             rollout=self._rollout_of_new(name, content),
             by=stamp.by,
             note=stamp.note,
+            at=stamp.at,
         )
 
     def _rollout_of_new(self, name: str, content: Content) -> str:
@@ -276,6 +278,7 @@ class _Writer:
             rollout=stamp.rollout,
             by=stamp.by,
             note=stamp.note,
+            at=stamp.at,
         )
 
     def _target(self, name: str) -> TargetState:

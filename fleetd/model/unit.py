@@ -25,7 +25,7 @@ class Unit(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag_field=
     started for this or an earlier generation is restarted (0: none was requested). `dropins` are in order of name; an
     instance carries those of its template, too. `set` is the folder that the unit belongs to, `rollout` the id of the
     request whose changes reach the unit's group one member after the other ('': at once). `by` is who wrote the unit
-    last, with the remark `note`.
+    last, with the remark `note`, `at` this Unix time.
     """
 
     name: str
@@ -38,6 +38,7 @@ class Unit(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag_field=
     rollout: str = ""
     by: str = ""
     note: str = ""
+    at: float = 0.0
 
     @property
     def content(self) -> Content:

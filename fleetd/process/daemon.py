@@ -22,12 +22,14 @@ from fleetd import __version__
 from fleetd.agent.agent import Agent
 from fleetd.aio import first_of
 from fleetd.api.connection_limits import ConnectionLimiter
+from fleetd.api.peer import PeerRights, resolve_groups
 from fleetd.api.server import Server
 from fleetd.api.sockets import ListenError, inherited_sockets
 from fleetd.config.config import Config, ConfigError, Notice, load_config
 from fleetd.model.decoding import UNREADABLE
 from fleetd.model.machine import Capability, Machine
 from fleetd.process import deferred_parking, identity, log_format, sdnotify
+from fleetd.process.journal_entry import JournalEntries
 from fleetd.process.node import HostEnvironment, Node
 from fleetd.registry.records import KeySpace
 from fleetd.store.etcd import EtcdStore
@@ -100,7 +102,8 @@ class Daemon:
         lock = claim_machine(runtime_directory(self.config))
         deferred_parking.cancel(runtime_directory(self.config))
         node = await open_node(self.config)
-        server, fleetlock = Server(node.api), _serve_fleetlock(node)
+        server = Server(node.api, peer_rights=await _find_peer_rights(self.config))
+        fleetlock = _serve_fleetlock(node)
         try:
             await server.start(
                 self.config.listen,
@@ -164,6 +167,7 @@ class Daemon:
             server.api = node.api
             if fleetlock is not None:
                 fleetlock.api = node.make_fleetlock()
+            server.peer_rights = await _find_peer_rights(config)
             node.start()
             log.info("reloaded")
         sdnotify.notify(sdnotify.READY)
@@ -197,6 +201,7 @@ async def open_node(config: Config, former_lease: int = 0) -> Node:
     environment = HostEnvironment(
         runtime=runtime,
         own_unit=unit,
+        audit=JournalEntries().write,
         find_address=identity.find_address if not config.public_ip else lambda: config.public_ip,
         find_reboot_need=identity.find_reboot_need,
         is_own_host=identity.is_own_host,
@@ -217,6 +222,14 @@ async def open_node(config: Config, former_lease: int = 0) -> Node:
     systemd = SystemdOverDBus(Path(config.units_directory), user=config.systemd_user)
     await systemd.connect()
     return Node(config, InstrumentedStore(_open_store(config)), systemd, machine, environment, former_lease)
+
+
+async def _find_peer_rights(config: Config) -> PeerRights:
+    """What local users may do. Groups are looked up here alone: the name service may take its time."""
+    found, missing = await asyncio.to_thread(resolve_groups, config.roles)
+    for name in missing:
+        log.warning("role.%s has no effect: this machine has no such group; reload fleetd once it has", name)
+    return found
 
 
 def show_state(agent: Agent) -> None:

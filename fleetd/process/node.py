@@ -69,6 +69,7 @@ class HostEnvironment(msgspec.Struct, frozen=True):
     (deferred_parking.py). `find_address` returns the current address, '' if there is none or it is not to be followed;
     `find_reboot_need` why the machine wants to be rebooted, '' if it does not; `is_own_host` whether others reach this
     machine by that name or address. `unix_now` is the wall clock in seconds; `new_id` returns a unique string.
+    `audit` keeps the fields of an entry for each change through the API.
     """
 
     runtime: Path
@@ -81,6 +82,7 @@ class HostEnvironment(msgspec.Struct, frozen=True):
     new_id: Callable[[], str] = lambda: uuid.uuid4().hex
     offload: Offload = asyncio.to_thread
     park_later: Callable[[Parking], Awaitable[None]] = _leave_unparked
+    audit: Callable[[Mapping[str, str]], None] = lambda fields: None
 
 
 class Node:
@@ -170,6 +172,7 @@ class Node:
             new_id=self._environment.new_id,
             machine=lambda: self.membership.machine,
             offload=self._environment.offload,
+            audit=self._environment.audit,
             allowed_hosts={*config.allowed_hosts, config.public_ip.lower()},
         )
 

@@ -10,8 +10,11 @@ import pytest
 
 from fleetd.api.http import Request, Response
 from fleetd.api.routes import Api
+from fleetd.api.schema import USER_HEADER
 from fleetd.config.options import Address
+from fleetd.model.actor import Actor, claimed_name
 from fleetd.model.machine import Machine
+from fleetd.model.permission import EVERY_RIGHT
 from fleetd.model.unit import TargetState, Unit, UnitState
 from fleetd.model.unitfile import UnitFile
 from fleetd.registry.records import Record
@@ -28,6 +31,7 @@ class Fleet:
 
     def __init__(self, registry: Registry, **options: Any) -> None:
         self.registry = registry
+        self.rights = EVERY_RIGHT  # of whoever asks
         self.options = {"shadows": lambda name: SYSTEM_UNITS.get(name, ""), **options}
         self.api = Api(registry, **self.options)
 
@@ -42,7 +46,8 @@ class Fleet:
         sent = (JSON if body is not None else ()) if headers is None else headers
         content = body if isinstance(body, bytes) else b"" if body is None else json_.dumps(body).encode()
         pairs = tuple(parse_qsl(query, keep_blank_values=True))
-        return await self.api.handle(Request(method, unquote(path), pairs, sent, content))
+        actor = Actor(claimed_name(value for name, value in sent if name == USER_HEADER), rights=self.rights)
+        return await self.api.handle(Request(method, unquote(path), pairs, sent, content, actor=actor))
 
     async def refused(self, request: str, body: Any = None, headers: Headers | None = None) -> tuple[int, str]:
         """Send a request that must be refused, and check the error's shape. Return status and message."""

@@ -3,11 +3,12 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from http.client import HTTPConnection, HTTPResponse
 from typing import Any
 
 from fleetd.api.http import Request, Response, render_json
+from fleetd.api.peer import PeerRights, user_name
 from fleetd.api.routes import Api
 from fleetd.api.server import Server
 from fleetd.config.options import Address
@@ -41,8 +42,14 @@ class Echo(Api):
 
 
 @contextlib.asynccontextmanager
-async def serving(api: Api, *addresses: Address, **options: Any) -> AsyncIterator[Server]:
-    server = Server(api)
+async def serving(
+    api: Api,
+    *addresses: Address,
+    peer_rights: PeerRights | None = None,
+    name_of: Callable[[int], str] = user_name,
+    **options: Any,
+) -> AsyncIterator[Server]:
+    server = Server(api, peer_rights=peer_rights, name_of=name_of)
     await server.start(addresses, insecure=True, **options)
     try:
         yield server

@@ -78,6 +78,7 @@ async def test_units_are_written_with_who_why_and_the_id_of_the_apply(fleet: Fle
         rollout=answer["id"],
         by="ann",
         note="first",
+        at=17.0,
     )
     assert (await fleet.unit("web@.service")).target is TargetState.INACTIVE
     assert await fleet.registry.read(APPLIES) == {(answer["id"],): Apply("ann", 17.0, "first")}

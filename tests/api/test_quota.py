@@ -17,6 +17,7 @@ from fleetd.api.http import ApiError, Request
 from fleetd.api.routes import Api
 from fleetd.model.quota import Usage
 from fleetd.registry.registry import Registry
+from tests.actors import ADMIN
 
 OPTIONS = [{"section": "Service", "name": "ExecStart", "value": "/bin/true"}]
 TEXT_BYTES = len("[Service]\nExecStart=/bin/true\n")
@@ -89,7 +90,7 @@ async def test_memory_read_for_a_request_is_reserved_until_it_is_answered(fleet:
         await fleet.add_unit(f"u{number}.service", f"[A]\nB={'x' * 1000}\n")
     limiter = ConnectionLimiter(max_bytes=15_000)
     api = Api(Registry(fleet.registry.store, note_read=reserve_read))
-    everything = Request("GET", "/fleet/v1/units", local=True)
+    everything = Request("GET", "/fleet/v1/units", local=True, actor=ADMIN)
     with limiter.open_budget() as budget:
         assert (await api.handle(everything)).status == 200
         assert limiter.reserved > 10_000
@@ -131,7 +132,7 @@ async def test_few_full_listings_run_at_once_and_pages_wait_for_none(fleet: Any)
 
     async def ask(path: str) -> int:
         with limiter.open_budget():
-            return (await api.handle(Request("GET", path, local=True))).status
+            return (await api.handle(Request("GET", path, local=True, actor=ADMIN))).status
 
     listings = [asyncio.create_task(ask("/fleet/v2/units")) for _ in range(10)]
     await asyncio.sleep(0.05)

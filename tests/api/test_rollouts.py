@@ -279,7 +279,7 @@ async def test_a_restart_marks_the_launched_units_and_then_its_own_end(rolling: 
     after = {number: await rolling.fleet.unit(f"w@{number}.service") for number in (1, 2, 3, 4)}
     assert after[4] == before[4]
     for number in (1, 2, 3):
-        expected = replace(before[number], restart_of=before[number].generation, rollout="i0", note="")
+        expected = replace(before[number], restart_of=before[number].generation, rollout="i0", note="", at=AT)
         assert replace(after[number], generation=before[number].generation) == expected
     assert (await rolling.fleet.registry.read(APPLIES))["i0",] == Apply("ann", AT)
     [found] = await rolling.shown()

@@ -16,6 +16,7 @@ from fleetd.model.unit import TargetState, UnitState
 from fleetd.registry.registry import Registry
 from fleetd.store.embedded import EmbeddedStore, inline
 from fleetd.store.protocol import Put, Unavailable
+from tests.actors import ADMIN
 from tests.examples import examples
 
 ROOTS = ("/fleet/v1", "/v1-alpha")
@@ -205,7 +206,7 @@ async def test_leave_is_accepted_on_a_unix_socket_only(fleet: Any) -> None:
     assert (await fleet.refused("POST /fleet/v2/leave"))[0] == 403
     assert await fleet.refused("GET /fleet/v2/leave") == (405, "only POST supported against this resource")
     assert asked == 0
-    response = await fleet.api.handle(Request("POST", "/fleet/v2/leave", local=True))
+    response = await fleet.api.handle(Request("POST", "/fleet/v2/leave", local=True, actor=ADMIN))
     assert (response.status, response.body, asked) == (200, b'{"waitingFor":["web.service"]}', 1)
 
 
@@ -249,6 +250,7 @@ REQUEST = st.builds(
     ).map(tuple),
     headers=st.sampled_from([(), (("Content-Type", "application/json"),)]),
     body=BODY,
+    actor=st.just(ADMIN),
 )
 
 
@@ -264,7 +266,7 @@ async def test_no_request_ends_in_a_server_error(requests: list[Request]) -> Non
             assert response.status in (200, 201, 204, 301, 400, 404, 405, 409, 413, 415)
             if response.status >= 400 and request.method != "HEAD":
                 assert json.loads(response.body)["error"]["code"] == response.status
-        assert (await api.handle(Request("GET", "/fleet/v1/units"))).status == 200
+        assert (await api.handle(Request("GET", "/fleet/v1/units", actor=ADMIN))).status == 200
     finally:
         await store.close()
 

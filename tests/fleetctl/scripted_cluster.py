@@ -33,6 +33,7 @@ from fleetd.registry.registry import Registry
 from fleetd.scheduler.snapshot import requirements_of
 from fleetd.store.embedded import EmbeddedStore, inline
 from fleetd.store.protocol import Comparison, Conflict, Delete, Operation
+from tests.actors import ADMIN
 from tests.fleetctl.background import BackgroundLoop
 
 R = TypeVar("R", bound=Record)
@@ -233,7 +234,7 @@ class ScriptedCluster(Api):
         """Another client applies a unit."""
         body = schema.Apply((schema.AppliedUnit(name, text),), note=note)
         kind = (("Content-Type", schema.JSON_TYPE),)
-        request = Request("POST", f"{schema.V2}/apply", headers=kind, body=msgspec.json.encode(body))
+        request = Request("POST", f"{schema.V2}/apply", headers=kind, body=msgspec.json.encode(body), actor=ADMIN)
         assert self._loop.do(self.handle(request)).status == 200
 
     def set_target(self, name: str, target: str) -> None:

@@ -256,6 +256,8 @@ def test_list_unit_files_as_json_has_null_for_missing_values(fleetctl: Fleetctl,
             "global": True,
             "desc": None,
             "reason": None,
+            "by": None,
+            "at": None,
         }
     ]
 
@@ -282,7 +284,7 @@ def test_json_fields_can_be_chosen_and_lists_may_be_empty(fleetctl: Fleetctl, cl
     assert json.loads(fleetctl("list-units", "--output=json").stdout) == []
     result = fleetctl("list-unit-files", "--output=json", "--fields=tmachine")
     assert (result.status, result.stdout) == (1, "")
-    assert result.stderr.startswith('Invalid key in output format: "tmachine" (there are desc, dstate,')
+    assert result.stderr.startswith('Invalid key in output format: "tmachine" (there are at, by, desc, dstate,')
 
 
 def test_an_unknown_output_format_is_refused(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:

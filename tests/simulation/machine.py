@@ -27,6 +27,7 @@ from fleetd.registry.registry import Registry
 from fleetd.store.embedded import inline
 from fleetd.systemd.protocol import NO_DROPINS, ManagerUnavailable
 from fleetd.testing.simulated_systemd import SYSTEM_UNITS, SimulatedSystemd
+from tests.actors import ADMIN
 from tests.simulation.disk import WatchedLedger
 from tests.simulation.server import StoreServer
 from tests.simulation.wire import IsFatal, Link, Observer, Wire
@@ -399,4 +400,4 @@ class SimulatedMachine:
     async def answer(self, request: Request) -> Response:
         """The answer of this machine's API."""
         assert self.node
-        return await self.node.api.handle(request)
+        return await self.node.api.handle(msgspec.structs.replace(request, actor=ADMIN))

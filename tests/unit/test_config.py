@@ -1,6 +1,7 @@
 """fleet.conf, FLEET_* variables and flags: their values, and the messages about unusable ones."""
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from fleetd.config.config import Config, ConfigError, load_config, parse_config, render_sample
 from fleetd.config.options import OPTIONS, Address, parse_duration
+from fleetd.model.permission import parse_rights
 
 SAMPLE = Path(__file__).parents[2] / "contrib" / "fleet.conf"
 RETIRED = ("engine_reconcile_interval", "enable_grpc", "disable_watches", "verify_units", "authorized_keys_file")
@@ -23,7 +25,7 @@ def notices(text: str = "", environ: dict[str, str] | None = None) -> list[str]:
 
 
 def test_every_field_has_its_option() -> None:
-    assert sorted([*(option.field for option in OPTIONS), "of_cluster"]) == sorted(Config.__struct_fields__)
+    assert sorted([*(option.field for option in OPTIONS), "of_cluster", "roles"]) == sorted(Config.__struct_fields__)
 
 
 @pytest.mark.covers(
@@ -68,11 +70,30 @@ def test_without_any_setting_the_defaults_hold_without_notes() -> None:
         metrics_listen=(),
         fleetlock_listen=(),
         of_cluster={},
+        roles={},
     )
 
 
 def test_the_sample_file_has_every_option_with_its_default() -> None:
     assert SAMPLE.read_text() == render_sample()
+
+
+def test_roles_are_given_to_groups_by_name() -> None:
+    found = config("role.web-team=operate:web-*,submit:web-*\nrole.Ops=operate\n").roles
+    assert found == {"web-team": parse_rights("operate:web-*,submit:web-*"), "Ops": parse_rights("operate")}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("role.web-team=run:web-*", "fleet.conf:1: role.web-team: 'run' is no permission; write one of view, operate"),
+        ("role.fleet=view", "fleet.conf:1: role.fleet: the rights of the group fleet are fixed"),
+        ("role.=view", "fleet.conf:1: role.: '' is not the name of a group"),
+    ],
+)
+def test_an_invalid_role_is_named_with_its_line(line: str, message: str) -> None:
+    with pytest.raises(ConfigError, match="^" + re.escape(message)):
+        config(line)
 
 
 def test_the_sample_file_uncommented_changes_nothing() -> None:

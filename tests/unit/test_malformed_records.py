@@ -20,6 +20,7 @@ from fleetd.scheduler.planner import plan_cluster
 from fleetd.scheduler.snapshot import Snapshot
 from fleetd.store.embedded import EmbeddedStore, inline
 from fleetd.store.protocol import KeyValue, Put
+from tests.actors import ADMIN
 from tests.examples import examples
 from tests.unit.leading_node import MACHINE, Node
 from tests.virtual_time import run_virtually
@@ -255,7 +256,7 @@ async def test_the_leader_plans_and_the_api_lists_whatever_records_say(
             plan_cluster(view, apply_record(view, change.key.kind, change.key.names, change.record))
     plan_cluster(view)
     for path in ("v1/units", "v1/state", "v1/machines", "v2/units"):
-        assert (await Api(registry).handle(Request("GET", f"/fleet/{path}"))).status == 200
+        assert (await Api(registry).handle(Request("GET", f"/fleet/{path}", actor=ADMIN))).status == 200
     await store.close()
 
 

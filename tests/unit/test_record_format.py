@@ -32,6 +32,7 @@ from fleetd.registry.records import (
 from fleetd.registry.registry import Registry
 from fleetd.store.embedded import EmbeddedStore, inline
 from fleetd.store.protocol import KeyValue, Put
+from tests.actors import ADMIN
 from tests.unit.leading_node import Node
 from tests.virtual_time import run_virtually
 
@@ -132,7 +133,7 @@ async def test_the_api_neither_replaces_nor_deletes_a_newer_record() -> None:
     api = Api(registry)
     for method, body in (("GET", b""), ("DELETE", b""), ("PUT", b'{"desiredState":"launched"}')):
         request = Request(
-            method, "/fleet/v1/units/a.service", headers=(("Content-Type", "application/json"),), body=body
+            method, "/fleet/v1/units/a.service", headers=(("Content-Type", "application/json"),), body=body, actor=ADMIN
         )
         answer = await api.handle(request)
         assert (answer.status, b"later version of fleetd" in answer.body) == (500, True)

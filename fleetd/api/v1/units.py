@@ -4,14 +4,16 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 
 from fleetd.api import schema
+from fleetd.api.audit import Audit
 from fleetd.api.capabilities import check_capability, needed_capability
 from fleetd.api.http import ApiError, Request, Response, render_json
 from fleetd.api.joined_units import check_joined
 from fleetd.api.pagination import parse_page, read_page
 from fleetd.api.quota import Quota
 from fleetd.api.templates import with_last_rollouts
-from fleetd.api.unit_operations import NOT_FOUND, Change, UnitOperation, make_operation, parse_put, plan_change
+from fleetd.api.unit_operations import NOT_FOUND, Author, Change, UnitOperation, make_operation, parse_put, plan_change
 from fleetd.api.write_batching import WriteBatcher
+from fleetd.model.actor import Actor
 from fleetd.model.names import InvalidName, validate_name
 from fleetd.model.placement import Decision
 from fleetd.model.unit import TargetState, Unit, UnitState
@@ -55,12 +57,26 @@ def describe_unit(unit: Unit, decision: Decision | None, states: Mapping[tuple[s
 class Units:
     """The resource. `shadows` returns the system unit that a name would hide, '' for none."""
 
-    def __init__(self, registry: Registry, token_limit: int, shadows: Callable[[str], str], quota: Quota) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        token_limit: int,
+        shadows: Callable[[str], str],
+        quota: Quota,
+        audit: Audit,
+        unix_now: Callable[[], float],
+    ) -> None:
         self._registry = registry
         self.quota = quota
         self._writes = WriteBatcher(registry)
         self._token_limit = token_limit
         self._shadows = shadows
+        self.audit = audit
+        self._unix_now = unix_now
+
+    def author(self, actor: Actor) -> Author:
+        """The author of changes that are made now."""
+        return Author(actor, self._unix_now())
 
     async def get_all(self, request: Request, _: str) -> Response:
         """One page of units, by name."""
@@ -89,28 +105,32 @@ class Units:
 
     async def put(self, request: Request, name: str) -> Response:
         """Create or replace a unit, or change its target state."""
-        operation = parse_put(request, name)
-        if operation.options and await self._create(operation):
+        operation, author = parse_put(request, name), self.author(request.actor)
+        if operation.options and await self._create(operation, author):
             return Response(201)
-        return Response(await self.carry_out(operation))
+        return Response(await self.carry_out(operation, author))
 
-    async def delete(self, _: Request, name: str) -> Response:
+    async def delete(self, request: Request, name: str) -> Response:
         """Destroy a unit."""
-        return Response(await self.carry_out(make_operation(schema.UnitOperation(name, destroy=True))))
+        operation = make_operation(schema.UnitOperation(name, destroy=True))
+        return Response(await self.carry_out(operation, self.author(request.actor)))
 
-    async def carry_out(self, operation: UnitOperation) -> int:
+    async def carry_out(self, operation: UnitOperation, author: Author) -> int:
         """Carry out one operation; returns the HTTP status. Raises ApiError."""
         for _ in range(_ATTEMPTS):
             before, _decision = await self._registry.unit_and_decision(operation.name)
-            change = plan_change(operation, before, self._shadows, await self._find_template(operation))
+            template = await self._find_template(operation)
+            change = plan_change(operation, before, self._shadows, template, author=author)
             if change.after is before:
                 return change.status
             await self._check_cluster(change)
             try:
                 async with self.quota.admit(before, change.after):
-                    await self._writes.write(self._registry.unit_write_set(operation.name, before, change.after))
+                    write_set = self._registry.unit_write_set(operation.name, before, change.after)
+                    revision = await self._writes.write(write_set)
             except Conflict:
                 continue
+            self.audit.note_unit(author.actor, before, change.after, revision)
             return change.status
         raise ApiError(409, f'unit "{operation.name}" is being changed by other clients at the same time: try again')
 
@@ -131,16 +151,19 @@ class Units:
         templates = {name: unit for (name,), unit in found.items()}
         return (await with_last_rollouts(self._registry, templates)).get(operation.template)
 
-    async def _create(self, operation: UnitOperation) -> bool:
+    async def _create(self, operation: UnitOperation, author: Author) -> bool:
         """Try to create the unit without reading it first, which saves a request to the store.
 
         False if it exists or is invalid: then `carry_out` reports that against the existing unit.
         """
         try:
-            change = plan_change(operation, None, self._shadows, await self._find_template(operation))
+            template = await self._find_template(operation)
+            change = plan_change(operation, None, self._shadows, template, author=author)
             await self._check_cluster(change)
             async with self.quota.admit(None, change.after):
-                await self._writes.write(self._registry.unit_write_set(operation.name, None, change.after))
+                write_set = self._registry.unit_write_set(operation.name, None, change.after)
+                revision = await self._writes.write(write_set)
         except (ApiError, Conflict):
             return False
+        self.audit.note_unit(author.actor, None, change.after, revision)
         return True

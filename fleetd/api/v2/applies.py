@@ -12,16 +12,19 @@ import msgspec
 
 from fleetd.api import schema
 from fleetd.api.apply_writes import write_sets_of
+from fleetd.api.audit import Audit
 from fleetd.api.capabilities import check_capability, needed_capability
 from fleetd.api.http import ApiError, Request, Response, parse_json, render_json
 from fleetd.api.joined_units import check_joined
 from fleetd.api.quota import Quota
 from fleetd.api.v2.apply_reports import describe_plan, describe_set, describe_version
+from fleetd.model.actor import Actor
 from fleetd.model.apply import ApplyPlan, ApplyRequest, Known, Stamp, plan_apply, plan_scale
 from fleetd.model.content import Content, InvalidDropIn, make_dropins
 from fleetd.model.group import MAX_INSTANCES, group_of
 from fleetd.model.machine import Capability
 from fleetd.model.names import is_template, template_of
+from fleetd.model.permission import Permission
 from fleetd.model.rollout import Apply
 from fleetd.model.unit import Unit
 from fleetd.model.unit_set import InvalidSet, SetUnit, expand, refuse_members, refuse_set_name
@@ -55,12 +58,14 @@ class Applies:
         registry: Registry,
         quota: Quota,
         shadows: Callable[[str], str],
+        audit: Audit,
         unix_now: Callable[[], float],
         new_id: Callable[[], str],
     ) -> None:
         self._registry = registry
         self._quota = quota
         self._shadows = shadows
+        self._audit = audit
         self._unix_now = unix_now
         self._new_id = new_id
 
@@ -74,7 +79,13 @@ class Applies:
 
         stamp = self._stamp(request, asked.note)
         return await self._carry_out(
-            read, lambda known: plan_apply(wanted, known, stamp), stamp, asked.plan, with_contents=asked.contents
+            read,
+            lambda known: plan_apply(wanted, known, stamp),
+            stamp,
+            request.actor,
+            Permission.SUBMIT,
+            plan_only=asked.plan,
+            with_contents=asked.contents,
         )
 
     async def scale(self, request: Request, _: str) -> Response:
@@ -95,9 +106,9 @@ class Applies:
                 raise ApiError(409, f'the cluster has no template "{asked.template}": submit or apply it first')
             return plan_scale(template, asked.instances, known, stamp)
 
-        return await self._carry_out(read, plan, stamp, asked.plan)
+        return await self._carry_out(read, plan, stamp, request.actor, Permission.OPERATE, plan_only=asked.plan)
 
-    async def undo(self, group: str, number: int, user: str) -> None:
+    async def undo(self, group: str, number: int, actor: Actor) -> None:
         """Apply this version of a group, or (0) the last one that differs from what its units hold. Units that do not
         exist are not created. Raises ApiError."""
 
@@ -114,19 +125,19 @@ class Applies:
             there_are = ", ".join(map(str, sorted(versions))) or "none: only applies make versions"
             what = f"no version {number}" if number else "no version that differs from what it holds"
             raise ApiError(409, f"{group} has {what} (there are {there_are})")
-        stamp = Stamp(self._new_id(), user, f"undo: version {version.number}")
+        stamp = Stamp(self._new_id(), actor.name, f"undo: version {version.number}", self._unix_now())
 
         def plan(known: Known) -> ApplyPlan:
             return plan_apply(ApplyRequest("", contents_of(version, group, known.units)), known, stamp)
 
-        answer = await self._carry_out(read, plan, stamp, plan_only=False)
+        answer = await self._carry_out(read, plan, stamp, actor, Permission.OPERATE)
         if not msgspec.json.decode(answer.body, type=schema.Applied).id:
             raise ApiError(409, f"{group} holds version {version.number} already")
 
     def _stamp(self, request: Request, note: str) -> Stamp:
         if len(note) > MAX_NOTE or not note.isprintable():
             raise ApiError(400, f"note has to be one line of at most {MAX_NOTE} printable characters")
-        return Stamp(self._new_id(), request.user, note)
+        return Stamp(self._new_id(), request.user, note, self._unix_now())
 
     async def get_sets(self, _: Request, __: str) -> Response:
         """List the sets and their members."""
@@ -143,11 +154,14 @@ class Applies:
         read: Callable[[Reader], Awaitable[Known]],
         make_plan: Callable[[Known], ApplyPlan],
         stamp: Stamp,
-        plan_only: bool,
+        actor: Actor,
+        permission: Permission,
         *,
+        plan_only: bool = False,
         with_contents: bool = False,
     ) -> Response:
-        """Plan, and unless it is `plan_only` write. Raises ApiError."""
+        """Plan, and unless it is `plan_only` write, if the actor has this permission for all units that are written.
+        Raises ApiError."""
         answer: schema.Applied | None = None
         for _ in range(_ATTEMPTS):
             reader = self._registry.at_one_revision()
@@ -159,6 +173,7 @@ class Applies:
                 return render_json(answer)
             if plan.refusals:
                 raise ApiError(409, "; ".join(plan.refusals))
+            _check_permission(plan, actor, permission)
             changed = [unit.after for unit in plan.written if unit.after]
             await check_joined(reader, changed, {})
             if changed:
@@ -171,7 +186,7 @@ class Applies:
                     break
             answer = msgspec.structs.replace(answer, id=stamp.rollout)
             try:
-                await self._write(plan, known, stamp)
+                await self._write(plan, known, stamp, actor)
             except Conflict:
                 continue
             await self._forget_applies()
@@ -184,21 +199,21 @@ class Applies:
         decisions = {name: found for (name,), found in (await reader.get_many(DECISIONS, names)).items()}
         return describe_plan(plan, decisions, with_contents)
 
-    async def _write(self, plan: ApplyPlan, known: Known, stamp: Stamp) -> None:
+    async def _write(self, plan: ApplyPlan, known: Known, stamp: Stamp, actor: Actor) -> None:
         """Write the plan. Raises Conflict if something of it has changed since it was read."""
-        at = self._unix_now()
-        versions = await self._plan_versions(plan, known, stamp, at)
-        writes = write_sets_of(
-            self._registry, plan, known.sets, versions, stamp.rollout, Apply(stamp.by, at, stamp.note)
-        )
+        versions = await self._plan_versions(plan, known, stamp)
+        apply = Apply(stamp.by, stamp.at, stamp.note)
+        writes = write_sets_of(self._registry, plan, known.sets, versions, stamp.rollout, apply)
         async with AsyncExitStack() as claims:
             for unit in plan.written:
                 await claims.enter_async_context(self._quota.admit(unit.before, unit.after))
             for transaction in cut_into_transactions(writes):
-                await self._registry.write(transaction)
+                revision = await self._registry.write(transaction)
+        for unit in plan.written:
+            self._audit.note_unit(actor, unit.before, unit.after, revision)
 
     async def _plan_versions(
-        self, plan: ApplyPlan, known: Known, stamp: Stamp, at: float
+        self, plan: ApplyPlan, known: Known, stamp: Stamp
     ) -> dict[str, tuple[tuple[Version, ...], tuple[int, ...]]]:
         """The versions to write, and the numbers of those to delete, of each group whose content changes."""
         new = {unit.name: content for unit in plan.written if (content := unit.new_content) is not None}
@@ -213,7 +228,7 @@ class Applies:
                 raise ApiError(413, refusal)
         planned = {}
         for group, holds in held.items():
-            version = Version(number=0, held=holds, at=at, by=stamp.by, note=stamp.note, apply=stamp.rollout)
+            version = Version(number=0, held=holds, at=stamp.at, by=stamp.by, note=stamp.note, apply=stamp.rollout)
             planned[group] = plan_versions(await self._read_versions(group), held_before.get(group), version)
         return planned
 
@@ -232,6 +247,17 @@ class Applies:
         deletes = [Delete(self._registry.key(APPLIES, id_)) for id_ in applies if id_ not in named]
         for transaction in cut_into_transactions(WriteSet((), (delete,)) for delete in deletes):
             await self._registry.write(transaction)
+
+
+def _check_permission(plan: ApplyPlan, actor: Actor, permission: Permission) -> None:
+    """Raises ApiError if the actor may not write one of the units, or what it names."""
+    refusal = actor.refuse(permission, [unit.name for unit in plan.written])
+    if not refusal and permission is Permission.SUBMIT:
+        contents = ((unit.name, unit.new_content) for unit in plan.written)
+        refusals = (actor.refuse_content(name, content.options()) for name, content in contents if content)
+        refusal = next(filter(None, refusals), "")
+    if refusal:
+        raise ApiError(403, refusal)
 
 
 def make_request(asked: schema.Apply, shadows: Callable[[str], str]) -> ApplyRequest:

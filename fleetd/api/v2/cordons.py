@@ -21,7 +21,7 @@ class Cordons:
         self._unix_now = unix_now
 
     async def put(self, request: Request, id_: str) -> Response:
-        """Cordon a machine: it takes no new units but global ones. The header Fleet-User says who does it."""
+        """Cordon a machine: it takes no new units but global ones."""
         why = parse_json(request.body, schema.CordonRequest).why
         check_why(why)
         cordon = Cordon(why, request.user, self._unix_now())

@@ -37,7 +37,7 @@ class Drains:
         self._unix_now = unix_now
 
     async def put(self, request: Request, id_: str) -> Response:
-        """Drain a machine: cordon it, and move its units to other machines. The header Fleet-User says who does it."""
+        """Drain a machine: cordon it, and move its units to other machines."""
         asked = parse_json(request.body, schema.DrainRequest)
         check_why(asked.why)
         if not 0 <= asked.deadline <= LONGEST_S:

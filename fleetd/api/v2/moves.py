@@ -5,6 +5,7 @@ from collections.abc import Callable
 import msgspec
 
 from fleetd.api import schema
+from fleetd.api.audit import Audit
 from fleetd.api.capabilities import check_capability
 from fleetd.api.http import ApiError, Request, Response, parse_json, render_json
 from fleetd.api.unit_operations import NOT_FOUND
@@ -12,6 +13,7 @@ from fleetd.api.v2.cordons import refuse_unknown
 from fleetd.model.machine import Capability
 from fleetd.model.move import Move
 from fleetd.model.names import InvalidName, is_template, validate_name
+from fleetd.model.permission import Permission
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.reason import NotMoved, Placed, Rejection, RejectionKind, Rule, is_waiting, render
 from fleetd.model.unit import TargetState, Unit, UnitState
@@ -39,14 +41,15 @@ class Found(msgspec.Struct, frozen=True):
 class Moves:
     """The resource. `unix_now` is the wall clock."""
 
-    def __init__(self, registry: Registry, unix_now: Callable[[], float]) -> None:
+    def __init__(self, registry: Registry, audit: Audit, unix_now: Callable[[], float]) -> None:
         self._registry = registry
+        self._audit = audit
         self._unix_now = unix_now
 
     async def put(self, request: Request, name: str) -> Response:
         """Move a unit to a machine, with the units that MachineOf= joins to it, as the disruption budget allows. A move
-        that is pending is replaced, and with the machine where the unit is, it is taken back. The header Fleet-User
-        says who asks."""
+        that is pending is replaced, and with the machine where the unit is, it is taken back."""
+        request.check_permission(Permission.OPERATE, [name])
         asked = parse_json(request.body, schema.MoveRequest)
         await refuse_unknown(self._registry, asked.machine)
         await check_capability(self._registry, Capability.MOVES)
@@ -71,6 +74,7 @@ class Moves:
                 await self._registry.write(WriteSet(guards, (operation,)))
             except Conflict:
                 continue
+            self._audit.note_request(request)
             return Response(204)
         raise ApiError(409, "the unit is being changed by others at the same time: try again")
 

@@ -12,7 +12,7 @@ from fleetd.api.capabilities import check_capability, needed_capability
 from fleetd.api.http import ApiError, Request, Response, parse_json, render_json, to_api_error
 from fleetd.api.joined_units import check_joined
 from fleetd.api.templates import with_last_rollouts
-from fleetd.api.unit_operations import Change, UnitOperation, check_names, make_operation, plan_change
+from fleetd.api.unit_operations import Author, Change, UnitOperation, check_names, make_operation, plan_change
 from fleetd.api.v1.units import Units
 from fleetd.model.machine import Capability
 from fleetd.model.unit import Unit
@@ -32,14 +32,18 @@ class Operations:
 
     async def post(self, request: Request, _: str) -> Response:
         """Create, change or destroy many units."""
-        return await self._carry_out(parse_json(request.body, schema.UnitOperations).operations)
+        operations = parse_json(request.body, schema.UnitOperations).operations
+        return await self._carry_out(operations, self._units.author(request.actor))
 
     async def restart(self, request: Request, _: str) -> Response:
         """Restart units where they run."""
         names = parse_json(request.body, schema.Restarts).names
-        return await self._carry_out([schema.UnitOperation(name) for name in names], restart=True)
+        operations = [schema.UnitOperation(name) for name in names]
+        return await self._carry_out(operations, self._units.author(request.actor), restart=True)
 
-    async def _carry_out(self, asked: Sequence[schema.UnitOperation], *, restart: bool = False) -> Response:
+    async def _carry_out(
+        self, asked: Sequence[schema.UnitOperation], author: Author, *, restart: bool = False
+    ) -> Response:
         """Carry out the operations; the response has one result for each, in the same order. Raises ApiError."""
         check_names([each.name for each in asked])
         results: dict[str, schema.Result] = {}
@@ -59,7 +63,7 @@ class Operations:
                     if operation.dropins:
                         await self._check(Capability.DROPINS, refusals)
                     template = units.get(operation.template)
-                    change = plan_change(operation, units[operation.name], self._shadows, template)
+                    change = plan_change(operation, units[operation.name], self._shadows, template, author=author)
                     before, after = (unit.content if unit else None for unit in (change.before, change.after))
                     if after is not None and after != before:
                         await check_joined(self._registry, [change.after], units)
@@ -68,7 +72,7 @@ class Operations:
                     await claims.enter_async_context(self._units.quota.admit(change.before, change.after))
                     changes.append(change)
                     units[operation.name] = change.after
-            await self._apply(changes, results)
+            await self._apply(changes, results, author)
         return render_json(schema.Results(tuple(results[each.name] for each in asked)))
 
     async def _check(self, capability: Capability, refusals: dict[Capability, ApiError | None]) -> None:
@@ -82,7 +86,7 @@ class Operations:
         if refusal := refusals[capability]:
             raise refusal
 
-    async def _apply(self, changes: Sequence[Change], results: dict[str, schema.Result]) -> None:
+    async def _apply(self, changes: Sequence[Change], results: dict[str, schema.Result], author: Author) -> None:
         """Write the changes. Once the store is unavailable the rest fails at once, without a timeout each."""
         results |= {each.operation.name: schema.Result(each.operation.name, each.status) for each in changes}
         left = [each for each in changes if each.after is not each.before]
@@ -90,17 +94,20 @@ class Operations:
         for transaction in cut_into_transactions(steps):
             part, left = left[: len(transaction.operations)], left[len(transaction.operations) :]
             try:
-                await self._registry.write(transaction)
+                revision = await self._registry.write(transaction)
             except Conflict:
-                results |= {each.operation.name: await self._apply_singly(each.operation) for each in part}
+                results |= {each.operation.name: await self._apply_singly(each.operation, author) for each in part}
             except Unavailable as error:
                 refusal = to_api_error(error)
                 results |= {each.operation.name: _refused(each.operation.name, refusal) for each in (*part, *left)}
                 return
+            else:
+                for each in part:
+                    self._units.audit.note_unit(author.actor, each.before, each.after, revision)
 
-    async def _apply_singly(self, operation: UnitOperation) -> schema.Result:
+    async def _apply_singly(self, operation: UnitOperation, author: Author) -> schema.Result:
         try:
-            return schema.Result(operation.name, await self._units.carry_out(operation))
+            return schema.Result(operation.name, await self._units.carry_out(operation, author))
         except (ApiError, MalformedRecord, Unavailable) as error:
             return _refused(operation.name, to_api_error(error))
 

@@ -82,6 +82,8 @@ def describe_unit(
         cause=describe_reason(decision.reason),
         rejections=tuple(map(_describe_rejection, decision.rejections)),
         allocations=allocations,
+        by=unit.by,
+        at=int(unit.at),
     )
 
 

@@ -5,11 +5,14 @@ from collections.abc import Awaitable, Callable, Collection
 import msgspec
 
 from fleetd.api import schema
+from fleetd.api.audit import Audit
 from fleetd.api.capabilities import check_capability
 from fleetd.api.http import ApiError, Request, Response, parse_json, render_json
 from fleetd.api.v2.rollout_reports import describe_rollout, find_awaited_groups, rolling_units
+from fleetd.model.actor import Actor
 from fleetd.model.group import group_of
 from fleetd.model.machine import Capability
+from fleetd.model.permission import Permission
 from fleetd.model.placement import Decision
 from fleetd.model.rollout import Action, Apply, Command, Phase
 from fleetd.model.unit import TargetState, Unit
@@ -25,18 +28,20 @@ ATTEMPTS = 5  # of a restart, while others write the same units
 
 
 class Rollouts:
-    """The resource. `undo(group, version, user)` applies an earlier version of a group. `unix_now` is the wall clock,
+    """The resource. `undo(group, version, actor)` applies an earlier version of a group. `unix_now` is the wall clock,
     `new_id` returns a unique word."""
 
     def __init__(
         self,
         registry: Registry,
-        undo: Callable[[str, int, str], Awaitable[None]],
+        undo: Callable[[str, int, Actor], Awaitable[None]],
+        audit: Audit,
         unix_now: Callable[[], float],
         new_id: Callable[[], str],
     ) -> None:
         self._registry = registry
         self._undo = undo
+        self._audit = audit
         self._unix_now = unix_now
         self._new_id = new_id
 
@@ -58,18 +63,20 @@ class Rollouts:
 
     async def post(self, request: Request, name: str) -> Response:
         """Pause, resume or continue the rollout of a group, restart its units one after the other, or give them the
-        content of an earlier version. The header Fleet-User says who asks."""
+        content of an earlier version."""
         asked = parse_json(request.body, schema.RolloutCommand)
         action = asked.action
         if action not in ACTIONS:
             raise ApiError(400, f'invalid action "{action}": expect {", ".join(ACTIONS)}')
         group = group_of(name)
+        request.check_permission(Permission.OPERATE, [group])
         if action == RESTART:
-            await self._restart(group, request.user)
+            await self._restart(group, request.actor)
         elif action == UNDO:
-            await self._undo(group, asked.to, request.user)
+            await self._undo(group, asked.to, request.actor)
         else:
             await self._command(group, Action(action), request.user)
+            self._audit.note_request(request)
         return Response(204)
 
     async def _command(self, group: str, action: Action, user: str) -> None:
@@ -85,15 +92,15 @@ class Rollouts:
         command = Command(self._new_id(), action, rollout.id, user, self._unix_now())
         await self._registry.write(WriteSet((), (self._registry.put(command, group),)))
 
-    async def _restart(self, group: str, user: str) -> None:
+    async def _restart(self, group: str, actor: Actor) -> None:
         """Write the launched units of a group so that they are restarted one after the other. Raises ApiError."""
-        request = Apply(user, self._unix_now())
+        request = Apply(actor.name, self._unix_now())
         id_ = self._new_id()
         for _ in range(ATTEMPTS):
             snapshot = await self._read(group)
             launched = _find_restartable(snapshot, group, id_)
             await check_capability(self._registry, Capability.PROOFS)
-            changed = [(unit, _restarted(unit, id_, user)) for unit in launched if unit.rollout != id_]
+            changed = [(unit, _restarted(unit, id_, request)) for unit in launched if unit.rollout != id_]
             steps = (self._registry.unit_write_set(unit.name, unit, after) for unit, after in changed)
             try:
                 for transaction in cut_into_transactions(steps):
@@ -101,7 +108,9 @@ class Rollouts:
             except Conflict:
                 continue
             # Last, so that nothing is restarted of a request that was not written completely.
-            await self._registry.write(WriteSet((), (self._registry.put(request, id_),)))
+            revision = await self._registry.write(WriteSet((), (self._registry.put(request, id_),)))
+            for unit, after in changed:
+                self._audit.note_unit(actor, unit, after, revision)
             return
         raise ApiError(409, f"units of {group} are being changed by others at the same time: try again")
 
@@ -139,8 +148,8 @@ def _find_restartable(snapshot: Snapshot, group: str, id_: str) -> list[Unit]:
     return launched
 
 
-def _restarted(unit: Unit, id_: str, user: str) -> Unit:
-    return msgspec.structs.replace(unit, restart_of=unit.generation, rollout=id_, by=user, note="")
+def _restarted(unit: Unit, id_: str, asked: Apply) -> Unit:
+    return msgspec.structs.replace(unit, restart_of=unit.generation, rollout=id_, by=asked.by, note="", at=asked.at)
 
 
 async def _read_groups(reader: Reader, snapshot: Snapshot, groups: Collection[str]) -> None:

@@ -50,7 +50,7 @@ class Settings:
         return render_json(schema.Settings(describe_settings(settings, {"leader": leading, "api": self._machine()})))
 
     async def patch(self, request: Request, _: str) -> Response:
-        """Set and unset settings of the cluster, all or none. The header Fleet-User says who does it."""
+        """Set and unset settings of the cluster, all or none."""
         asked = parse_json(request.body, schema.SettingChanges)
         new = {name: ClusterSetting(value, request.user, self._unix_now()) for name, value in asked.set.items()}
         for name, value in asked.set.items():
