@@ -76,6 +76,7 @@ def test_every_route_is_described_and_tested() -> None:
         "GET /fleet/v2/units/{unitName}",
         "GET /fleet/v2/units/{unitName}/move",
         "GET /fleet/v2/versions/{group}",
+        "GET /fleet/v2/whoami",
         "GET /health",
         "GET /metrics",
         "PATCH /fleet/v1/machines",
