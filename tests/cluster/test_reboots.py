@@ -62,6 +62,7 @@ def wait_until_it_says(cluster: Cluster, machine: Machine, reason: str, on: Mach
     )
 
 
+@pytest.mark.covers("C.13")
 def test_all_machines_are_rebooted_and_never_fewer_than_two_of_three_answer(operator: Operator) -> None:
     cluster = operator.cluster
     cluster.fleetctl("apply", str(CHECKOUT / "units/deploy"))
@@ -125,6 +126,7 @@ def test_a_machine_that_hosts_a_member_of_etcd_waits_while_another_one_is_down(o
     cluster.wait_until("it serves again", lambda: queue(cluster, asked) == {}, 60)
 
 
+@pytest.mark.covers("B.13")
 def test_a_machine_that_does_not_come_back_stops_the_queue_until_it_serves(operator: Operator) -> None:
     cluster = operator.cluster
     lost, other, asked = sorted(cluster.machines, key=lambda machine: machine.id)
