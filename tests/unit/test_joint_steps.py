@@ -321,3 +321,13 @@ def test_what_comes_first_is_named_but_for_a_cycle() -> None:
     cluster.request_texts(pairs(a="After=b@N.service", word="newer"))
     proposal = Proposal(cluster.snapshot, dict.fromkeys(NAMES))
     assert JointSteps(proposal, rolls).find_awaited("a@2.service", "m2") == {"b@2.service": None}
+
+
+def test_a_revert_is_charged_with_what_is_restarted_along() -> None:
+    cluster = running_pairs(b="Requires=a@N.service")
+    texts = pairs(b="Requires=a@N.service", word="bad")
+    cluster.request_texts({name: text for name, text in texts.items() if name[0] == "a"})
+    cluster.come_to_rest()
+    assert cluster.rollout("a@.service").phase is Phase.REVERTED
+    assert set(cluster.contents().values()) == {"old"}
+    assert cluster.restarted_along == ["b@1.service", "b@1.service"], "there and back"
