@@ -73,7 +73,8 @@ class JointSteps:
             wait = self._spend([(unit, machine)])
             return None if wait is None else [member.unit for member in wait.members]
         step = {(unit, machine): (roll, view)}
-        if roll.rollout.phase is Phase.RUNNING and machine:
+        is_reverted = roll.rollout.phase is not Phase.RUNNING or view.progress is not Progress.WAITING
+        if machine and not is_reverted:
             awaited = self._extend(step)
             if awaited:
                 return self._find_blockers(roll, awaited)
