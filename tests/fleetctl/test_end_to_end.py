@@ -170,3 +170,28 @@ def test_a_folder_is_applied_changed_one_by_one_and_pruned(fleetctl: Fleetctl, t
     (folder / "web@.service.d" / "limit.conf").unlink()
     assert fleetctl("apply", "deploy", "--prune", "--yes").status == 0
     assert active(fleetctl) == [["everywhere.service", "active"]] * 2
+
+
+def test_what_fails_is_explained_reverted_and_remembered(fleetctl: Fleetctl, tmp_path: Path) -> None:
+    folder = tmp_path / "deploy"
+    folder.mkdir()
+    group = "[X-Fleet]\nInstances=2\nUpdateSettleSec=1s\n"
+    bad = "[Service]\nRestart=always\nExecStart=/bin/sh -c 'echo no disk; exit 3'\n"
+
+    def apply(service: str) -> tuple[int, str]:
+        (folder / "web@.service").write_text(service + group)
+        result = fleetctl("apply", "deploy")
+        return result.status, f"{result.stdout}{result.stderr}"
+
+    assert apply(SERVICE)[0] == 0
+    status, told = apply(bad)
+    assert (status, "no disk" in told, "web@.service: reverted" in told) == (1, True, True)
+    assert fleetctl("scale", "web@.service", "3").status == 0
+    status, told = apply(SERVICE)
+    assert (status, "2 instances: nothing restarts: this runs already" in told) == (0, True)
+    assert apply(SERVICE.replace("sleep inf", "other"))[0] == 0
+    history = [line.split() for line in fleetctl("rollout", "history", "web@").stdout.splitlines()]
+    assert [row[-1] for row in history] == ["done", "done", "reverted", "done"]
+    (folder / "web@.service").unlink()
+    (folder / "everywhere.service").write_text(UNITS["everywhere.service"])
+    assert fleetctl("apply", "deploy", "--prune", "--yes").status == 0
