@@ -45,7 +45,6 @@ from fleetd.scheduler.disruption import answer_to, judge_member
 from fleetd.scheduler.feasibility import (
     Candidate,
     accepts,
-    conflict,
     eviction_reason,
     meets_constraints,
     rejection,
@@ -252,14 +251,21 @@ def _is_needed(plan: UnitPlanBuilder, *, is_overdue: bool) -> bool:
 
 
 def _is_dispensable(proposal: Proposal, plan: UnitPlanBuilder, machine: str, *, is_overdue: bool) -> bool:
-    """True if a superseded allocation can be stopped: its replacement runs, or it conflicts with another unit here.
+    """True if a superseded allocation can be stopped: its replacement runs, or a unit placed here conflicts with it.
     After the handover time also if the replacement is starting, the machine leaves, or the oneshot has completed."""
-    if _is_replaced(plan) or conflict(_candidate(proposal, plan, machine)):
+    if _is_replaced(plan) or _is_in_the_way(proposal, plan, machine):
         return True
     state = plan.states.get(plan.assigned)
     begins = state is not None and state.runs and state.active != "deactivating" and not state.outdated
     is_left = plan.snapshot.effective[machine].evicts is not None
     return is_overdue and (begins or is_left or plan.completed == plan.generation)
+
+
+def _is_in_the_way(proposal: Proposal, plan: UnitPlanBuilder, machine: str) -> bool:
+    """True if a unit placed on this machine conflicts with the one that runs here beside it. One whose place is only
+    kept, while it stops elsewhere, is not here yet, and may never be."""
+    found = proposal.occupancy(machine).conflicting(plan.name, plan.requirements_on(machine))
+    return any(proposal.is_placed(other, machine) for other in found)
 
 
 def _is_replaced(plan: UnitPlanBuilder) -> bool:

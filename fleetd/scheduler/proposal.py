@@ -116,6 +116,11 @@ class Proposal:
         """The units placed on the machine, with the proposal."""
         return self._occupancies.get(machine) or self.snapshot.occupancy(machine)
 
+    def is_placed(self, name: str, machine: str) -> bool:
+        """True if the unit has a placement on the machine, withdrawn or not, with the proposal."""
+        plan = self.units.get(name)
+        return machine in (self.snapshot.placements.get(name, ()) if plan is None else plan.placements)
+
     def machines_with(self, name: str) -> Names:
         """The machines with the unit, or with instances of the template, of this name, with the proposal; perhaps
         others."""

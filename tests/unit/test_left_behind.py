@@ -3,7 +3,8 @@
 import pytest
 
 from fleetd.model.machine import MachineMode
-from fleetd.registry.records import STATES
+from fleetd.model.move import Move
+from fleetd.registry.records import MOVES, STATES
 from fleetd.scheduler.affected import Affected
 from tests.unit.cluster_builder import INACTIVE, LOADED, A, Cluster, after_partition, settled_cluster
 
@@ -68,6 +69,27 @@ def test_a_superseded_allocation_is_withdrawn_for_a_conflicting_unit():
     cluster.run_leader()
     assert cluster.assigned()["rival.service"] == "m1"
     cluster.run_leader()
+    assert cluster.placement_states(A) == {"m1": "withdrawn", "m2": "assigned"}
+
+
+def test_a_superseded_allocation_runs_on_while_a_conflicting_unit_only_has_its_place_kept_there():
+    cluster = after_partition()
+    cluster.machine("m3", only="m3")
+    cluster.unit("rival.service", "MachineMetadata=only=m3\nConflicts=a*")
+    cluster.run_leader()
+    cluster.run_agent("m3")
+    cluster.settings("m1", only="m3")
+    cluster.write(MOVES, ("rival.service",), Move("m1", origin="m3", force=True))
+    cluster.run_leader()
+    assert cluster.snapshot.decisions["rival.service"].target == "m1"
+    assert cluster.placement_states(A) == {"m1": "superseded", "m2": "assigned"}
+    cluster.changed = None
+    cluster.run_leader()
+    assert cluster.placement_states(A) == {"m1": "superseded", "m2": "assigned"}
+    for _ in range(4):
+        cluster.run_agent("m3")
+        cluster.run_leader()
+    assert cluster.placement_states("rival.service") == {"m1": "assigned"}
     assert cluster.placement_states(A) == {"m1": "withdrawn", "m2": "assigned"}
 
 
