@@ -197,7 +197,8 @@ class Rule2OrdersAlone(Checker):
 
 class Rule3OneCopyRuns(Checker):
     """Each unit that is not global has one process, except superseded ones: on machines that were absent when another
-    got the unit, on machines told that it is superseded, and units that a restored store does not know."""
+    got the unit or when it was given up there, on machines told that it is superseded, and units that a restored store
+    does not know."""
 
     def __init__(self, world: "World") -> None:
         super().__init__(world)
@@ -216,8 +217,12 @@ class Rule3OneCopyRuns(Checker):
                 for machine in self.world.machines.values():
                     if machine.id != path.names[0] and machine.id not in self.records.machines:
                         self.left_behind[machine.name, path.names[1]] = None
-            if path.kind is PLACEMENTS and event.item is not None and self._retires(path):
+            if path.kind is PLACEMENTS and (self._is_given_up(path, event) or self._retires(path)):
                 self._leave_behind(*path.names)
+
+    def _is_given_up(self, path: RecordKey, event: Event) -> bool:
+        """True if the machine is absent, and nothing is waited for there any more."""
+        return event.item is None and path.names[0] not in self.records.machines
 
     def _retires(self, path: RecordKey) -> bool:
         """True if the leader lets this superseded allocation run for a while."""
