@@ -247,7 +247,7 @@ class Operators:
             response = await self._ask(request)
             if response is not None and response.status == 200:
                 [result] = msgspec.json.decode(response.body, type=schema.Results).results
-                response = Response(result.code)
+                response = Response(result.code) if result.code < 500 else None  # it may be done nevertheless
             self._settle(name, before, after, response)
             self._say(f"{what} {name}: {response.status if response else 'no answer'}")
 

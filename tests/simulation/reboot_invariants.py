@@ -113,11 +113,17 @@ class RebootsKeepTheBudget(Checker):
             self.fail(f"{machine} is told to reboot with {name}, while {down} is unavailable")
 
     def _members(self) -> list[Key]:
+        """A global unit has its members on the machines that are registered or reboot."""
         return [
             (machine, name)
             for (machine, name), placement in self.records.placements.items()
             if placement.is_active and placement.target is TargetState.LAUNCHED and name in self.records.units
+            if self._is_there(machine) or not requirements_of(self.records.units[name].content, name).is_global
         ]
+
+    def _is_there(self, machine: str) -> bool:
+        reboot = self.records.reboots.get(machine)
+        return machine in self.records.machines or (reboot is not None and reboot.kept_until > 0)
 
     def _is_down(self, key: Key) -> bool:
         return now() - self._down_since_s.get(key, now()) > NEWS_S
