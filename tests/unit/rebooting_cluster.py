@@ -10,6 +10,8 @@ from fleetd.scheduler.reboot_policy import StoreHealth
 from tests.unit.cluster_builder import LAUNCHED, NOON
 from tests.unit.rolling_cluster import RollingCluster, text_of
 
+TEN_MINUTES_S = 600.0  # from the order until a machine counts as not back
+
 
 class RebootingCluster(RollingCluster):
     """`down` are the machines that are switched off, `boots` how often each has booted. Those that are `stuck` do not

@@ -24,6 +24,9 @@ def placed(
     return Placement("m1", NAME, text, target, generation, superseded)
 
 
+WITHDRAWN = placed(INACTIVE)
+
+
 def entry(target: TargetState = LAUNCHED, generation: int = 5, hash_: str = NEW_HASH, **more: Any) -> LedgerEntry:
     return LedgerEntry(generation, target, hash_, **more)
 

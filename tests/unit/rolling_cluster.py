@@ -13,6 +13,7 @@ from fleetd.scheduler.failover_delays import Now
 from tests.unit.cluster_builder import LAUNCHED, NOON, Cluster
 
 GROUP = "w@.service"
+MEMBERS = ("w@1.service", "w@2.service", "w@3.service")
 BAD = "bad"  # in the text of a content that does not become healthy
 
 
@@ -153,6 +154,11 @@ class RollingCluster(Cluster):
                 return
             self.wait(min(self.wakeups.values()) - self.clock_s)
         raise AssertionError(f"never at rest; the last plan was {plan}")
+
+
+def all_run(word: str) -> dict[str, str]:
+    """What `contents` returns when all members have the content of this word."""
+    return dict.fromkeys(("w@1", "w@2", "w@3"), word)
 
 
 def word_of(content: Content) -> str:

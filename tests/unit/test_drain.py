@@ -10,9 +10,7 @@ from fleetd.model.unit import Unit
 from fleetd.registry.records import PLACEMENTS, SETTINGS, STATES, UNITS
 from fleetd.scheduler.disruption import DisruptionBudget
 from tests.unit.cluster_builder import LAUNCHED, NOON
-from tests.unit.rolling_cluster import RollingCluster, rolling_group, text_of
-
-MEMBERS = ("w@1.service", "w@2.service", "w@3.service")
+from tests.unit.rolling_cluster import MEMBERS, RollingCluster, rolling_group, text_of
 
 
 def drain(cluster: RollingCluster, machine: str, **fields: object) -> None:

@@ -5,8 +5,7 @@ from fleetd.model.rollout import Action, Outcome, PastRollout
 from fleetd.model.unit import Unit
 from fleetd.registry.records import ROLLOUTS, SETTINGS, UNITS
 from tests.unit.cluster_builder import LAUNCHED
-from tests.unit.rolling_cluster import GROUP, rolling_group, text_of, word_of
-from tests.unit.test_rollout_controller import MEMBERS, all_run
+from tests.unit.rolling_cluster import GROUP, MEMBERS, all_run, rolling_group, text_of, word_of
 
 
 def test_a_member_that_moves_when_the_rollout_begins_has_its_own_former_content() -> None:

@@ -1,26 +1,24 @@
-"""plan_machine, plan_adoption and report: tables of inputs and results."""
+"""plan_machine: tables of placements, what systemd reports, and the actions that follow."""
 
 import msgspec
 import pytest
 
 from fleetd.model.content import Content
 from fleetd.model.placement import Placement
-from fleetd.model.unit import TargetState, UnitState
+from fleetd.model.unit import TargetState
 from fleetd.reconciler.actions import LedgerEntry, Record, Restarting, Start, Stop, Write
-from fleetd.reconciler.after_restore import is_orphan_still, plan_adoption
 from fleetd.reconciler.machine_plan import REPLACED, find_recorded, plan_machine
 from fleetd.reconciler.observed import Desired, LastRun, Observed, is_settled, needs_last_run
-from fleetd.reconciler.reported_state import report
 from tests.unit.reconcile_builder import (
     INACTIVE,
     LAUNCHED,
     LOADED,
     NAME,
     NEW,
-    NEW_HASH,
     OLD,
     OLD_HASH,
     STOPPED,
+    WITHDRAWN,
     entry,
     here,
     kinds,
@@ -28,7 +26,6 @@ from tests.unit.reconcile_builder import (
     plan,
 )
 
-WITHDRAWN = placed(INACTIVE)
 RAN = LastRun(invocation="1", result="success", oneshot=True)
 FORGOTTEN = LastRun(result="success", oneshot=True)
 
@@ -325,188 +322,6 @@ def test_failures_are_forgotten_once_the_placement_is_carried_out(
     placement: Placement | None, seen: Observed, settled: bool
 ) -> None:
     assert is_settled(placement, seen) is settled
-
-
-# After a restore.
-
-
-def test_a_placed_unit_is_adopted_with_the_restored_stores_generation() -> None:
-    seen = here("active", hash_=OLD_HASH, entry=entry(generation=90, hash_=OLD_HASH, completed=True))
-    adoption = plan_adoption({NAME: placed(LOADED, 3)}, {NAME: seen})
-    adopted = LedgerEntry(3, LAUNCHED, OLD_HASH, completed=True, adopted=True)
-    assert adoption.entries == {NAME: adopted}
-    assert adoption.orphans == ()
-    assert plan(placed(LOADED, 3), msgspec.structs.replace(seen, entry=adopted)) == []
-
-
-def test_a_restore_starts_no_placed_unit_that_is_not_here() -> None:
-    adoption = plan_adoption({NAME: placed(generation=3)}, {NAME: Observed()})
-    assert plan(placed(generation=3), Observed(entry=adoption.entries[NAME])) == []
-    assert kinds(plan(placed(generation=4), Observed(entry=adoption.entries[NAME]))) == ["Write", "Start"]
-
-
-@pytest.mark.parametrize(
-    "seen",
-    [
-        here("deactivating", job=True, entry=STOPPED),
-        here("deactivating", job=True, entry=entry(generation=90, stopped=True)),
-        here(entry=STOPPED),
-        here(entry=entry(generation=90, stopped=True)),
-        here("failed", entry=entry(generation=90, stopped=True)),
-    ],
-)
-def test_a_unit_being_stopped_at_a_restore_is_adopted_as_stopped(seen: Observed) -> None:
-    adopted = plan_adoption({NAME: placed(generation=3)}, {NAME: seen}).entries[NAME]
-    assert adopted == entry(LOADED, 3, adopted=True)
-    at_rest = here(entry=adopted)
-    assert plan(placed(generation=3), at_rest) == []
-    state = report(placed(generation=3), at_rest)
-    assert state is not None
-    assert "held as it was" in state.error
-
-
-@pytest.mark.parametrize(
-    "seen",
-    [
-        here("deactivating", entry=entry(generation=90)),  # it stops by itself
-        here("deactivating", job=True, entry=entry(generation=90, issued=False)),  # it is to start again
-        here("active", entry=entry(generation=90, stopped=True)),  # fleetd ended before systemd received the stop
-        here("inactive", entry=entry(generation=90)),
-        here("failed", entry=entry(generation=90)),
-    ],
-)
-def test_a_unit_not_being_stopped_at_a_restore_is_adopted_as_launched(seen: Observed) -> None:
-    adopted = plan_adoption({NAME: placed(generation=3)}, {NAME: seen}).entries[NAME]
-    assert adopted == entry(LAUNCHED, 3, adopted=True)
-
-
-@pytest.mark.parametrize("placement", [None, WITHDRAWN])
-def test_a_running_unit_that_the_restored_store_does_not_want_is_an_orphan(placement: Placement | None) -> None:
-    seen = here("active", entry=entry(generation=90))
-    adoption = plan_adoption({NAME: placement} if placement else {}, {NAME: seen})
-    assert adoption.orphans == (NAME,)
-    taken_over = msgspec.structs.replace(seen, entry=adoption.entries[NAME])
-    assert kinds(plan(placed(generation=4), taken_over)) == ["Record"], "its lost generation must not count"
-
-
-@pytest.mark.parametrize("seen", [here(), Observed(), here("active", hash_="")])
-def test_an_inactive_unit_or_one_not_ours_is_no_orphan(seen: Observed) -> None:
-    assert plan_adoption({}, {NAME: seen}).orphans == ()
-
-
-def test_generations_of_inactive_units_do_not_count_after_a_restore() -> None:
-    seen = here("inactive", entry=entry(generation=90))
-    taken_over = msgspec.structs.replace(seen, entry=plan_adoption({}, {NAME: seen}).entries[NAME])
-    assert kinds(plan(placed(generation=4), taken_over)) == ["Start"]
-
-
-def test_a_unit_of_the_machines_own_is_not_adopted_at_a_restore() -> None:
-    seen = Observed(load="loaded", active="active", refusal="it would shadow one of the system")
-    adoption = plan_adoption({NAME: placed(generation=3)}, {NAME: seen})
-    assert (adoption.entries, adoption.orphans) == ({}, ())
-
-
-@pytest.mark.parametrize("active", ["active", "inactive"])
-def test_a_unit_without_our_file_or_entry_is_neither_adopted_nor_stopped(active: str) -> None:
-    """An operator submitted a unit with the name of a mount of the machine, and fleet unmounted /tmp."""
-    seen = here(active, hash_="")
-    adoption = plan_adoption({NAME: placed(generation=3)}, {NAME: seen})
-    assert (adoption.entries, adoption.orphans) == ({}, ())
-    assert plan(WITHDRAWN, seen) == []
-
-
-def test_a_machines_own_unit_is_not_stopped_with_one_held_at_a_restore() -> None:
-    adopted = plan_adoption({NAME: placed(generation=3)}, {NAME: Observed()}).entries[NAME]
-    assert kinds(plan(WITHDRAWN, here("active", hash_="", entry=adopted))) == ["Remove"]
-
-
-def test_a_unit_whose_file_was_deleted_is_stopped_before_it_is_forgotten() -> None:
-    seen = here("active", hash_="", entry=entry())
-    [step] = plan(WITHDRAWN, seen)
-    assert isinstance(step, Stop)
-    assert kinds(plan(WITHDRAWN, here("active", hash_="", entry=step.entry))) == ["Stop"]
-
-
-def test_a_oneshot_completed_before_a_reboot_is_recorded_and_not_started() -> None:
-    placement = msgspec.structs.replace(placed(), completed=True)
-    done = entry(completed=True)
-    assert plan(placement, Observed()) == [
-        Write(NAME, "placed on this machine", Content(NEW)),
-        Record(NAME, "the oneshot has completed before", done),
-    ]
-
-
-def test_an_orphan_is_forgotten_when_it_stops_or_its_name_is_placed() -> None:
-    assert is_orphan_still(None, here("active"))
-    assert is_orphan_still(WITHDRAWN, here("active"))
-    assert not is_orphan_still(None, here("failed"))
-    assert not is_orphan_still(placed(), here("active"))
-
-
-# Reports.
-
-
-@pytest.mark.covers("6.3.4")
-def test_a_completed_action_is_reported_with_systemds_words() -> None:
-    seen = here("active", sub="running", entry=entry(completed=True))
-    expected = UnitState("loaded", "active", "running", NEW_HASH, LAUNCHED, 5, completed=True)
-    assert report(placed(generation=6), seen) == expected
-
-
-def test_a_unit_is_reported_gone_when_nothing_is_left_of_it() -> None:
-    gone = UnitState("not-found", "inactive", "dead", generation=5)
-    assert report(WITHDRAWN, Observed()) == gone
-    still_here = report(WITHDRAWN, here("deactivating", entry=STOPPED))
-    assert still_here is not None
-    assert (still_here.target, still_here.generation, still_here.hash) == (LOADED, 0, NEW_HASH)
-
-
-@pytest.mark.covers("6.3.5")
-def test_nothing_is_reported_without_a_unit_and_a_placement() -> None:
-    assert report(None, Observed()) is None
-    assert report(None, here("active", hash_="")) is None
-
-
-def test_a_refused_unit_is_reported_without_the_state_of_the_machines_own() -> None:
-    state = report(placed(), here("active", hash_="", refusal="it would shadow /lib/x"))
-    assert state == UnitState("not-found", "inactive", "dead", error="it would shadow /lib/x")
-
-
-@pytest.mark.covers("10.7.10")
-def test_a_refused_start_is_not_reported_as_carried_out() -> None:
-    state = report(placed(), here(entry=entry(issued=False)), error="refused")
-    assert state is not None
-    assert (state.target, state.generation, state.error) == (LOADED, 0, "refused")
-
-
-@pytest.mark.parametrize(
-    ("placement", "adopted", "said"),
-    [
-        (placed(LOADED), entry(adopted=True), True),
-        (placed(text=OLD), entry(adopted=True), True),
-        (placed(), entry(adopted=True), False),
-        (placed(generation=6, text=OLD), entry(adopted=True), False),
-        (placed(text=OLD), entry(), False),
-    ],
-)
-def test_a_unit_held_since_a_restore_reports_that_it_differs(
-    placement: Placement, adopted: LedgerEntry, said: bool
-) -> None:
-    state = report(placement, here("active", entry=adopted))
-    assert state is not None
-    assert ("held as it was" in state.error) is said
-    with_error = report(placement, here("active", entry=adopted), error="refused")
-    assert with_error is not None
-    assert with_error.error == "refused"
-
-
-def test_an_orphan_is_reported_with_the_remedy() -> None:
-    state = report(None, here("active", entry=entry(generation=0, adopted=True)), orphan=True)
-    assert state is not None
-    assert "submit a unit of this name" in state.error
-    failing = report(None, here("active", entry=entry()), orphan=True, error="refused")
-    assert failing is not None
-    assert failing.error == "refused"
 
 
 ASKED = msgspec.structs.replace(placed(), prove_after_s=0.0)
