@@ -15,10 +15,10 @@ from fleetd.model.admission import dropin_taken, own_unit, refuse_names
 from fleetd.model.content import Content
 from fleetd.model.job_result import CANCELED, NEVER_RAN, REFUSED
 from fleetd.model.placement import Placement
+from fleetd.model.requirements import requirements_of
 from fleetd.model.unit import TargetState
 from fleetd.model.unitfile import UnitFileError
 from fleetd.reconciler.observed import LastRun, Observed, needs_content, needs_last_run
-from fleetd.scheduler.snapshot import requirements_of
 from fleetd.systemd.protocol import ManagerUnavailable, Run, ServiceManager, ServiceManagerError, UnitStatus
 
 log = logging.getLogger(__name__)

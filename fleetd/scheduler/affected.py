@@ -4,24 +4,20 @@ Each function makes one change in a snapshot and returns what that affects. The 
 few: planning the affected units has to give what planning all of them gives.
 """
 
-from typing import TypeVar
-
 import msgspec
 
 from fleetd.model.cluster_settings import ClusterSettings
 from fleetd.model.constraints import Requirements
 from fleetd.model.machine import Machine, MachineSettings
 from fleetd.model.move import Move
-from fleetd.model.ordered import Names
+from fleetd.model.ordered import Names, set_or_delete
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.quota import Usage
 from fleetd.model.reboot import Reboot, RebootRequest
 from fleetd.model.rollout import Apply, Command, Rollout
 from fleetd.model.unit import Unit, UnitState
-from fleetd.scheduler.relations import restarted_along
+from fleetd.scheduler.relations import joined_with, restarted_along
 from fleetd.scheduler.snapshot import Snapshot
-
-T = TypeVar("T")
 
 
 class Affected(msgspec.Struct):
@@ -147,13 +143,13 @@ def set_rollout(snapshot: Snapshot, group: str, rollout: Rollout | None) -> Affe
 
 def set_command(snapshot: Snapshot, group: str, command: Command | None) -> Affected:
     """As set_rollout."""
-    _set(snapshot.commands, group, command)
+    set_or_delete(snapshot.commands, group, command)
     return Affected(dict(snapshot.rolling.get(group, {})))
 
 
 def set_apply(snapshot: Snapshot, rollout: str, apply: Apply | None) -> Affected:
     """Affects the units that waited for the request to be complete."""
-    _set(snapshot.applies, rollout, apply)
+    set_or_delete(snapshot.applies, rollout, apply)
     return Affected(dict(snapshot.units_of_rollout.get(rollout, {})))
 
 
@@ -161,13 +157,13 @@ def set_move(snapshot: Snapshot, name: str, move: Move | None) -> Affected:
     """Affects the unit, and those that move with it."""
     if not _has_suffix(name):
         return Affected()
-    _set(snapshot.moves, name, move)
-    return Affected({name: None} | snapshot.joined_with(name))
+    set_or_delete(snapshot.moves, name, move)
+    return Affected({name: None} | joined_with(snapshot, name))
 
 
 def set_reboot_request(snapshot: Snapshot, machine: str, request: RebootRequest | None) -> Affected:
     """Affects no unit before the machine has its turn."""
-    _set(snapshot.reboot_requests, machine, request)
+    set_or_delete(snapshot.reboot_requests, machine, request)
     return Affected()
 
 
@@ -263,14 +259,6 @@ def _is_superseded(snapshot: Snapshot, name: str) -> bool:
 def _session(snapshot: Snapshot, machine: str) -> str | None:
     record = snapshot.machines.get(machine)
     return record.session if record else None
-
-
-def _set(mapping: dict[str, T], key: str, value: T | None) -> None:
-    """Set the value under the key; None deletes it."""
-    if value is None:
-        mapping.pop(key, None)
-    else:
-        mapping[key] = value
 
 
 def _has_suffix(name: str) -> bool:

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from fleetd.model.machine import Machine
 from fleetd.model.placement import Placement
 from fleetd.model.reason import Rejection, RejectionKind
+from fleetd.model.requirements import requirements_of
 from fleetd.scheduler.effective_machine import EffectiveMachine
 from fleetd.scheduler.machine_index import MachineIndex
-from fleetd.scheduler.snapshot import requirements_of
 
 
 def predict_evictions(

@@ -5,7 +5,7 @@ import math
 
 import msgspec
 
-from fleetd.model.ordered import Names
+from fleetd.model.ordered import Names, reachable
 from fleetd.model.unit import TargetState
 from fleetd.scheduler.snapshot import MachineLoss, Snapshot
 
@@ -97,11 +97,9 @@ class FailoverDelays:
 
     def _bound_there(self, name: str, machine: str) -> Names:
         """The unit, and the units on the same machine that MachineOf= joins to it, directly or through others."""
-        group: Names = {name: None}
-        pending = [name]
-        while pending:
-            for other in self._snapshot.colocated_with(pending.pop()):
-                if other not in group and self._snapshot.assigned_machine(other) == machine:
-                    group[other] = None
-                    pending.append(other)
-        return group
+        snapshot = self._snapshot
+
+        def bound_to(each: str) -> list[str]:
+            return [other for other in snapshot.colocated_with(each) if snapshot.assigned_machine(other) == machine]
+
+        return reachable((name,), bound_to)

@@ -15,6 +15,7 @@ from fleetd.model.names import is_template
 from fleetd.model.placement import Placement
 from fleetd.model.quota import Usage
 from fleetd.model.reason import Eviction, Reason, Unavailability, WaitingForPeer, WaitingForStop
+from fleetd.model.requirements import requirements_of
 from fleetd.model.unit import Proof, TargetState, Unit, UnitState
 from fleetd.scheduler import affected as change
 from fleetd.scheduler.affected import Affected
@@ -23,7 +24,7 @@ from fleetd.scheduler.disruption import judge_member
 from fleetd.scheduler.failover_delays import NO_DELAYS, START, FailoverPolicy, Now
 from fleetd.scheduler.planner import CONTROLLERS, Controller, plan_cluster
 from fleetd.scheduler.proposal import RolloutPlan, SessionPlan, Write
-from fleetd.scheduler.snapshot import Snapshot, requirements_of
+from fleetd.scheduler.snapshot import Snapshot
 from fleetd.scheduler.unit_plan import UnitPlan
 
 _CONTROLLERS = tuple(controller for controller in CONTROLLERS if controller is not reboot)

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 import msgspec
 
 from fleetd.model.group import GroupOptions, group_of
-from fleetd.model.ordered import Names
+from fleetd.model.ordered import Names, reachable
 from fleetd.model.reason import BudgetWait
 from fleetd.model.rollout import Member, Phase, Rollout
 from fleetd.model.unit import TargetState, Unit
@@ -140,18 +140,12 @@ class JointSteps:
 
     def _find_cycle(self, unit: str, machine: str) -> Names:
         """The unit, and those that come after it on the machine while it comes after them."""
-        before = self._find_all_awaited(unit, machine)
-        return {unit: None} | {name: None for name in before if unit in self._find_all_awaited(name, machine)}
+        before = self._with_all_awaited(unit, machine)
+        return {unit: None} | {name: None for name in before if unit in self._with_all_awaited(name, machine)}
 
-    def _find_all_awaited(self, unit: str, machine: str) -> Names:
-        """The units that the unit waits for on the machine, directly or through others."""
-        found: Names = {}
-        pending = [unit]
-        while pending:
-            new = [name for name in self._awaited(pending.pop(), machine) if name not in found]
-            found |= dict.fromkeys(new)
-            pending += new
-        return found
+    def _with_all_awaited(self, unit: str, machine: str) -> Names:
+        """The unit, and those that it waits for on the machine, directly or through others."""
+        return reachable((unit,), lambda name: self._awaited(name, machine))
 
     def _awaited(self, unit: str, machine: str) -> list[str]:
         """The units of other groups of the same request that are to be changed before this one on the machine."""

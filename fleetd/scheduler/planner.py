@@ -22,7 +22,7 @@ from fleetd.scheduler.decisions import finish
 from fleetd.scheduler.failover_delays import NO_DELAYS, START, FailoverPolicy, Now
 from fleetd.scheduler.proposal import Proposal, Write
 from fleetd.scheduler.reboot_policy import ONE_AT_A_TIME, RebootPolicy
-from fleetd.scheduler.relations import rolling_with
+from fleetd.scheduler.relations import rolling_with, to_be_moved, with_colocated
 from fleetd.scheduler.snapshot import Snapshot
 from fleetd.scheduler.unit_plan import UnitPlan
 
@@ -98,8 +98,8 @@ def _scopes(snapshot: Snapshot, affected: Affected | None) -> dict[str, Names | 
             scopes[name] = None
         else:
             scope[machine] = None
-    names = snapshot.with_colocated(scopes)
-    together = snapshot.to_be_moved()
+    names = with_colocated(snapshot, scopes)
+    together = to_be_moved(snapshot)
     together |= rolling_with(snapshot, [*names, *together])  # last: a rollout is planned with all of its units, or not
     return {name: None if name in together else scopes.get(name) for name in sorted({*names, *together})}
 

@@ -11,6 +11,7 @@ from fleetd.model.placement import Placement
 from fleetd.model.quota import Usage
 from fleetd.model.reason import Eviction, WaitingForStop, without_eviction
 from fleetd.model.reboot import Reboot, RebootRequest
+from fleetd.model.requirements import requirements_of
 from fleetd.model.rollout import Rollout
 from fleetd.model.unit import TargetState
 from fleetd.scheduler.actions import (
@@ -29,7 +30,7 @@ from fleetd.scheduler.disruption import DisruptionBudget
 from fleetd.scheduler.failover_delays import NO_DELAYS, START, FailoverDelays, FailoverPolicy, Now
 from fleetd.scheduler.occupancy import Occupancy
 from fleetd.scheduler.reboot_policy import ONE_AT_A_TIME, RebootPolicy
-from fleetd.scheduler.snapshot import Snapshot, requirements_of
+from fleetd.scheduler.snapshot import Snapshot
 from fleetd.scheduler.unit_plan import UnitPlan, UnitPlanBuilder
 
 

@@ -1,21 +1,43 @@
-"""How units are related beyond placement: which are restarted along with which, and which rollouts wait for others."""
+"""How units are related: by MachineOf=, by being restarted along with others, by rollouts that wait for each other."""
 
 from collections.abc import Iterable
+from functools import partial
 
 from fleetd.model.group import group_of
-from fleetd.model.ordered import Names
-from fleetd.scheduler.snapshot import Snapshot, requirements_of
+from fleetd.model.ordered import Names, reachable
+from fleetd.model.requirements import requirements_of
+from fleetd.scheduler.snapshot import Snapshot
+
+
+def joined_with(snapshot: Snapshot, name: str) -> Names:
+    """The unit, and those that MachineOf= joins to it, directly or through others."""
+    return reachable((name,), snapshot.colocated_with)
+
+
+def to_be_moved(snapshot: Snapshot) -> Names:
+    """The units that operators have moved, and those that go with them: whether they may move depends on others."""
+    return {each: None for name in snapshot.moves for each in joined_with(snapshot, name)}
+
+
+def with_colocated(snapshot: Snapshot, names: Iterable[str]) -> list[str]:
+    """These units; the unplaced ones, and those on absent machines, that MachineOf= joins to them, directly or through
+    others; and the templates of sockets among them. In order."""
+    needs_machine = partial(_needs_machine, snapshot)
+    found = reachable(names, lambda name: filter(needs_machine, snapshot.colocated_with(name)))
+    templates = (snapshot.requirements(name).template for name in found if name in snapshot.units)
+    return sorted(found | dict.fromkeys(filter(None, templates)))
+
+
+def _needs_machine(snapshot: Snapshot, name: str) -> bool:
+    assigned = snapshot.assigned_machine(name)
+    return name in snapshot.unplaced or (assigned != "" and assigned not in snapshot.machines)
 
 
 def restarted_along(snapshot: Snapshot, name: str, machine: str) -> Names:
     """The other units on the machine that are restarted when this one is, directly or with another one of them: by
     systemd, or, with a socket, by the agent."""
-    found: Names = {}
-    pending = [name]
-    while pending:
-        along = {other: None for other in _restarted_with(snapshot, pending.pop(), machine) if other != name}
-        pending += [other for other in along if other not in found]
-        found |= along
+    found = reachable((name,), lambda each: _restarted_with(snapshot, each, machine))
+    del found[name]
     return found
 
 
@@ -31,20 +53,19 @@ def _restarted_with(snapshot: Snapshot, name: str, machine: str) -> Iterable[str
 def restarted_before(snapshot: Snapshot, name: str, machine: str) -> Names:
     """The units placed on the machine with which this one, placed there too, is restarted, directly or through
     others."""
-    found: Names = {}
-    pending = [name]
-    while pending:
-        each = pending.pop()
-        placement = snapshot.placements.get(each, {}).get(machine)
-        if placement is not None:
-            socket = f"{each.removesuffix('.service')}.socket"
-            socket_order = snapshot.placements.get(socket, {}).get(machine)
-            is_served = socket_order is not None and requirements_of(socket_order.content, socket).restarts == each
-            others = (*requirements_of(placement.content, each).restarts_with, *((socket,) if is_served else ()))
-            new = [other for other in others if other not in found]
-            found |= dict.fromkeys(new)
-            pending += new
+    found = reachable((name,), lambda each: _restarted_directly_before(snapshot, each, machine))
     return {other: None for other in found if other != name and machine in snapshot.placements.get(other, {})}
+
+
+def _restarted_directly_before(snapshot: Snapshot, name: str, machine: str) -> tuple[str, ...]:
+    """What this unit is restarted with directly; nothing if it is not placed on the machine."""
+    placement = snapshot.placements.get(name, {}).get(machine)
+    if placement is None:
+        return ()
+    socket = f"{name.removesuffix('.service')}.socket"
+    order = snapshot.placements.get(socket, {}).get(machine)
+    is_served = order is not None and requirements_of(order.content, socket).restarts == name
+    return (*requirements_of(placement.content, name).restarts_with, *((socket,) if is_served else ()))
 
 
 def rolling_with(snapshot: Snapshot, names: Iterable[str]) -> Names:
@@ -57,9 +78,8 @@ def rolling_with(snapshot: Snapshot, names: Iterable[str]) -> Names:
 
 def _related_groups(snapshot: Snapshot, groups: list[str]) -> Names:
     """These groups, and those under way that are related to them, directly or through others."""
-    found = dict.fromkeys(groups)
-    if not found or len(snapshot.under_way) == 1:
-        return found
+    if not groups or len(snapshot.under_way) == 1:
+        return dict.fromkeys(groups)
     edges: dict[str, Names] = {}
     for group in snapshot.under_way:
         for name in snapshot.rolling.get(group, ()):
@@ -67,9 +87,4 @@ def _related_groups(snapshot: Snapshot, groups: list[str]) -> Names:
                 if other != group and other in snapshot.under_way:
                     edges.setdefault(group, {})[other] = None
                     edges.setdefault(other, {})[group] = None
-    pending = list(found)
-    while pending:
-        new = [group for group in edges.get(pending.pop(), ()) if group not in found and snapshot.is_rolling(group)]
-        found |= dict.fromkeys(new)
-        pending += new
-    return found
+    return reachable(groups, lambda group: filter(snapshot.is_rolling, edges.get(group, ())))

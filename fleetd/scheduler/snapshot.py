@@ -4,27 +4,24 @@ affected.py updates it record by record and says which units each update affects
 units. A plan only reads it: what it changes is laid over it in a Proposal.
 """
 
-from collections.abc import Iterable, Mapping, MutableMapping
-from functools import lru_cache
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import msgspec
 
 from fleetd.model.cluster_settings import ClusterSettings
-from fleetd.model.constraints import Requirements, find_earlier, parse_requirements
-from fleetd.model.content import Content
-from fleetd.model.group import GroupOptions, group_of, parse_group_options
+from fleetd.model.constraints import Requirements
+from fleetd.model.group import GroupOptions, group_of
 from fleetd.model.machine import DrainRequest, Machine, MachineSettings
 from fleetd.model.move import Move
-from fleetd.model.names import is_template, parse_name, template_of
-from fleetd.model.ordered import Names, Ordered
+from fleetd.model.names import is_template, template_of
+from fleetd.model.ordered import Names, Ordered, mark, set_or_delete
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.quota import Usage, size_of
 from fleetd.model.reboot import Reboot, RebootRequest
+from fleetd.model.requirements import earlier_units, group_options_of, placed_requirements
 from fleetd.model.rollout import Apply, Command, Phase, Rollout
 from fleetd.model.unit import TargetState, Unit, UnitState
-from fleetd.model.unit_option import UnitOption
-from fleetd.model.unitfile import UnitFileError
 from fleetd.scheduler.allocation_state import Presence
 from fleetd.scheduler.effective_machine import EffectiveMachine, drain_of, effective_machine
 from fleetd.scheduler.machine_index import MachineIndex
@@ -43,43 +40,6 @@ class MachineLoss(msgspec.Struct, frozen=True):
     alive: float = 0.0
 
 
-@lru_cache(maxsize=8)  # instances follow each other, and most of them have the content of their template
-def _options_of(content: Content) -> tuple[UnitOption, ...]:
-    return content.options()
-
-
-@lru_cache(maxsize=32768)
-def requirements_of(content: Content, name: str) -> Requirements:
-    """The requirements of a unit of this content and name. What does not parse has none: systemd will refuse it."""
-    try:
-        asked = parse_requirements(_options_of(content), parse_name(name))
-    except UnitFileError:
-        return Requirements()
-    return _share(msgspec.structs.replace(asked, has_dropins=True) if content.dropins else asked)
-
-
-def _find_earlier(content: Content, name: str) -> tuple[str, ...]:
-    try:
-        return find_earlier(_options_of(content), parse_name(name), requirements_of(content, name))
-    except UnitFileError:
-        return ()
-
-
-@lru_cache(maxsize=1024)
-def _share(requirements: Requirements) -> Requirements:
-    """These requirements, as one object for all units that have them: units of one kind name the same others."""
-    return requirements
-
-
-@lru_cache(maxsize=256)
-def _group_options_of(content: Content) -> GroupOptions:
-    """The group options in this content."""
-    try:
-        return parse_group_options(_options_of(content))
-    except UnitFileError:
-        return GroupOptions()
-
-
 def is_later(unit: Unit, rollout: Rollout) -> bool:
     """True if the unit was changed by a request that is later than the rollout."""
     return unit.generation > rollout.generation and unit.rollout != rollout.id
@@ -88,11 +48,6 @@ def is_later(unit: Unit, rollout: Rollout) -> bool:
 def _is_unfinished(rollout: Rollout) -> bool:
     """True for a rollout that is not over, or that is done but for absent members."""
     return not rollout.is_over or (rollout.phase is Phase.DONE and rollout.former != ())
-
-
-def _placed_requirements(content: Content, name: str) -> Requirements:
-    """The requirements that count on the unit's machine. A template has none: it is placed where its sockets are."""
-    return Requirements() if is_template(name) else requirements_of(content, name)
 
 
 class Snapshot:
@@ -196,7 +151,7 @@ class Snapshot:
     def group_options(self, group: str) -> GroupOptions:
         """How the units of a group are changed, as its template says, or the first of them if there is none."""
         unit = next(filter(None, map(self.units.get, (group, *self.group_units(group)[:1]))), None)
-        return _group_options_of(unit.content) if unit else GroupOptions()
+        return group_options_of(unit.content) if unit else GroupOptions()
 
     def assigned_machine(self, name: str) -> str:
         """The machine that the unit is assigned to, or ''."""
@@ -216,23 +171,11 @@ class Snapshot:
         """The units that name this one in MachineOf=."""
         return self._followers.get(name, {})
 
-    def with_colocated(self, names: Iterable[str]) -> list[str]:
-        """These units; the unplaced ones, and those on absent machines, that MachineOf= joins to them, directly or
-        through others; and the templates of sockets among them. In order."""
-        found = dict.fromkeys(names)
-        pending = list(found)
-        while pending:
-            companions = [other for other in self.colocated_with(pending.pop()) if self._needs_machine(other)]
-            pending += [other for other in companions if other not in found]
-            found |= dict.fromkeys(companions)
-        templates = (self.requirements(name).template for name in list(found) if name in self.units)
-        return sorted(found | dict.fromkeys(filter(None, templates)))
-
     def comes_after(self, name: str) -> tuple[str, ...]:
         """The units that are to be changed before this one where they are on its machine (find_earlier)."""
         found = self._earlier.get(name)
         if found is None:
-            found = self._earlier[name] = _find_earlier(self.units[name].content, name)
+            found = self._earlier[name] = earlier_units(self.units[name].content, name)
         return found
 
     def drain_request(self, machine: str) -> DrainRequest | None:
@@ -248,20 +191,6 @@ class Snapshot:
                 found += [(name, machine) for name in reboot.awaited if machine in self.placements.get(name, ())]
         return found
 
-    def joined_with(self, name: str) -> Names:
-        """The unit, and those that MachineOf= joins to it, directly or through others."""
-        found = {name: None}
-        pending = [name]
-        while pending:
-            others = [other for other in self.colocated_with(pending.pop()) if other not in found]
-            found |= dict.fromkeys(others)
-            pending += others
-        return found
-
-    def to_be_moved(self) -> Names:
-        """The units that operators have moved, and those that go with them: whether they may move depends on others."""
-        return {each: None for name in self.moves for each in self.joined_with(name)}
-
     def is_rolling(self, group: str) -> bool:
         """True if the group has a rollout that is not over, or that is done but for absent members, or is to have
         one."""
@@ -275,10 +204,6 @@ class Snapshot:
     def is_restored_since(self, rollout: Rollout) -> bool:
         """True if the store was restored since the rollout was written: what it was doing may lie hours back."""
         return rollout.revision < self.restored_at
-
-    def _needs_machine(self, name: str) -> bool:
-        assigned = self.assigned_machine(name)
-        return name in self.unplaced or (assigned != "" and assigned not in self.machines)
 
     def occupancy(self, machine: str) -> Occupancy:
         """The units placed on this machine."""
@@ -362,10 +287,10 @@ class Snapshot:
             self._index_rollout(former, belongs=False)
         template = template_of(name)
         if template and template != name:
-            _mark(self._instances.setdefault(template, {}), name, unit is not None)
+            mark(self._instances.setdefault(template, {}), name, unit is not None)
         self.text_bytes += size_of(unit.content if unit else None) - size_of(former.content if former else None)
-        _set(self.units, name, unit)
-        _set(self._requirements, name, _placed_requirements(unit.content, name) if unit else None)
+        set_or_delete(self.units, name, unit)
+        set_or_delete(self._requirements, name, placed_requirements(unit.content, name) if unit else None)
         if unit is not None:
             self._index_requirements(name, belongs=True)
             self._index_rollout(unit, belongs=True)
@@ -378,63 +303,63 @@ class Snapshot:
         """Set the placement of a unit on a machine."""
         placement = _with_content_of(placement, self.units.get(name))
         _set_by_machine(self.placements, name, machine, placement)
-        _mark(self.placed_on.setdefault(machine, {}), name, placement is not None)
+        mark(self.placed_on.setdefault(machine, {}), name, placement is not None)
         self._refresh_session(machine)
-        _mark(self.superseded, (machine, name), placement is not None and placement.superseded)
+        mark(self.superseded, (machine, name), placement is not None and placement.superseded)
         self._refresh_occupant(machine, name)
         self._refresh_unplaced(name)
 
     def set_state(self, machine: str, name: str, state: UnitState | None) -> None:
         """Set what a machine reports of a unit."""
         _set_by_machine(self.states, name, machine, state)
-        _mark(self.reported_by.setdefault(machine, {}), name, state is not None)
+        mark(self.reported_by.setdefault(machine, {}), name, state is not None)
 
     def set_decision(self, name: str, decision: Decision | None) -> None:
         """Set the decision about a unit. Its place on the machine that it moves to is kept."""
         former = self.decisions.get(name)
-        _set(self.decisions, name, decision)
-        _mark(self.moving, name, decision is not None and decision.target != "")
+        set_or_delete(self.decisions, name, decision)
+        mark(self.moving, name, decision is not None and decision.target != "")
         for machine in {each.target: None for each in (former, decision) if each is not None and each.target}:
             self._refresh_occupant(machine, name)
-        _mark(self.rejected, name, decision is not None and bool(decision.rejections))
+        mark(self.rejected, name, decision is not None and bool(decision.rejections))
 
     def set_machine(self, machine: str, record: Machine | None) -> None:
         """Set a registered machine."""
-        _set(self.machines, machine, record)
-        _mark(self.needing_reboot, machine, record is not None and record.reboot_required != "")
+        set_or_delete(self.machines, machine, record)
+        mark(self.needing_reboot, machine, record is not None and record.reboot_required != "")
         self._refresh_session(machine)
         self._refresh_effective(machine)
 
     def set_settings(self, machine: str, settings: MachineSettings | None) -> None:
         """Set the settings of a machine."""
-        _set(self.settings, machine, settings)
-        _mark(self.draining, machine, self.drain_request(machine) is not None)
+        set_or_delete(self.settings, machine, settings)
+        mark(self.draining, machine, self.drain_request(machine) is not None)
         self._refresh_effective(machine)
 
     def set_reboot(self, machine: str, reboot: Reboot | None) -> None:
         """Set the reboot of a machine."""
-        _set(self.reboots, machine, reboot)
-        _mark(self.draining, machine, self.drain_request(machine) is not None)
+        set_or_delete(self.reboots, machine, reboot)
+        mark(self.draining, machine, self.drain_request(machine) is not None)
         self._refresh_effective(machine)
 
     def set_session(self, machine: str, session: str | None) -> None:
         """Set the session of a machine that was planned for."""
-        _set(self.synced, machine, session)
+        set_or_delete(self.synced, machine, session)
         self._refresh_session(machine)
 
     def _index_requirements(self, name: str, *, belongs: bool) -> None:
         """Have the unit in the indexes by what it requires, or not."""
         requirements = self._requirements[name]
         for peer in requirements.machine_of:
-            _mark(self._followers.setdefault(peer, {}), name, belongs)
+            mark(self._followers.setdefault(peer, {}), name, belongs)
         if requirements.template:
-            _mark(self._sockets.setdefault(requirements.template, {}), name, belongs)
-        _mark(self.global_units, name, belongs and requirements.is_global)
+            mark(self._sockets.setdefault(requirements.template, {}), name, belongs)
+        mark(self.global_units, name, belongs and requirements.is_global)
 
     def set_rollout(self, group: str, rollout: Rollout | None) -> None:
         """Set the rollout of a group."""
-        _set(self.rollouts, group, rollout)
-        _mark(self.under_way, group, self.is_rolling(group))
+        set_or_delete(self.rollouts, group, rollout)
+        mark(self.under_way, group, self.is_rolling(group))
         if not self.under_way:
             self._earlier.clear()
 
@@ -442,8 +367,8 @@ class Snapshot:
         self._earlier.pop(unit.name, None)
         if unit.rollout:
             group = group_of(unit.name)
-            _mark(self.rolling.setdefault(group, {}), unit.name, belongs)
-            _mark(self.units_of_rollout.setdefault(unit.rollout, {}), unit.name, belongs)
+            mark(self.rolling.setdefault(group, {}), unit.name, belongs)
+            mark(self.units_of_rollout.setdefault(unit.rollout, {}), unit.name, belongs)
             rollout = self.rollouts.get(group)
             if belongs and (rollout is None or _is_unfinished(rollout) or is_later(unit, rollout)):
                 self.under_way[group] = None
@@ -455,39 +380,39 @@ class Snapshot:
         self._count_restarted_with(name, occupancy.units.get(name), -1)
         occupancy.discard(name)
         if placement is not None and placement.occupies:
-            occupancy.add(name, _placed_requirements(placement.content, name), staying=placement.is_active)
+            occupancy.add(name, placed_requirements(placement.content, name), staying=placement.is_active)
         elif decision is not None and decision.target == machine and name in self.units:
             occupancy.add(name, self.requirements(name), staying=True)
         self._count_restarted_with(name, occupancy.units.get(name), 1)
-        _mark(self.with_replacers, machine, bool(occupancy.replaces))
+        mark(self.with_replacers, machine, bool(occupancy.replaces))
         template = template_of(name)
         if template:
-            _mark(self._machines_with.setdefault(template, {}), machine, template in occupancy.templates)
+            mark(self._machines_with.setdefault(template, {}), machine, template in occupancy.templates)
 
     def _count_restarted_with(self, name: str, requirements: Requirements | None, difference: int) -> None:
         if requirements is None:
             return
         for other in (*requirements.restarts_with, *((name,) if requirements.restarts else ())):
             count = self.restarting_others.get(other, 0) + difference
-            _set(self.restarting_others, other, count or None)
+            set_or_delete(self.restarting_others, other, count or None)
 
     def _refresh_session(self, machine: str) -> None:
         record = self.machines.get(machine)
         is_known = bool(self.placed_on.get(machine)) or machine in self.synced
-        _mark(self._gone, machine, record is None and is_known)
+        mark(self._gone, machine, record is None and is_known)
         session = record.session if record else ""
-        _mark(self._unsynced, machine, session not in ("", self.synced.get(machine)))
+        mark(self._unsynced, machine, session not in ("", self.synced.get(machine)))
 
     def _refresh_effective(self, machine: str) -> None:
         record = self.machines.get(machine)
         settings, reboot = self.settings.get(machine), self.reboots.get(machine)
-        _set(self.effective, machine, effective_machine(record, settings, reboot) if record else None)
+        set_or_delete(self.effective, machine, effective_machine(record, settings, reboot) if record else None)
         self._machine_index = None
 
     def _refresh_unplaced(self, name: str) -> None:
         is_alone = name not in self.global_units and not is_template(name)  # others are on many machines
         unplaced = is_alone and self.is_wanted(name) and not self.assigned_machine(name)
-        _mark(self.unplaced, name, unplaced)
+        mark(self.unplaced, name, unplaced)
 
 
 def _with_content_of(record: R, other: Unit | Placement | None) -> R:
@@ -510,25 +435,9 @@ def _copy(value: Any) -> Any:
     return twin
 
 
-def _set(mapping: MutableMapping[Any, Any], key: Any, value: Any) -> None:
-    """Set the value under the key; None deletes it."""
-    if value is None:
-        mapping.pop(key, None)
-    else:
-        mapping[key] = value
-
-
 def _set_by_machine(index: dict[str, dict[str, Any]], name: str, machine: str, value: Any) -> None:
     """Set a unit's value for a machine; None deletes it."""
     at = index.setdefault(name, Ordered())
-    _set(at, machine, value)
+    set_or_delete(at, machine, value)
     if not at:
         del index[name]
-
-
-def _mark(names: dict[Any, None], name: Any, belongs: bool) -> None:
-    """Add the name to the ordered set, or remove it."""
-    if belongs:
-        names[name] = None
-    else:
-        names.pop(name, None)

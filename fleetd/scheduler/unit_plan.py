@@ -13,9 +13,10 @@ from fleetd.model.names import is_template
 from fleetd.model.ordered import Names
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.reason import MOVED, Eviction, Hold, PeerWait, Reason, Rejection
+from fleetd.model.requirements import requirements_of
 from fleetd.model.unit import TargetState, Unit, UnitState
 from fleetd.scheduler.allocation_state import AllocationState, classify
-from fleetd.scheduler.snapshot import Snapshot, requirements_of
+from fleetd.scheduler.snapshot import Snapshot
 
 _NOTHING = Requirements()
 # Shared by all plans, most of which change nothing: one that does gets mappings of its own before.

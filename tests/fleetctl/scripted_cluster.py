@@ -25,12 +25,12 @@ from fleetd.model.group import group_of
 from fleetd.model.machine import Capability, Machine, MachineSettings
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.reason import BEST, INFEASIBLE, Reason, Rejection, RejectionCount, RejectionKind
+from fleetd.model.requirements import requirements_of
 from fleetd.model.rollout import Phase, Rollout
 from fleetd.model.unit import TargetState, Unit, UnitState
 from fleetd.model.unitfile import UnitFile
 from fleetd.registry.records import DECISIONS, MACHINES, ROLLOUTS, STATES, UNITS, Kind, Names, Record
 from fleetd.registry.registry import Registry
-from fleetd.scheduler.snapshot import requirements_of
 from fleetd.store.embedded import EmbeddedStore, inline
 from fleetd.store.protocol import Comparison, Conflict, Delete, Operation
 from tests.actors import ADMIN

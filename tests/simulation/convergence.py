@@ -29,11 +29,11 @@ from fleetd.model.reason import (
     without_eviction,
 )
 from fleetd.model.reboot import RebootFailure, RebootPhase
+from fleetd.model.requirements import requirements_of
 from fleetd.model.rollout import Phase
 from fleetd.model.unit import TargetState, Unit
 from fleetd.registry.records import APPLIES
 from fleetd.scheduler.effective_machine import drain_of
-from fleetd.scheduler.snapshot import requirements_of
 from tests.simulation.world import World
 
 CONVERGENCE_S = 300.0  # a hanging stop takes 90 s, a failed action is retried after 60 s, a boot takes 15 s

@@ -7,11 +7,11 @@ from fleetd.model.group import GroupOptions, group_of, parse_group_options
 from fleetd.model.names import matches_glob
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.reason import RejectionKind, WaitingForStop
+from fleetd.model.requirements import requirements_of
 from fleetd.model.unit import TargetState
 from fleetd.registry.records import PLACEMENTS, STATES, RecordKey
 from fleetd.scheduler.disruption import answer_to
 from fleetd.scheduler.effective_machine import drain_of
-from fleetd.scheduler.snapshot import requirements_of
 from fleetd.store.protocol import Event
 from tests.simulation.checker import Checker, Key, now
 from tests.simulation.handover_invariants import runs_on

@@ -6,7 +6,8 @@ The same seed gives the same list. actions.py carries them out.
 from collections.abc import Callable
 from random import Random
 
-import tests.simulation.reboot_actions  # noqa: F401 (adds verbs)
+import tests.simulation.reboot_actions
+import tests.simulation.systemd_actions  # noqa: F401 (adds verbs)
 from tests.simulation.actions import Action
 from tests.simulation.units import EDITIONS, ROLLED_UNITS, UNITS
 

@@ -14,10 +14,10 @@ from fleetd.config.cluster_settings import failover_policy
 from fleetd.model.machine import MachineMode
 from fleetd.model.names import is_reserved, matches_glob
 from fleetd.model.placement import Placement
+from fleetd.model.requirements import requirements_of
 from fleetd.model.unit import TargetState, Unit
 from fleetd.registry.records import DECISIONS, LEADER, MACHINES, PLACEMENTS, SETTINGS, STATES, SYNCED, UNITS, RecordKey
 from fleetd.scheduler.failover_delays import FailoverPolicy
-from fleetd.scheduler.snapshot import requirements_of
 from fleetd.store.protocol import Comparison, CreatedAt, Event, HasValue, Operation, Put, Unchanged
 from tests.simulation.checker import Checker, Key, now
 from tests.simulation.drain_invariants import DrainsKeepTheBudget, KeptPlacesAreKept

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 from fleetd.model.names import is_template, matches_glob
 from fleetd.model.placement import Placement
 from fleetd.model.reason import KEPT
+from fleetd.model.requirements import requirements_of
 from fleetd.registry.records import PLACEMENTS, SETTINGS, RecordKey
-from fleetd.scheduler.snapshot import requirements_of
 from fleetd.store.protocol import Event
 from tests.simulation.checker import Checker, Key, now
 

@@ -9,11 +9,11 @@ from fleetd.model.names import is_template
 from fleetd.model.placement import Placement
 from fleetd.model.reason import KEPT
 from fleetd.model.reboot import RETURN_WITHIN_S, Reboot, RebootPhase
+from fleetd.model.requirements import requirements_of
 from fleetd.model.unit import TargetState
 from fleetd.registry.records import CLUSTER_SETTINGS, PLACEMENTS, REBOOTS, RecordKey
 from fleetd.scheduler.disruption import judge_member
 from fleetd.scheduler.reboot_policy import ONE_AT_A_TIME
-from fleetd.scheduler.snapshot import requirements_of
 from fleetd.store.protocol import Event
 from tests.simulation.checker import Checker, Key, now
 

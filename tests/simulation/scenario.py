@@ -17,7 +17,8 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 import tests.simulation.expectations
-import tests.simulation.reboot_actions  # noqa: F401 (adds verbs)
+import tests.simulation.reboot_actions
+import tests.simulation.systemd_actions  # noqa: F401 (adds verbs)
 from tests.simulation.actions import VERBS, Action
 
 Offers = dict[str, dict[str, str]]

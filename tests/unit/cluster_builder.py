@@ -18,6 +18,7 @@ from fleetd.model.placement import Decision, Placement
 from fleetd.model.quota import Usage
 from fleetd.model.reason import BEST, render, render_rejection
 from fleetd.model.reboot import Reboot, RebootRequest
+from fleetd.model.requirements import requirements_of
 from fleetd.model.rollout import Rollout
 from fleetd.model.unit import TargetState, Unit, UnitState
 from fleetd.registry.records import (
@@ -43,7 +44,7 @@ from fleetd.scheduler.failover_delays import FailoverPolicy, Now
 from fleetd.scheduler.planner import Plan, plan_cluster
 from fleetd.scheduler.proposal import RebootPlan, RolloutPlan, SessionPlan
 from fleetd.scheduler.reboot_policy import ONE_AT_A_TIME
-from fleetd.scheduler.snapshot import MachineLoss, Snapshot, requirements_of
+from fleetd.scheduler.snapshot import MachineLoss, Snapshot
 from fleetd.scheduler.unit_plan import UnitPlan
 
 LAUNCHED, LOADED, INACTIVE = TargetState.LAUNCHED, TargetState.LOADED, TargetState.INACTIVE

@@ -9,10 +9,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from fleetd.model.machine import MachineMode
 from fleetd.model.names import matches_glob
 from fleetd.model.reason import COMPLETED, WaitingForPeer, WaitingForRoom, WaitingForStop, without_eviction
+from fleetd.model.requirements import requirements_of
 from fleetd.scheduler.affected import Affected
 from fleetd.scheduler.feasibility import Candidate, rejection
 from fleetd.scheduler.proposal import Proposal
-from fleetd.scheduler.snapshot import requirements_of
 from tests.examples import examples
 from tests.unit.cluster_builder import INACTIVE, LAUNCHED, LOADED, Cluster, conflict
 

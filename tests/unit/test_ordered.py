@@ -1,10 +1,10 @@
-"""Ordered: sorted after each write, so that readers in several threads never change it."""
+"""Ordered: sorted after each write, so that readers in several threads never change it; and what is reachable."""
 
 from itertools import permutations
 
 import pytest
 
-from fleetd.model.ordered import Ordered
+from fleetd.model.ordered import Ordered, reachable
 
 
 @pytest.mark.parametrize("keys", list(permutations("abcd")))
@@ -25,3 +25,9 @@ def test_replaced_and_removed_keys_leave_the_others_in_order() -> None:
     ordered.pop("c")
     ordered["c"] = 3
     assert list(ordered.items()) == [("a", 1), ("b", 2), ("c", 3), ("d", 1)]
+
+
+def test_reachable_are_the_names_and_their_neighbours_directly_or_through_others() -> None:
+    neighbours = {"a": "bc", "b": "a", "c": "d", "e": "a"}
+    found = reachable("a", lambda name: neighbours.get(name, ""))
+    assert list(found) == ["a", "b", "c", "d"]

@@ -19,6 +19,7 @@ from fleetd.registry.records import DECISIONS, LEADER, MACHINES, PLACEMENTS, SET
 from fleetd.registry.snapshots import apply_record
 from fleetd.scheduler.affected import Affected, touch_machine
 from fleetd.scheduler.effective_machine import LEAVING, PARKED, EffectiveMachine, effective_machine
+from fleetd.scheduler.relations import with_colocated
 from fleetd.scheduler.snapshot import Snapshot
 from tests.unit.cluster_builder import INACTIVE, LAUNCHED, Cluster, placed_cluster
 
@@ -121,8 +122,8 @@ def test_with_colocated_adds_unplaced_peers_and_followers():
         a=("", ""), b=("MachineOf=a.service", ""), c=("MachineOf=b.service", ""), d=("MachineOf=c.service", "m1")
     )
     cluster.unit("e.service", "MachineOf=d.service")
-    assert cluster.snapshot.with_colocated(["c.service"]) == ["a.service", "b.service", "c.service"]
-    assert cluster.snapshot.with_colocated(["unknown.service"]) == ["unknown.service"]
+    assert with_colocated(cluster.snapshot, ["c.service"]) == ["a.service", "b.service", "c.service"]
+    assert with_colocated(cluster.snapshot, ["unknown.service"]) == ["unknown.service"]
 
 
 ALL = dict.fromkeys(Capability, True)

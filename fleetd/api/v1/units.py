@@ -16,12 +16,12 @@ from fleetd.api.write_batching import WriteBatcher
 from fleetd.model.actor import Actor
 from fleetd.model.names import InvalidName, validate_name
 from fleetd.model.placement import Decision
+from fleetd.model.requirements import requirements_of
 from fleetd.model.unit import TargetState, Unit, UnitState
 from fleetd.model.unit_option import UnitOption
 from fleetd.model.unitfile import UnitFileError, parse_unit_file
 from fleetd.registry.records import DECISIONS, STATES, UNITS
 from fleetd.registry.registry import Registry
-from fleetd.scheduler.snapshot import requirements_of
 from fleetd.store.protocol import Conflict
 
 _ATTEMPTS = 5  # at a write that conflicts

@@ -25,6 +25,7 @@ from fleetd.model.group import MAX_INSTANCES, group_of
 from fleetd.model.machine import Capability
 from fleetd.model.names import is_template, template_of
 from fleetd.model.permission import Permission
+from fleetd.model.requirements import requirements_of
 from fleetd.model.rollout import Apply
 from fleetd.model.unit import Unit
 from fleetd.model.unit_set import InvalidSet, SetUnit, expand, refuse_members, refuse_set_name
@@ -40,7 +41,6 @@ from fleetd.model.version import (
 from fleetd.registry.records import APPLIES, DECISIONS, ROLLOUTS, SETS, UNITS, VERSIONS
 from fleetd.registry.registry import Reader, Registry
 from fleetd.registry.transactions import WriteSet, cut_into_transactions
-from fleetd.scheduler.snapshot import requirements_of
 from fleetd.store.protocol import Conflict, Delete
 
 MAX_NOTE = 200  # characters

@@ -7,10 +7,10 @@ from fleetd.model.apply import ApplyPlan, ChangeKind, PlannedUnit
 from fleetd.model.content import Content, DropIn
 from fleetd.model.group import group_of
 from fleetd.model.placement import Decision
+from fleetd.model.requirements import requirements_of
 from fleetd.model.unit import TargetState, Unit
 from fleetd.model.unit_set import UnitSet, group_options_of
 from fleetd.model.version import Version
-from fleetd.scheduler.snapshot import requirements_of
 
 
 def describe_plan(plan: ApplyPlan, decisions: Mapping[str, Decision], with_contents: bool) -> schema.Applied:

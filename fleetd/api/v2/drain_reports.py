@@ -24,10 +24,10 @@ from fleetd.model.reason import (
     WaitingForStop,
     render,
 )
+from fleetd.model.requirements import requirements_of
 from fleetd.model.unit import TargetState, UnitState
 from fleetd.scheduler.disruption import judge_member
 from fleetd.scheduler.feasibility import is_on_many
-from fleetd.scheduler.snapshot import requirements_of
 
 HOLDS = {
     None: "the machine is absent: the drain goes on when it is back",

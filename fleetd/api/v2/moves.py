@@ -16,6 +16,7 @@ from fleetd.model.names import InvalidName, is_template, validate_name
 from fleetd.model.permission import Permission
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.reason import NotMoved, Placed, Rejection, RejectionKind, Rule, is_waiting, render
+from fleetd.model.requirements import requirements_of
 from fleetd.model.unit import TargetState, Unit, UnitState
 from fleetd.registry.records import DECISIONS, MACHINES, MOVES, UNITS
 from fleetd.registry.registry import Reader, Registry
@@ -24,7 +25,7 @@ from fleetd.scheduler.controllers.move import moved_with
 from fleetd.scheduler.disruption import judge_member
 from fleetd.scheduler.proposal import Proposal
 from fleetd.scheduler.relocation import why_not
-from fleetd.scheduler.snapshot import Snapshot, requirements_of
+from fleetd.scheduler.snapshot import Snapshot
 from fleetd.store.protocol import Conflict, Delete, Operation, Unchanged
 
 ATTEMPTS = 5  # while others write the same records

@@ -13,10 +13,10 @@ from fleetd.model.content import Content
 from fleetd.model.machine import Machine
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.reason import DrainEnded, NowhereElse, Reason, RejectionCount, render, render_rejection, render_wait
+from fleetd.model.requirements import requirements_of
 from fleetd.model.unit import Unit, UnitState
 from fleetd.registry.records import DECISIONS, PLACEMENTS, UNITS
 from fleetd.registry.registry import Reader, Registry
-from fleetd.scheduler.snapshot import requirements_of
 
 
 class ReportData(msgspec.Struct, frozen=True):

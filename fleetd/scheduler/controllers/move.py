@@ -22,6 +22,7 @@ from fleetd.scheduler.allocations import is_handed_over
 from fleetd.scheduler.disruption import answer_to
 from fleetd.scheduler.proposal import Proposal
 from fleetd.scheduler.ranking import Ranking
+from fleetd.scheduler.relations import joined_with
 from fleetd.scheduler.relocation import (
     ask_for_proof,
     find_failed_start,
@@ -68,7 +69,7 @@ def end_moves(proposal: Proposal) -> None:
 
 def _find_later(snapshot: Snapshot, name: str, request: Move) -> tuple[str, Rejection] | None:
     """The unit that goes with this one and was asked later to be moved to another machine, and why this one is not."""
-    for other in snapshot.joined_with(name):
+    for other in joined_with(snapshot, name):
         later = snapshot.moves.get(other, request)
         if later.revision > request.revision and later.machine != request.machine:
             return other, Rejection(RejectionKind.MOVED, later.machine)
@@ -77,7 +78,7 @@ def _find_later(snapshot: Snapshot, name: str, request: Move) -> tuple[str, Reje
 
 def moved_with(snapshot: Snapshot, name: str, machine: str) -> list[str]:
     """The unit, and those on the same machine that MachineOf= joins to it, which go with it."""
-    joined = snapshot.joined_with(name)
+    joined = joined_with(snapshot, name)
     there: Names = {each: None for each in joined if snapshot.assigned_machine(each) == machine}
     return [name, *sorted(each for each in there if each != name and not _is_on_many(snapshot, each))]
 
