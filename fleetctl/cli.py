@@ -19,7 +19,7 @@ from fleetctl.command_line import (
     render_sections,
 )
 from fleetctl.commands import HIDDEN, SUMMARIES
-from fleetctl.errors import CommandFailed
+from fleetctl.errors import ClientError, CommandFailed
 from fleetctl.suggestion import nearest, render_hint
 
 USAGE_STATUS = 2
@@ -91,6 +91,9 @@ def run(arguments: list[str]) -> int:
         if str(failure):
             output.error(str(failure))
         return failure.status
+    except ClientError as error:
+        output.error(f"Error: {error}")
+        return 1
     except click.UsageError as error:
         report_misuse(error)
         return USAGE_STATUS
@@ -99,12 +102,17 @@ def run(arguments: list[str]) -> int:
 
 
 def report_misuse(error: click.UsageError) -> None:
-    """Print what is wrong with a command line, after the help page if it is an option."""
+    """Print what is wrong with a command line: after the help page if it is an option, before the usage if it is an
+    argument."""
     text = output.printable(describe_misuse(error))
     if isinstance(error, UnknownCommand):
         output.error(f"Error: {text}")
         hint = "Run 'fleetctl --help' for usage."
         candidates = error.candidates
+    elif error.ctx and isinstance(error.ctx.command, Command) and _is_about_arguments(error):
+        output.error(f"Error: {text}")
+        hint = f"Usage: {error.ctx.command.usage_line}"
+        candidates = []
     else:
         output.result(error.ctx.get_help() if error.ctx else root.get_help(click.Context(root)))
         output.error(f"Error: {text}")
@@ -116,6 +124,13 @@ def report_misuse(error: click.UsageError) -> None:
         output.note(hint)
 
 
+def _is_about_arguments(error: click.UsageError) -> bool:
+    """True if an argument is missing, wrong or one too many."""
+    if isinstance(error, click.BadParameter):
+        return isinstance(error.param, click.Argument)
+    return not isinstance(error, click.NoSuchOption | click.BadOptionUsage)
+
+
 def describe_misuse(error: click.UsageError) -> str:
     """click's error in the words of CoreOS fleet's."""
     if isinstance(error, click.NoSuchOption):
@@ -123,7 +138,10 @@ def describe_misuse(error: click.UsageError) -> str:
             return f"unknown flag: {error.option_name}"
         return f"unknown shorthand flag: '{error.option_name.lstrip('-')}' in {error.option_name}"
     if isinstance(error, click.BadParameter) and error.param is not None:
-        return f'invalid argument for "{error.param.opts[0]}" flag: {error.message}'
+        if isinstance(error.param, click.Argument):
+            return f"missing argument {error.param.human_readable_name}"
+        what = error.message.replace("a valid integer range", "a valid integer")
+        return f'invalid argument for "{error.param.opts[0]}" flag: {what}'
     if isinstance(error, click.BadOptionUsage):
         return f"flag needs an argument: {error.option_name}"
     return error.message

@@ -1,19 +1,22 @@
 """Command lines: Go-style flags, global options in any position, and the help page of a command."""
 
 import inspect
+import itertools
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import click
 
-from fleetctl import output
+from fleetctl import output, terminal
 from fleetctl.commands import SUMMARIES
 from fleetctl.errors import CommandFailed
 from fleetctl.settings import GLOBAL_OPTIONS, HELP, Checking, GlobalOption, resolve_settings
 
 ATTEMPT_S = 2.0
+LEAST_ROOM = 24  # columns: less is not worth wrapping
 DEFAULT_BOUND_S = 300.0
 BLOCK_ATTEMPTS_HELP = (
     f"how many times {ATTEMPT_S:g} seconds to wait for the result; 0 waits for {DEFAULT_BOUND_S / 60:g} minutes"
@@ -160,11 +163,16 @@ class Command(click.Command):
         output.set_debugging(ctx.obj.debug)
         return super().invoke(ctx)
 
+    @property
+    def usage_line(self) -> str:
+        """The command line in short."""
+        return f"fleetctl {self.name} {self.usage}".rstrip()
+
     def get_help(self, ctx: click.Context) -> str:
         own = [option for option in self.own_params if isinstance(option, click.Option)]
         sections = [
             ("NAME", [f"{self.name} - {SUMMARIES[self.name or '']}"]),
-            ("USAGE", [f"fleetctl {self.name} {self.usage}".rstrip()]),
+            ("USAGE", [self.usage_line]),
             ("DESCRIPTION", inspect.cleandoc(self.help or "").splitlines()),
             ("OPTIONS", option_lines(own) or ["none"]),
             ("GLOBAL OPTIONS", global_option_lines()),
@@ -173,9 +181,37 @@ class Command(click.Command):
 
 
 def render_sections(sections: Sequence[tuple[str, Sequence[str]]]) -> str:
-    """A help page: headings, their lines indented by a tab."""
+    """A help page: headings, their lines indented by a tab, and at a narrow terminal wrapped between words."""
+    if terminal.is_watched(sys.stdout):
+        room = terminal.measure(sys.stdout).columns - output.TAB
+        sections = [(heading, list(wrap_lines(lines, room))) for heading, lines in sections]
     pages = ["\n".join([heading + ":", *(f"\t{line}".rstrip() for line in lines)]) for heading, lines in sections]
     return "\n\n".join(pages)
+
+
+def wrap_lines(lines: Sequence[str], room: int) -> Iterator[str]:
+    """The lines in at most so many columns, if they have words that fit. If one is too long, its paragraph is filled
+    anew; what follows two spaces is a column, and goes on below itself."""
+    if room < LEAST_ROOM or all(len(line) <= room for line in lines):
+        yield from lines
+        return
+    import textwrap  # imported late: rarely needed
+
+    for is_table, block in itertools.groupby(lines, lambda line: "  " in line):
+        texts = list(block)
+        if not is_table:
+            paragraphs = " ".join(line or "\n" for line in texts).split("\n")
+            texts = [part.strip() for paragraph in paragraphs for part in (paragraph, "")][:-1]
+        for text in texts:
+            column = len(text) - len(text[text.rfind("  ") :].lstrip()) if is_table else 0
+            indent = " " * (column if column <= room - LEAST_ROOM else 4)
+            yield from textwrap.wrap(
+                text,
+                room,
+                subsequent_indent=indent if is_table else "",
+                break_long_words=False,
+                break_on_hyphens=False,
+            ) or [""]
 
 
 def option_lines(options: Iterable[click.Option]) -> list[str]:

@@ -92,7 +92,9 @@ def list_command(listing: Listing[T]) -> Callable[[Callable[..., int]], Callback
     """Adds --full, --no-legend, --fields and --output; the command gets a View with valid fields, and its own
     options."""
     there_are = sorted({*listing.columns, *listing.values})
-    fields_text = f"fields to show: {', '.join(there_are)}"
+    fields_text = f"fields to show: {', '.join(sorted(listing.columns))}"
+    if listing.columns.keys() != listing.values.keys():
+        fields_text += f"; in json {', '.join(sorted(listing.values))}"
     output_text = "table, or json: an array of objects, nothing shortened"
 
     def decorate(function: Callable[..., int]) -> Callback:

@@ -4,8 +4,8 @@ import re
 from collections.abc import Callable, Sequence
 
 from fleetctl import output
-from fleetctl.client import ApiError, Client, open_client
-from fleetctl.errors import CommandFailed, failing_as
+from fleetctl.client import Client, open_client
+from fleetctl.errors import ClientError, CommandFailed, failing_as
 from fleetctl.settings import Settings
 from fleetctl.unit_locations import Location, all_locations, match_machines
 
@@ -44,7 +44,7 @@ def change_each(
             change(client, place.machine)
         except CommandFailed as error:
             output.error(str(error))
-        except ApiError as error:
+        except ClientError as error:
             output.error(f"Error {doing} machine {place}: {error}")
         else:
             changed.append(place)

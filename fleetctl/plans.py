@@ -1,12 +1,14 @@
 """Plans of what would happen, as lines for people and as objects for programs."""
 
+import math
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from operator import attrgetter
 from typing import Any
 
 import msgspec
 
-from fleetctl import output
+from fleetctl import output, terminal
 from fleetctl.client import Client, open_client
 from fleetctl.listing import JSON, render_json
 from fleetctl.settings import Settings
@@ -59,9 +61,14 @@ def show_plan(plan: schema.Plan, form: str) -> None:
     output.result(f"at revision {plan.revision}, {plan.machines} machines, {plan.units} units")
     rows = [[step.action, output.printable(step.unit), step.places] for step in steps]
     widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
-    for row, step in zip(rows, steps, strict=True):
-        cells = (f"{cell:{width}}" for cell, width in zip(row, widths, strict=True))
-        output.result("  " + (" " * _SPREAD).join([*cells, output.indented(step.reason)]).rstrip())
+    heads = [
+        "  " + (" " * _SPREAD).join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows
+    ]
+    reasons = [output.indented(step.reason) for step in steps]
+    room = terminal.measure(sys.stdout).columns if terminal.is_watched(sys.stdout) else math.inf
+    is_wide = any(len(head) + _SPREAD + len(reason) > room for head, reason in zip(heads, reasons, strict=True))
+    for head, reason in zip(heads, reasons, strict=True):
+        output.result((head.rstrip() + "\n      " if is_wide else head + " " * _SPREAD) + reason)
     output.result(_summarise(plan, steps))
 
 

@@ -40,7 +40,9 @@ class ProgressLines:
         if not self._is_on or passed_s < DELAY_S:
             return
         size = terminal.measure(self._stream)
-        lines = [terminal.crop(line, size.columns - MARGIN) for line in self._lines(waiting, passed_s, size.lines)]
+        passed = f" ({passed_s:.0f} s)"
+        room = size.columns - MARGIN - len(passed)
+        lines = [terminal.crop(line, room) + passed for line in self._lines(waiting, size.lines)]
         self._write(self._erasure(size.columns) + "\n".join(lines))
         self._drawn = [terminal.width(line) for line in lines]
 
@@ -50,7 +52,7 @@ class ProgressLines:
             self._write(self._erasure(terminal.measure(self._stream).columns))
             self._drawn = []
 
-    def _lines(self, waiting: Mapping[str, str], passed_s: float, height: int) -> list[str]:
+    def _lines(self, waiting: Mapping[str, str], height: int) -> list[str]:
         self._turns += 1
         sign = _SPINNER[self._turns % len(_SPINNER)]
         room = max(1, min(MOST_LINES, height - 2))
@@ -61,7 +63,7 @@ class ProgressLines:
         ]
         if len(shown) < len(waiting):
             lines.append(f"{sign} and {len(waiting) - len(shown)} more")
-        return [f"{line} ({passed_s:.0f} s)" for line in lines]
+        return lines
 
     def _erasure(self, columns: int) -> str:
         """The escape sequence that erases the lines, also if the terminal was made narrower and wrapped them."""

@@ -39,13 +39,21 @@ def follow(client: "Client", groups: Collection[str]) -> int:
     """Wait until the rollout of each group is over. Returns the exit status: 0 if each is done, 1 if one is reverted,
     paused, replaced by another, or gone. Call it after the requests that the rollouts carry out."""
     follower = _Follower(groups)
-    with follower.live, failing_as("Error following rollouts: "):
-        for rollouts in observe(
-            lambda: client.rollouts(follower.left), math.inf, longest_pause_s=LONGEST_PAUSE_S, growth=GROWTH
-        ):
-            follower.look(rollouts)
-            if not follower.left:
-                break
+    try:
+        with follower.live, failing_as("Error following rollouts: "):
+            for rollouts in observe(
+                lambda: client.rollouts(follower.left), math.inf, longest_pause_s=LONGEST_PAUSE_S, growth=GROWTH
+            ):
+                follower.look(rollouts)
+                if not follower.left:
+                    break
+    except KeyboardInterrupt:
+        left = " ".join(map(output.printable, follower.left))
+        output.note(
+            f"The rollouts go on: `fleetctl rollout status --wait {left}` follows them again, and `fleetctl rollout "
+            f"pause {left}` pauses them"
+        )
+        raise
     return follower.status
 
 

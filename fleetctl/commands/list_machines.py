@@ -33,6 +33,7 @@ COLUMNS: Columns[schema.Machine] = {
     "cordon": lambda machine, full: (machine.cordon.why or "yes") if machine.cordon else "-",
     "drain": lambda machine, full: "yes" if machine.drain else "-",
     "reboot": lambda machine, full: machine.reboot or ("required" if machine.reboot_required else "-"),
+    "reboot_required": lambda machine, full: machine.reboot_required or "-",
 }
 VALUES: Values[schema.Machine] = {
     "machine": lambda machine: machine.id,

@@ -3,9 +3,9 @@
 import click
 
 from fleetctl import output
-from fleetctl.client import ApiError, open_client
+from fleetctl.client import open_client
 from fleetctl.command_line import flag, new_command
-from fleetctl.errors import CommandFailed, failing_as
+from fleetctl.errors import ClientError, CommandFailed, failing_as
 from fleetctl.local_files import parse_argument
 from fleetctl.machine_changes import pick_machine
 from fleetctl.moves import follow_move
@@ -36,7 +36,7 @@ def command(settings: Settings, unit: str, machine: str, force: bool, no_block: 
         place = pick_machine(all_locations(client), machine)
     try:
         client.move(name, schema.MoveRequest(place.machine, force))
-    except ApiError as error:
+    except ClientError as error:
         raise CommandFailed(f"Error moving unit {output.printable(name)} to {place}: {error}") from error
     if no_block:
         output.result(f"Triggered unit {name} move to {place}")

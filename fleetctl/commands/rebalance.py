@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import click
 
 from fleetctl import output
-from fleetctl.client import ApiError, Client
+from fleetctl.client import Client
 from fleetctl.command_line import TimeSpan, flag, new_command
-from fleetctl.errors import CommandFailed, failing_as
+from fleetctl.errors import ClientError, CommandFailed, failing_as
 from fleetctl.listing import JSON, TABLE
 from fleetctl.local_files import parse_argument
 from fleetctl.moves import follow_move
@@ -90,7 +90,7 @@ def _carry_out(client: Client, moves: Sequence[schema.PlannedMove]) -> int:
     name, place = output.printable(move.unit), output.place(move.machine, move.address)
     try:
         client.move(move.unit, schema.MoveRequest(move.machine))
-    except ApiError as error:
+    except ClientError as error:
         raise CommandFailed(f"Error moving unit {name} to {place}: {error}") from error
     try:
         report = follow_move(client, move.unit)
@@ -110,4 +110,5 @@ def _note_new(machines: Sequence[schema.NewMachine], min_age: float) -> None:
     """Say which machines do not count."""
     if machines:
         listed = ", ".join(output.place(each.machine, each.address) for each in machines)
-        output.note(f"Machines that came less than {min_age:g} s ago do not count (--min-age): {listed}")
+        age = f"{min_age / 60:g} min" if min_age >= 60 else f"{min_age:g} s"
+        output.note(f"Machines that came less than {age} ago do not count (--min-age): {listed}")

@@ -1,17 +1,19 @@
 """reboot: reboot machines one after the other, or show the queue."""
 
+import sys
 from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any
 
 import click
+import msgspec
 
-from fleetctl import output
+from fleetctl import output, terminal
 from fleetctl.client import Client, open_client
 from fleetctl.command_line import TimeSpan, flag, new_command
 from fleetctl.commands.drain import INTERRUPTED_STATUS
 from fleetctl.errors import CommandFailed, failing_as
-from fleetctl.listing import JSON, Columns, Listing, Values, View, list_command, render_json
+from fleetctl.listing import JSON, TABLE, Columns, Listing, Values, View, list_command, render_json
 from fleetctl.machine_changes import change_each
 from fleetctl.reboots import RebootFollower, follow_reboots
 from fleetctl.settings import Settings
@@ -85,7 +87,10 @@ def command(
     client = open_client(settings)
     if not is_given:
         with failing_as("Error retrieving the queue of reboots: "):
-            view.show(list(client.reboots().values()))
+            queue = list(client.reboots().values())
+        _show_queue(view, queue)
+        if not queue and view.form == TABLE:
+            output.note("No machine is to be rebooted")
         return 0
     machines = view.names or _choose(client, needed=needed, queued=cancel)
     if not machines:
@@ -100,6 +105,17 @@ def command(
         if is_whole
         else max(1, _follow(client, asked, view, no_block=no_block))
     )
+
+
+def _show_queue(view: View[schema.RebootReport], queue: Sequence[schema.RebootReport]) -> None:
+    """List the queue. At a terminal the reasons, which a column would cut, are sentences below."""
+    is_default = view.form == TABLE and ",".join(view.fields) == LISTING.default and not view.full
+    if not is_default or not terminal.is_watched(sys.stdout):
+        view.show(queue)
+        return
+    msgspec.structs.replace(view, fields=tuple(field for field in view.fields if field != "reason")).show(queue)
+    for report in queue:
+        output.note(f"machine {Location(report.machine, report.address)} {COLUMNS['reason'](report, False)}")
 
 
 def _choose(client: Client, *, needed: bool, queued: bool) -> tuple[str, ...]:

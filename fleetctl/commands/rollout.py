@@ -15,10 +15,12 @@ from fleetctl.local_files import parse_argument
 from fleetctl.rollouts import OVER, follow
 from fleetctl.selection import is_pattern, match_names
 from fleetctl.settings import Settings
+from fleetctl.suggestion import nearest, render_hint, suggest_unit
 from fleetctl.wait import observe
 from fleetd.api import schema
 from fleetd.model.group import group_of
 from fleetd.model.timespan import render_moment
+from fleetd.model.unit import without_log_lines
 
 ACTIONS = {
     "status": "show rollouts",
@@ -118,7 +120,9 @@ def _show(client: Client, names: Sequence[str], form: str, *, wait: bool) -> int
     with failing_as("Error retrieving rollouts: "):
         found, missing = _select(client, names)
     for name in missing:
-        output.error(f"{output.printable(name)} has no rollout: nothing of it was changed one unit after the other")
+        hint = suggest_unit(client, name) or render_hint(nearest(name, ACTIONS)).rstrip()
+        text = "has no rollout: nothing of it was changed one unit after the other"
+        output.error(f"{output.printable(name)} {text}{hint}")
     if wait:
         status = follow(client, [each.group for each in found if names or each.phase not in OVER])
         return max(status, int(bool(missing)))
@@ -201,8 +205,15 @@ def _describe(rollout: schema.Rollout) -> list[str]:
         ]
         for member in rollout.members
     ]
-    return [head, *output.render_table(rows).splitlines()]
+    return [head, *_log_lines(rollout), *output.render_table(rows).splitlines()]
+
+
+def _log_lines(rollout: schema.Rollout) -> list[str]:
+    """What the member that has failed had logged last, unless it is done all the same."""
+    if rollout.failure is None or rollout.phase == "done":
+        return []
+    return output.indented(rollout.failure.why).splitlines()[1:]
 
 
 def _because(member: schema.RolloutMember) -> str:
-    return f": {output.printable(member.why)}" if member.why else ""
+    return f": {output.printable(without_log_lines(member.why))}" if member.why else ""

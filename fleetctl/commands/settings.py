@@ -1,7 +1,7 @@
 """settings: show or change the settings of the cluster."""
 
 from fleetctl import output
-from fleetctl.client import ApiError, Client, open_client
+from fleetctl.client import Client, open_client
 from fleetctl.command_line import new_command
 from fleetctl.errors import CommandFailed, failing_as
 from fleetctl.listing import Columns, Listing, Values, View, list_command
@@ -23,7 +23,7 @@ def render_source(setting: schema.Setting, *, full: bool = False) -> str:
 
 COLUMNS: Columns[schema.Setting] = {
     "setting": lambda setting, full: setting.name,
-    "value": lambda setting, full: setting.value,
+    "value": lambda setting, full: setting.value or "-",
     "from": lambda setting, full: render_source(setting, full=full),
 }
 VALUES: Values[schema.Setting] = {
@@ -88,7 +88,10 @@ def _unset(client: Client, _: View[schema.Setting], words: list[str]) -> int:
     settings = _settings_of(client)
     for name in dict.fromkeys(words):
         setting = next((setting for setting in settings if setting.name == name), None)
-        now = f": now {output.printable(setting.value)} ({output.printable(render_source(setting))})" if setting else ""
+        now = ""
+        if setting is not None:
+            value = output.printable(setting.value) or "empty"
+            now = f": now {value} ({output.printable(render_source(setting))})"
         output.result(f"Unset {output.printable(name)}{now}")
     return 0
 
@@ -110,7 +113,5 @@ def _find(settings: list[schema.Setting], name: str) -> schema.Setting:
 
 
 def _change(client: Client, new: dict[str, str], unset: list[str]) -> None:
-    try:
+    with failing_as("Error changing the settings of the cluster: "):
         client.change_settings(new, unset)
-    except ApiError as error:
-        raise CommandFailed(f"Error changing the settings of the cluster: {error}") from error

@@ -9,7 +9,7 @@ from fleetd.model.reboot import DRAIN_WITHIN_S
 
 
 class CordonRequest(msgspec.Struct, frozen=True):
-    """The body: why, on one line, for people."""
+    """The body: why, on one line, for people. Without it, a cordon that is there stays as it is."""
 
     why: str = ""
 

@@ -15,6 +15,7 @@ from fleetd.model.decoding import FORMAT, Count
 from fleetd.model.machine import SHORT_ID_LENGTH
 from fleetd.model.reason import BudgetWait, render_wait
 from fleetd.model.timespan import render_moment
+from fleetd.model.unit import without_log_lines
 
 MOST_PAST = 10  # as many as versions are kept
 
@@ -236,7 +237,8 @@ def _render_failure(failure: Failure | None) -> str:
 
 def _describe_failure(failure: Failure) -> str:
     where = f" on {failure.machine[:SHORT_ID_LENGTH]}" if failure.machine else ""
-    return f"{failure.unit} failed{where}" + (f": {failure.why}" if failure.why else "")
+    cause = without_log_lines(failure.why)
+    return f"{failure.unit} failed{where}" + (f": {cause}" if cause else "")
 
 
 def _render_pause(pause: Pause, failure: Failure | None) -> str:

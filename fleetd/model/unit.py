@@ -50,6 +50,11 @@ LAST_LINES = "last lines:"  # begins the log lines of a failure
 AT_REST = ("", "inactive", "failed")  # systemd's active states in which no process of a unit exists
 
 
+def without_log_lines(failure: str) -> str:
+    """The cause of a failure, on one line."""
+    return failure.partition(f"; {LAST_LINES}")[0]
+
+
 class Proof(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """A machine's answer to a placement that asks whether its unit is healthy: proven, or why not.
 
@@ -66,7 +71,7 @@ class Proof(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     @property
     def cause(self) -> str:
         """Why the unit is taken to be unhealthy, without log lines."""
-        return self.failed.partition(f"; {LAST_LINES}")[0]
+        return without_log_lines(self.failed)
 
 
 class UnitState(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag_field="format", tag=FORMAT):

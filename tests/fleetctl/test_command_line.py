@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from fleetctl.command_line import wrap_lines
 from fleetctl.commands import SUMMARIES
 from fleetctl.settings import GLOBAL_OPTIONS, resolve_settings
 from fleetd import __version__
@@ -110,6 +111,40 @@ def test_a_bad_option_prints_help_on_stdout_and_an_error_on_stderr(
         result.stdout.startswith("NAME:\n\tfleetctl") if arguments[0][0] == "-" else result.stdout.startswith("NAME:")
     )
     assert result.stderr.startswith(f"Error: {complaint}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["move", "web"], "missing argument MACHINE"),
+        (["apply"], "missing argument DIR"),
+        (["move", "web", "1111", "2222"], "Got unexpected extra argument (2222)"),
+    ],
+)
+def test_missing_and_extra_arguments_are_answered_with_the_usage(
+    fleetctl: Fleetctl, arguments: list[str], complaint: str
+) -> None:
+    result = fleetctl(*arguments)
+    assert (result.status, result.stdout) == (2, "")
+    error, usage = result.stderr.splitlines()
+    assert error == f"Error: {complaint}"
+    assert usage.startswith(f"Usage: fleetctl {arguments[0]} [")
+
+
+def test_a_number_out_of_range_is_named(fleetctl: Fleetctl) -> None:
+    assert "invalid argument for \"--max\" flag: 'x' is not a valid integer." in fleetctl("rebalance", "--max=x").stderr
+
+
+def test_help_is_wrapped_between_words() -> None:
+    lines = ["one two three four five six seven", "eight nine", "", "ten"]
+    assert list(wrap_lines(lines, 24)) == ["one two three four five", "six seven eight nine", "", "ten"]
+    assert list(wrap_lines(lines, 80)) == lines
+    options = ["--a=     do this and that and nothing else", "--bcd=x  this"]
+    assert list(wrap_lines(options, 33)) == [
+        "--a=     do this and that and",
+        "         nothing else",
+        "--bcd=x  this",
+    ]
 
 
 def test_a_mistyped_option_is_refused_with_a_suggestion(fleetctl: Fleetctl) -> None:

@@ -73,6 +73,18 @@ def test_a_machine_has_to_be_given(fleetctl: Fleetctl, verb: str) -> None:
     assert (result.status, result.stderr) == (1, "No machines given\n")
 
 
+def test_a_cordon_without_a_reason_keeps_the_one_that_is_there(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+    fleetctl("cordon", "2222", "--why=disk")
+    fleetctl("cordon", "2222")
+    cordon = cluster.settings[M2.id].cordon
+    assert cordon is not None
+    assert cordon.why == "disk"
+    fleetctl("cordon", "2222", "--why=fan")
+    cordon = cluster.settings[M2.id].cordon
+    assert cordon is not None
+    assert cordon.why == "fan"
+
+
 def test_a_reason_of_several_lines_is_refused(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     result = fleetctl("cordon", "2222", "--why=two\nlines")
     assert result.status == 1

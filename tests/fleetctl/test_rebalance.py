@@ -84,7 +84,7 @@ def test_no_more_than_max_are_moved_and_named_ones_alone(small: Fleetctl) -> Non
 def test_machines_that_came_just_now_do_not_count(small: Fleetctl) -> None:
     result = small("rebalance")
     assert (result.status, result.stdout) == (0, "There is nothing to move\n")
-    assert result.stderr == f"Machines that came less than 600 s ago do not count (--min-age): {AT_1}, {AT_2}\n"
+    assert result.stderr == f"Machines that came less than 10 min ago do not count (--min-age): {AT_1}, {AT_2}\n"
 
 
 def test_what_a_drain_would_do(small: Fleetctl) -> None:

@@ -1,6 +1,9 @@
 """rollout: what is shown of rollouts, what is said while one is waited for, and what is refused."""
 
 import json
+import os
+import signal
+import threading
 from collections.abc import Sequence
 
 import msgspec
@@ -172,6 +175,14 @@ def test_a_pause_is_waited_for(fleetctl: Fleetctl, cluster: ScriptedCluster) -> 
     assert (result.status, result.stderr) == (1, "w@.service: it was over before it could be paused\n")
 
 
+def test_an_interrupted_command_says_that_the_rollout_goes_on(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
+    Script(cluster, rollout("running", "changing", "waiting"))
+    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+    result = fleetctl("rollout", "status", "--wait", GROUP)
+    assert result.status == 130
+    assert "The rollouts go on: `fleetctl rollout status --wait w@.service` follows them again" in result.stderr
+
+
 def test_nothing_is_waited_for_when_told_so(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
     Script(cluster, rollout())
     result = fleetctl("rollout", "restart", "--no-block", GROUP)
@@ -192,6 +203,9 @@ def test_the_rollouts_of_groups_are_shown_with_their_members(fleetctl: Fleetctl,
         "reverted, proven",
         "failed: exit-code 1 port 80 is in use",
     ]
+    failure = schema.RolloutFailure("w@1.service", M1.id, "exit-code 1; last lines:\nno disk\nbye")
+    Script(cluster, rollout("reverted", "reverted proven", "kept", status="reverted", failure=failure))
+    assert told(fleetctl("rollout", GROUP))[1:3] == ["    no disk", "    bye"]
 
 
 def test_rollouts_are_shown_as_json(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:

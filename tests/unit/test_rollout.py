@@ -342,6 +342,10 @@ FAILURE = Failure("w@2.service", "m2" * 16, "it crashed")
             "paused: w@2.service failed",
         ),
         (
+            {"phase": Phase.REVERTED, "failure": Failure("w@2.service", "", "exit-code 1; last lines:\nno disk")},
+            "reverted to the former content because w@2.service failed: exit-code 1",
+        ),
+        (
             {"pause": Pause(PauseCause.REVERT_FAILED, units=("w@1.service",)), "phase": Phase.REVERTING},
             "paused while it was being reverted: w@1.service failed with the former content, too",
         ),

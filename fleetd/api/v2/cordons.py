@@ -31,7 +31,7 @@ class Cordons:
                 raise ApiError(
                     409, "the machine is absent: cordon it when it is back (fleetctl list-machines shows it)"
                 )
-            is_known = settings.cordon is not None and settings.cordon.why == why
+            is_known = settings.cordon is not None and why in ("", settings.cordon.why)
             return settings if is_known else replace(settings, cordon=cordon)
 
         await refuse_unknown(self._registry, id_)
