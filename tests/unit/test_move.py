@@ -3,11 +3,11 @@
 import pytest
 from msgspec.structs import replace
 
-from fleetd.model.machine import MachineMode
+from fleetd.model.machine import Cordon, DrainRequest, MachineMode, MachineSettings
 from fleetd.model.move import Move
 from fleetd.model.placement import Placement
 from fleetd.model.unit import Proof, Unit
-from fleetd.registry.records import MOVES, STATES, UNITS
+from fleetd.registry.records import MOVES, SETTINGS, STATES, UNITS
 from fleetd.registry.snapshots import apply_record
 from fleetd.scheduler.disruption import DisruptionBudget
 from tests.unit.cluster_builder import INACTIVE, LAUNCHED, LOADED, NOON
@@ -392,3 +392,18 @@ def test_a_unit_that_can_be_nowhere_waits_for_a_machine() -> None:
     cluster.come_to_rest()
     assert cluster.assigned() == {}
     assert cluster.snapshot.moves == {}
+
+
+@pytest.mark.parametrize("machine", ["m1", "m2"])
+def test_a_unit_that_leaves_a_drained_machine_returns_if_a_move_finds_no_other_one(machine: str) -> None:
+    cluster = cluster_with()
+    for drained in ("m1", "m2"):
+        cluster.write(SETTINGS, (drained,), MachineSettings(cordon=Cordon(), drain=DrainRequest("ann", NOON)))
+        cluster.run_leader()
+    assert cluster.snapshot.decisions[A].target == "m2"
+    move(cluster, A, machine)
+    cluster.run_leader()
+    assert cluster.snapshot.moves == {}
+    assert cluster.snapshot.decisions[A].target == "m2"
+    cluster.come_to_rest()
+    assert where(cluster) == {"a": "m1"}

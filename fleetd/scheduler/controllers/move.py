@@ -150,7 +150,8 @@ def _follow_handover(proposal: Proposal, plan: UnitPlanBuilder, request: Move) -
 
 
 def _aim(proposal: Proposal, plan: UnitPlanBuilder, request: Move) -> None:
-    """Say where a unit goes that is on no machine: where it is to move, or, if that takes it no longer, elsewhere."""
+    """Say where a unit goes that is on no machine: where it is to move, or, if that takes it no longer, elsewhere. If
+    nothing else takes it, it keeps the place that it was to have, and may return to the machine that it leaves."""
     group = _group(proposal, plan)
     names = [each.name for each in group]
     goal = plan.move_to or request.machine
@@ -158,6 +159,8 @@ def _aim(proposal: Proposal, plan: UnitPlanBuilder, request: Move) -> None:
     if found is not None:
         goal = _find_other(proposal, names, request)
         plan.ended_move = request.revision
+        if not goal and plan.move_to:
+            return
     for each in group:
         each.move_to = goal
         each.arrival = _not_moved(each, request, found) if found else each.arrival
