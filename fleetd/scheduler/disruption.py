@@ -81,14 +81,21 @@ class DisruptionBudget:
 
     def may_stop(self, unit: str, machine: str) -> BudgetWait | None:
         """The same for a unit that is to leave this machine: one that runs there, and of which only the report or the
-        proof of its present order is missing, costs as much as an available one."""
+        proof of its present order is missing, costs as much as an available one. So does one that runs another content
+        than the one that was not proven: a machine holds it as it was when the store was restored."""
         group = self._count(unit)
         why = group.units.get(unit, {}).get((unit, machine))
         state = self._snapshot.states.get(unit, {}).get(machine)
-        if why not in (Unavailability.UNREPORTED, Unavailability.UNPROVEN) or not serves(state):
+        is_open = why in (Unavailability.UNREPORTED, Unavailability.UNPROVEN)
+        is_another = why is Unavailability.UNHEALTHY and self._runs_another_content(unit, machine)
+        if not (is_open or is_another) or not serves(state):
             return self.may_disturb(unit, machine)
         limit = group.options.unavailable_limit(group.size)
         return None if group.unavailable <= limit else self._describe_wait(group, limit, besides=[(unit, machine)])
+
+    def _runs_another_content(self, unit: str, machine: str) -> bool:
+        placement, state = self._snapshot.placements.get(unit, {}).get(machine), self._snapshot.states[unit][machine]
+        return placement is not None and state.hash not in ("", placement.content.hash)
 
     @staticmethod
     def _describe_wait(group: _Group, limit: int, besides: Collection[Member] = ()) -> BudgetWait:

@@ -81,8 +81,9 @@ class DrainsKeepTheBudget(Checker):
             return  # a leader may not know yet that it is available again
         if state.generation < former.generation:  # it is being changed, and counts as unavailable already
             return
-        if (proof := answer_to(former, state)) is not None and proof.failed:  # so does one that was found unhealthy
-            return
+        proof = answer_to(former, state)
+        if proof is not None and proof.failed and state.hash in ("", former.content.hash):
+            return  # so does one that was found unhealthy
         group = [other for other in self.records.units if group_of(other) == group_of(name) and self._is_member(other)]
         rollout = self.records.rollouts.get(group_of(name))
         accepted = [member.unit for member in rollout.accepted] if rollout else []  # an operator goes on without them

@@ -65,6 +65,15 @@ def web_cluster(size=3, options="", down=()):
     return cluster
 
 
+def find_unhealthy(cluster, number, **state):
+    """The machine of this instance has answered that it is not healthy."""
+    name, machine = f"web@{number}.service", f"m{number}"
+    order = msgspec.structs.replace(cluster.snapshot.placements[name][machine], prove_after_s=10.0)
+    proof = Proof(order.generation, order.content.hash, failed="it was not proven in time")
+    cluster.write(PLACEMENTS, (machine, name), order)
+    cluster.write(STATES, (machine, name), running(generation=order.generation + 1, proof=proof, **state))
+
+
 def budget_of(cluster):
     return Proposal(cluster.snapshot).budget
 
@@ -322,3 +331,19 @@ def test_the_same_holds_for_the_machines_of_a_global_unit(machines, options, ask
         if allowed:
             budget.spend("log.service", f"m{asked}")
             down |= {asked} if is_member else set()
+
+
+def test_one_that_runs_what_it_ran_before_a_restore_costs_something_though_the_present_content_is_not_proven():
+    cluster = web_cluster()
+    find_unhealthy(cluster, 1, hash="other")
+    assert budget_of(cluster).unavailability("web@1.service", "m1") is Unavailability.UNHEALTHY
+    assert budget_of(cluster).may_stop("web@1.service", "m1") is None
+    find_unhealthy(cluster, 2, hash="other")
+    wait = budget_of(cluster).may_stop("web@1.service", "m1")
+    assert wait == BudgetWait(1, 1, (UnavailableMember("web@2.service", "m2", Unavailability.UNHEALTHY),))
+
+
+def test_one_that_was_found_unhealthy_leaves_at_no_cost():
+    cluster = web_cluster(down=[2])
+    find_unhealthy(cluster, 1, hash="")
+    assert budget_of(cluster).may_stop("web@1.service", "m1") is None
