@@ -217,8 +217,16 @@ class Rule3OneCopyRuns(Checker):
                 for machine in self.world.machines.values():
                     if machine.id != path.names[0] and machine.id not in self.records.machines:
                         self.left_behind[machine.name, path.names[1]] = None
+                self._leave_behind_for_adopted(*path.names)
             if path.kind is PLACEMENTS and (self._is_given_up(path, event) or self._retires(path)):
                 self._leave_behind(*path.names)
+
+    def _leave_behind_for_adopted(self, id_: str, unit: str) -> None:
+        """An allocation that was left behind is assigned again: the others are told to stop."""
+        running = [machine for machine, name in self.world.processes if name == unit]
+        if any((machine, unit) in self.left_behind for machine in running if self.world.machines[machine].id == id_):
+            others = (machine for machine in running if self.world.machines[machine].id != id_)
+            self.left_behind |= {(machine, unit): None for machine in others}
 
     def _is_given_up(self, path: RecordKey, event: Event) -> bool:
         """True if the machine is absent, and nothing is waited for there any more."""
