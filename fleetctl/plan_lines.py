@@ -8,7 +8,7 @@ import msgspec
 from fleetctl.output import printable
 from fleetd.api import schema
 from fleetd.model.content_change import Impact
-from fleetd.model.group import group_of
+from fleetd.model.group import UpdateAction, group_of
 from fleetd.model.names import is_template
 from fleetd.model.unit import TargetState
 
@@ -120,7 +120,9 @@ def _describe_change(line: _Line, group: schema.PlannedGroup) -> str:
     if unit.is_global:
         subject = f"{group.running} machine{'s'[: group.running != 1]}: "
     if unit.impact == Impact.RELOAD:
-        return f"{subject}daemon-reload is enough ({unit.because})"
+        is_asked = unit.because == f"UpdateAction={UpdateAction.RELOAD}"  # then systemctl reload may follow
+        what = "reload without a restart" if is_asked else "daemon-reload is enough"
+        return f"{subject}{what} ({unit.because})"
     pace = "one" if group.at_a_time == 1 else str(group.at_a_time)
     limit = f", {pace} at a time (MaxUnavailable={group.max_unavailable})" if group.running > 1 else ""
     return f"{subject}restart ({unit.because}){limit}"

@@ -29,7 +29,7 @@ def test_a_unit_is_reloaded_and_keeps_its_process(operator: Operator, tmp_path: 
 
     reloads = "ExecReload=/bin/touch /var/lib/reloaded-%i"
     told = apply(operator, folder, template("reload", "Environment=A=2", reloads))
-    assert "2 instances: daemon-reload is enough (UpdateAction=reload)" in told
+    assert "2 instances: reload without a restart (UpdateAction=reload)" in told
     assert operator.pids(*UNITS) == pids
     for number, unit in enumerate(UNITS, start=1):
         machine = operator.machine_of(unit)

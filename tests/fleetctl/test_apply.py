@@ -127,7 +127,7 @@ def test_apply_does_not_wait_if_it_is_told_so(fleetctl: Fleetctl, cluster: Scrip
 @pytest.mark.parametrize(
     ("action", "words"),
     [
-        ("reload", "daemon-reload is enough (UpdateAction=reload)"),
+        ("reload", "reload without a restart (UpdateAction=reload)"),
         ("none", "the new content counts from its next start (UpdateAction=none)"),
         ("restart", "restart (UpdateAction=restart)"),
     ],
