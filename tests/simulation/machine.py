@@ -169,6 +169,7 @@ class SimulatedMachine:
         self._parker: asyncio.Task[bool] | None = None
         self._has_ended = asyncio.Event()  # set when the last fleetd has ended, so that systemd may start the next one
         self._has_ended.set()
+        self._starting = asyncio.Lock()  # systemd starts one fleetd, whoever asks for it
 
     # The machine.
 
@@ -230,9 +231,12 @@ class SimulatedMachine:
     async def start_fleetd(self) -> None:
         """systemctl start fleet."""
         await self._finish_errand()
-        await self._has_ended.wait()
-        if not self.is_up or self.node is not None:
-            return
+        async with self._starting:
+            await self._has_ended.wait()
+            if self.is_up and self.node is None:
+                await self._start()
+
+    async def _start(self) -> None:
         await self._end_parker()
         token = speaker.set(self.name)
         hooks = self._hooks
