@@ -169,6 +169,20 @@ class Client:
         path = f"{schema.V2}/reboots" + (f"?{query}" if query else "")
         return {each.machine: each for each in self._ask("GET", path, None, schema.RebootReports).reboots}
 
+    def host_keys(self, ids: Iterable[str]) -> dict[str, tuple[str, ...]]:
+        """The SSH host keys that these machines publish: machine → keys, each as `KIND BASE64`. An older fleetd, which
+        knows of none, answers for none."""
+        found: dict[str, tuple[str, ...]] = {}
+        for query in _cut_query("machine", ids):
+            try:
+                answer = self._get(f"{schema.V2}/host-keys?{query}", schema.MachineHostKeys)
+            except (ApiError, NotFleet) as error:
+                if error.code not in (404, 405):
+                    raise
+                return {}
+            found |= {each.machine: each.keys for each in answer.host_keys}
+        return found
+
     def move(self, name: str, request: schema.MoveRequest) -> None:
         """Move a unit to a machine. Raises ApiError if it does not fit there."""
         self._call("PUT", _move_path(name), msgspec.json.encode(request))

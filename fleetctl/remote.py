@@ -18,8 +18,8 @@ import msgspec
 
 from fleetctl import output, terminal
 from fleetctl.client import Client
-from fleetctl.errors import CommandFailed, SshFailed
-from fleetctl.settings import Settings
+from fleetctl.errors import CommandFailed, SshFailed, failing_as
+from fleetctl.settings import HostKeyChecking, Settings
 from fleetctl.unit_locations import Location
 
 if TYPE_CHECKING:  # what speaks SSH is costly to import, and not needed on the machine itself
@@ -55,10 +55,11 @@ class Remote:
 
     def __init__(self, settings: Settings, client: Client, port: int, *, always_ssh: bool = False) -> None:
         self._settings = settings
-        self._bastion = client.bastion
+        self._client = client
         self._port = port
         self._always_ssh = always_ssh
         self._connecting = threading.Semaphore(MAX_CONNECTING)
+        self._host_keys: dict[str, tuple[str, ...]] = {}  # of the machines that were asked about
 
     def run(self, place: Location, argv: Sequence[str]) -> int:
         """Run a command on one machine with our output streams and no input; returns its exit status.
@@ -95,22 +96,37 @@ class Remote:
 
     @contextmanager
     def connect(self, place: Location) -> Iterator["Connection"]:
-        """An SSH connection to a machine. Raises SshFailed."""
+        """An SSH connection to a machine. Raises SshFailed, and CommandFailed if the API does not tell its keys."""
         from fleetctl.ssh.connection import connect_to_machine
+        from fleetctl.ssh.known_hosts import read_record
 
         if not place.address:
             raise SshFailed(f"machine {place.machine} has no address: set public_ip in its fleet.conf")
+        self._ask_for_host_keys([place])
+        record = read_record(place.machine, self._host_keys.get(place.machine, ()))
         with self._connecting:
-            connection = connect_to_machine(self._settings, place.address, self._port, self._bastion)
+            connection = connect_to_machine(self._settings, place.address, self._port, self._client.bastion, record)
         try:
             yield connection
         finally:
             connection.close()
 
+    def _ask_for_host_keys(self, places: Sequence[Location]) -> None:
+        """Ask once for what the records of these machines have, unless keys are not checked. Raises CommandFailed."""
+        if self._settings.strict_host_key_checking is HostKeyChecking.OFF:
+            return
+        missing = [place.machine for place in places if place.machine not in self._host_keys]
+        if missing:
+            with failing_as("Error reading the host keys of machines: "):
+                found = self._client.host_keys(missing)
+            self._host_keys |= {machine: found.get(machine, ()) for machine in missing}
+
     def run_on_all(self, places: Sequence[Location], command: str) -> Iterator[Line | End]:
         """Run a shell command on all machines at once; yields their output as it comes, and an End for each."""
         from fleetctl.ssh.connection import asking
 
+        # All at once, before there are threads: the client takes one request at a time.
+        self._ask_for_host_keys([place for place in places if place.address and not self._is_here(place)])
         events: queue.SimpleQueue[Line | End] = queue.SimpleQueue()
         for place in places:
             threading.Thread(target=self._run_one, args=(place, command, events.put), daemon=True).start()

@@ -22,7 +22,7 @@ from fleetctl.settings import HostKeyChecking, Settings
 from fleetctl.ssh.channels import CHANNEL_ERRORS
 from fleetctl.ssh.config import Login, plan_login, split_host_port, split_user
 from fleetctl.ssh.identities import gather_identities
-from fleetctl.ssh.known_hosts import HostKey, KeyStatus, KnownHosts, host_names
+from fleetctl.ssh.known_hosts import NO_RECORD, HostKey, KeyStatus, KnownHosts, Record, host_names, preferred_kinds
 from fleetd.model.machine import is_address
 
 KEEPALIVE_S = 15
@@ -103,8 +103,11 @@ def connect_to_bastion(settings: Settings) -> Connection:
     return connect(settings, plan_login(settings, host, port, user))
 
 
-def connect_to_machine(settings: Settings, address: str, port: int, bastion: Connection | None) -> Connection:
-    """A connection to a machine, over the bastion if there is one; `port` is used if the address has none.
+def connect_to_machine(
+    settings: Settings, address: str, port: int, bastion: Connection | None, record: Record
+) -> Connection:
+    """A connection to a machine, over the bastion if there is one; `port` is used if the address has none. The host key
+    has to be one of those in the machine's record, if that has any.
 
     The address comes from the cluster, and ssh's configuration may pass it to a shell: so it is validated first.
     Raises SshFailed.
@@ -112,21 +115,27 @@ def connect_to_machine(settings: Settings, address: str, port: int, bastion: Con
     host, own_port = split_host_port(address)
     if not is_address(host):
         raise SshFailed(f"{address!r} is not an address: set public_ip in that machine's fleet.conf")
-    return connect(settings, plan_login(settings, host, own_port or port, is_direct=bastion is None), bastion)
+    login = plan_login(settings, host, own_port or port, is_direct=bastion is None)
+    return connect(settings, login, bastion, record)
 
 
-def connect(settings: Settings, login: Login, through: Connection | None = None) -> Connection:
-    """Connect (through the ProxyJump), check the host key, log in: each within --ssh-timeout. Raises SshFailed."""
+def connect(
+    settings: Settings, login: Login, through: Connection | None = None, record: Record = NO_RECORD
+) -> Connection:
+    """Connect (through the ProxyJump, which no record is about), check the host key, log in: each within --ssh-timeout.
+    Raises SshFailed."""
     jump = connect(settings, login.jump) if login.jump and not through else None
     try:
-        return _connect(settings, login, through or jump, jump)
+        return _connect(settings, login, through or jump, jump, record)
     except BaseException:
         if jump:
             jump.close()
         raise
 
 
-def _connect(settings: Settings, login: Login, through: Connection | None, jump: Connection | None) -> Connection:
+def _connect(
+    settings: Settings, login: Login, through: Connection | None, jump: Connection | None, record: Record
+) -> Connection:
     where = str(login) + (f" (through {through.where})" if through else "")
     output.debug(f"connecting to {where}")
     stream, peer = _open(login, settings.ssh_timeout_s, through)
@@ -134,9 +143,10 @@ def _connect(settings: Settings, login: Login, through: Connection | None, jump:
     try:
         names = [login.alias] if login.alias else host_names([login.asked, login.host, *peer], login.port)
         known_hosts = _read_known_hosts(settings)
-        _negotiate(transport, where, settings.ssh_timeout_s, known_hosts.kinds(names) if known_hosts else [])
+        wanted = preferred_kinds(known_hosts.kinds(names), record) if known_hosts else []
+        _negotiate(transport, where, settings.ssh_timeout_s, wanted)
         if known_hosts:
-            _check_host_key(transport, known_hosts, names, where, settings.strict_host_key_checking)
+            _check_host_key(transport, known_hosts, names, where, settings.strict_host_key_checking, record)
         _log_in(transport, login, where)
     except BaseException:
         transport.close()
@@ -267,22 +277,34 @@ def _read_known_hosts(settings: Settings) -> KnownHosts | None:
 
 
 def _check_host_key(
-    transport: paramiko.Transport, known_hosts: KnownHosts, names: list[str], where: str, checking: HostKeyChecking
+    transport: paramiko.Transport,
+    known_hosts: KnownHosts,
+    names: list[str],
+    where: str,
+    checking: HostKeyChecking,
+    record: Record,
 ) -> None:
-    """Raises SshFailed unless the key is known, or new and accepted: by `accept-new`, or at a terminal."""
+    """Raises SshFailed unless the key is known to the machine's record or, where that has none, to known_hosts, or new
+    and accepted: by `accept-new`, or at a terminal. One that contradicts either is refused."""
     shown = transport.get_remote_server_key()
     key = HostKey(shown.get_name(), shown.asbytes())
     finding = known_hosts.check(names, key)
+    if record.keys and key not in record.keys:
+        output.error(_render_changed(names[0], key, _render_record(record)))
+        raise SshFailed(_explain_contradiction(record, key, where))
     if finding.status is KeyStatus.KNOWN:
         return
     if finding.status is KeyStatus.REVOKED:
         raise SshFailed(f"handshake failed: host key revoked: {where} shows a key that {finding.at} revokes")
     if finding.status is KeyStatus.CHANGED:
-        output.error(_render_changed(names[0], key, finding.at))
+        output.error(_render_changed(names[0], key, f"The key that it had before is in {finding.at}."))
+        also = f" (machine {record.machine} publishes the key that is shown)" if record.keys else ""
         raise SshFailed(
-            f"handshake failed: host key mismatch: {where} shows another key than {finding.at} has; "
+            f"handshake failed: host key mismatch: {where} shows another key than {finding.at} has{also}; "
             "if the key was changed on purpose, remove that line"
         )
+    if record.keys:
+        return
     with asking:
         if KnownHosts.read(known_hosts.path).check(names, key).status is KeyStatus.KNOWN:
             return  # accepted for another connection meanwhile
@@ -291,7 +313,23 @@ def _check_host_key(
         _record(known_hosts, names[0], key)
 
 
-def _render_changed(name: str, key: HostKey, at: str) -> str:
+def _render_record(record: Record) -> str:
+    listed = ", ".join(f"{key.label} {key.sha256}" for key in record.keys)
+    return f"Machine {record.machine} publishes: {listed}."
+
+
+def _explain_contradiction(record: Record, key: HostKey, where: str) -> str:
+    listed = " or ".join(f"{known.label} {known.sha256}" for known in record.keys)
+    return (
+        f"handshake failed: host key mismatch: {where} shows the {key.label} key {key.sha256}, and machine "
+        f"{record.machine} publishes {listed}. Check that its address is right and that no other SSH server answers "
+        "there; if its keys were changed on purpose, restart ssh.service there, and try again when its fleetd has "
+        "published them, which takes some seconds"
+    )
+
+
+def _render_changed(name: str, key: HostKey, expected: str) -> str:
+    """The warning, which ends with the line that says what was `expected`."""
     frame = "@" * 59
     return "\n".join(
         [
@@ -304,7 +342,7 @@ def _render_changed(name: str, key: HostKey, at: str) -> str:
             f"The fingerprint for the {key.label} key sent by the remote host {name} is",
             f"{key.md5} ({key.sha256}).",
             "Please contact your system administrator.",
-            f"The key that it had before is in {at}.",
+            expected,
         ]
     )
 

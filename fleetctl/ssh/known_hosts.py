@@ -1,13 +1,11 @@
 """The known hosts file, in OpenSSH's format; connects to nothing."""
 
 import base64
-import binascii
 import hashlib
 import hmac
 import os
 import re
-import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from fnmatch import translate
 from functools import cache
@@ -15,6 +13,7 @@ from functools import cache
 import msgspec
 
 from fleetctl import output
+from fleetd.model.host_keys import decode_key, is_key
 
 SSH_PORT = 22
 _LABELS = {"ssh-rsa": "RSA", "ssh-dss": "DSA"}
@@ -40,6 +39,28 @@ class HostKey(msgspec.Struct, frozen=True):
     @property
     def sha256(self) -> str:
         return "SHA256:" + base64.b64encode(hashlib.sha256(self.blob).digest()).decode().rstrip("=")
+
+
+class Record(msgspec.Struct, frozen=True):
+    """The host keys that a machine publishes in its record in the cluster; none if `keys` is empty."""
+
+    machine: str
+    keys: tuple[HostKey, ...] = ()
+
+
+NO_RECORD = Record("")
+
+
+def preferred_kinds(known: Sequence[str], record: Record) -> list[str]:
+    """The kinds of keys to ask a host for, best first: one that is in known_hosts and in the record satisfies both."""
+    recorded = [key.kind for key in record.keys]
+    return list(dict.fromkeys([*(kind for kind in known if kind in recorded), *recorded, *known]))
+
+
+def read_record(machine: str, keys: Iterable[str]) -> Record:
+    """The record of a machine, from its keys as `KIND BASE64`; what is no key is left out."""
+    pairs = [(kind, encoded) for kind, _, encoded in (key.partition(" ") for key in keys) if is_key(kind, encoded)]
+    return Record(machine, tuple(HostKey(kind, decode_key(kind, encoded)) for kind, encoded in pairs))
 
 
 class KeyStatus(StrEnum):
@@ -164,14 +185,7 @@ def _parse_line(number: int, text: str) -> Entry | None:
     if len(fields) < 3:
         raise ValueError("too few fields: expected hosts, kind of key, key")
     hosts, kind, encoded = fields[:3]
-    try:
-        blob = base64.b64decode(encoded, validate=True)
-    except binascii.Error as error:
-        raise ValueError(f"the key is not base64: {error}") from error
-    name = kind.encode(errors="surrogateescape")
-    if not blob.startswith(struct.pack(">I", len(name)) + name):
-        raise ValueError(f"the key is not of the kind {kind}")
-    return Entry(number, marker, hosts, HostKey(kind, blob))
+    return Entry(number, marker, hosts, HostKey(kind, decode_key(kind, encoded)))
 
 
 def _matches_hash(hashed: str, name: str) -> bool:

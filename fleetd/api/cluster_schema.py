@@ -200,3 +200,19 @@ class RebootReports(msgspec.Struct, frozen=True):
     """The machines that have a slot, those that wait for one, in their order, and those that were given up."""
 
     reboots: tuple[RebootReport, ...] = ()
+
+
+# GET /fleet/v2/host-keys?machine=ID&machine=ID… (all machines where none is named).
+
+
+class HostKeys(msgspec.Struct, frozen=True):
+    """The public keys of a machine's SSH server, each as `KIND BASE64`."""
+
+    machine: str
+    keys: tuple[str, ...]
+
+
+class MachineHostKeys(msgspec.Struct, frozen=True):
+    """The machines that publish keys, by id."""
+
+    host_keys: tuple[HostKeys, ...] = msgspec.field(name="hostKeys")

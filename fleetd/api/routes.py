@@ -32,6 +32,7 @@ from fleetd.api.v2.applies import Applies
 from fleetd.api.v2.contents import Contents
 from fleetd.api.v2.cordons import Cordons
 from fleetd.api.v2.drains import Drains
+from fleetd.api.v2.host_keys import HostKeys
 from fleetd.api.v2.moves import Moves
 from fleetd.api.v2.operations import Operations
 from fleetd.api.v2.plans import Plans
@@ -157,6 +158,14 @@ class Api:
                 schema.RebootReport,
             ),
             Route("DELETE", f"{v2}/machines/{{machine}}/reboot", reboots.delete, admin),
+            Route(
+                "GET",
+                f"{v2}/host-keys",
+                HostKeys(self._registry).get_all,
+                view,
+                answer=schema.MachineHostKeys,
+                query="machine",
+            ),
             Route("GET", f"{v2}/reboots", reboots.get_all, view, answer=schema.RebootReports, query="machine"),
             Route("GET", f"{v2}/rollouts", rollouts.get_all, view, answer=schema.Rollouts, query="group"),
             Route("POST", f"{v2}/rollouts/{{group}}", rollouts.post, operate, schema.RolloutCommand, by_name=True),

@@ -16,7 +16,9 @@ from fleetd.api.cluster_schema import Drain as Drain
 from fleetd.api.cluster_schema import DrainedUnit as DrainedUnit
 from fleetd.api.cluster_schema import DrainReport as DrainReport
 from fleetd.api.cluster_schema import DrainRequest as DrainRequest
+from fleetd.api.cluster_schema import HostKeys as HostKeys
 from fleetd.api.cluster_schema import Leaving as Leaving
+from fleetd.api.cluster_schema import MachineHostKeys as MachineHostKeys
 from fleetd.api.cluster_schema import MoveReport as MoveReport
 from fleetd.api.cluster_schema import MoveRequest as MoveRequest
 from fleetd.api.cluster_schema import RebootReport as RebootReport

@@ -59,7 +59,8 @@ class Machine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="format
     reboot that was ordered in this boot, None if that was not refused. `etcd_member` is the id of the store's etcd
     member that runs on it, '' for none. `since` is the Unix time since when it takes part without a break (0: its
     fleetd is older, and does not say); a restart of fleetd is none. `configured` are the settings of the cluster that
-    its fleet.conf has, by name: they count where the store has none, mostly while this machine leads.
+    its fleet.conf has, by name: they count where the store has none, mostly while this machine leads. `host_keys` are
+    the public keys of its SSH server, as `KIND BASE64`; () if none are known.
     """
 
     id: str
@@ -76,6 +77,7 @@ class Machine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="format
     reboot_refused: RebootRefusal | None = None
     etcd_member: str = ""
     since: float = 0.0
+    host_keys: tuple[str, ...] = ()
 
     @property
     def short_id(self) -> str:

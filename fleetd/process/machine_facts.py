@@ -1,5 +1,6 @@
-"""What may change of this machine while fleetd runs, and is published then: its address, whether it wants to be
-rebooted, the reboot that it was refused, and which member of the store's etcd runs on it.
+"""What may change of this machine while fleetd runs, and is published then: its address, the host keys of its
+SSH server, whether it wants to be rebooted, the reboot that it was refused, and which member of the store's etcd runs
+on it.
 
 All of it is looked at when a heartbeat was answered, so that nothing wakes a machine at rest for it.
 """
@@ -19,20 +20,22 @@ log = logging.getLogger(__name__)
 
 class MachineFacts:
     """Follows the facts until `run` is cancelled. `find_address` returns the machine's address, '' if there is none at
-    present; `find_reboot_need` why it wants to be rebooted, '' if it does not; `is_own_host` whether others reach this
-    machine by that name or address."""
+    present; `find_host_keys` the public keys of its SSH server; `find_reboot_need` why it wants to be rebooted, '' if
+    it does not; `is_own_host` whether others reach this machine by that name or address."""
 
     def __init__(
         self,
         membership: Membership,
         *,
         find_address: Callable[[], str],
+        find_host_keys: Callable[[], tuple[str, ...]],
         find_reboot_need: Callable[[], str],
         find_refusal: Callable[[], RebootRefusal | None],
         is_own_host: Callable[[str], Awaitable[bool]],
     ) -> None:
         self._membership = membership
         self._find_address = find_address
+        self._find_host_keys = find_host_keys
         self._find_reboot_need = find_reboot_need
         self._find_refusal = find_refusal
         self._is_own_host = is_own_host
@@ -41,6 +44,7 @@ class MachineFacts:
         machine = membership.machine
         self._published: dict[str, Any] = {
             "address": machine.address,
+            "host_keys": machine.host_keys,
             "reboot_required": machine.reboot_required,
             "reboot_refused": machine.reboot_refused,
             "etcd_member": machine.etcd_member,
@@ -69,7 +73,11 @@ class MachineFacts:
 
     async def _look(self) -> dict[str, Any]:
         """The facts as they are now; one that is not known is left out."""
-        found: dict[str, Any] = {"reboot_required": self._find_reboot_need(), "reboot_refused": self._find_refusal()}
+        found: dict[str, Any] = {
+            "host_keys": self._find_host_keys(),
+            "reboot_required": self._find_reboot_need(),
+            "reboot_refused": self._find_refusal(),
+        }
         address = self._find_address()
         found |= {"address": address} if address else {}
         well_since_s = self._membership.beats.well_since_s  # changes when the connection to the store was disturbed

@@ -67,15 +67,17 @@ class HostEnvironment(msgspec.Struct, frozen=True):
     `runtime` is a directory that a reboot empties. `own_unit` is fleetd's systemd unit, '' if systemd does not
     supervise it. `park_later` has a process that outlives this one park the machine once the store answers
     (deferred_parking.py). `find_address` returns the current address, '' if there is none or it is not to be followed;
-    `find_reboot_need` why the machine wants to be rebooted, '' if it does not; `is_own_host` whether others reach this
-    machine by that name or address. `unix_now` is the wall clock in seconds; `new_id` returns a unique string.
-    `audit` keeps the fields of an entry for each change through the API.
+    `find_host_keys` the public keys of the machine's SSH server; `find_reboot_need` why the machine wants to be
+    rebooted, '' if it does not; `is_own_host` whether others reach this machine by that name or address. `unix_now` is
+    the wall clock in seconds; `new_id` returns a unique string. `audit` keeps the fields of an entry for each change
+    through the API.
     """
 
     runtime: Path
     open_ledger: Callable[[Path], Ledger] = Ledger
     own_unit: str = ""
     find_address: Callable[[], str] = lambda: ""
+    find_host_keys: Callable[[], tuple[str, ...]] = lambda: ()
     find_reboot_need: Callable[[], str] = lambda: ""
     is_own_host: Callable[[str], Awaitable[bool]] = _is_elsewhere
     unix_now: Callable[[], float] = time.time
@@ -135,6 +137,7 @@ class Node:
         self._facts = MachineFacts(
             self.membership,
             find_address=environment.find_address,
+            find_host_keys=environment.find_host_keys,
             find_reboot_need=environment.find_reboot_need,
             find_refusal=lambda: self.agent.reboot_refusal,
             is_own_host=environment.is_own_host,

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 import msgspec
 
+from fleetd.model.machine import Machine
 from fleetd.model.placement import Decision
 from fleetd.model.reboot import Reboot, RebootFailure, RebootPhase
 from fleetd.model.unit import UnitState
@@ -89,11 +90,17 @@ def _set_synced(snapshot: Snapshot, machine: str, synced: Synced | None) -> Affe
     return affected.set_session(snapshot, machine, synced.session if synced else None)
 
 
+def _set_machine(snapshot: Snapshot, id_: str, machine: Machine | None) -> Affected:
+    if machine is not None and machine.host_keys:  # most of the record, and nothing is decided by them
+        machine = msgspec.structs.replace(machine, host_keys=())
+    return affected.set_machine(snapshot, id_, machine)
+
+
 _SETTERS: Mapping[Kind[Record], Callable[..., Affected]] = {
     UNITS: affected.set_unit,
     SETTINGS: affected.set_settings,
     CLUSTER_SETTINGS: affected.set_cluster_settings,
-    MACHINES: affected.set_machine,
+    MACHINES: _set_machine,
     PLACEMENTS: affected.set_placement,
     DECISIONS: affected.set_decision,
     SYNCED: _set_synced,

@@ -66,6 +66,7 @@ def test_every_route_is_described_and_tested() -> None:
         "GET /fleet/v1/state/{unitName}",
         "GET /fleet/v1/units",
         "GET /fleet/v1/units/{unitName}",
+        "GET /fleet/v2/host-keys",
         "GET /fleet/v2/machines/{machine}/drain",
         "GET /fleet/v2/openapi.json",
         "GET /fleet/v2/reboots",

@@ -1,6 +1,7 @@
 """An operator who uses fleetctl over SSH, with keys, known hosts, an SSH agent and a terminal."""
 
 import fcntl
+import json
 import os
 import pty
 import re
@@ -59,6 +60,30 @@ class RemoteOperator:
             text or subprocess.run(["ssh-keyscan", *addresses], check=True, capture_output=True, text=True).stdout
         )
         return path
+
+    def wait_for_published_keys(self) -> None:
+        """Wait until every machine publishes host keys."""
+        self.cluster.wait_until(
+            "all host keys published", lambda: len(self._publishing()) == len(self.cluster.machines)
+        )
+
+    @contextmanager
+    def unpublished_keys(self) -> Iterator[None]:
+        """Machines that publish no host keys: fleetd reads the public files, sshd does not need them."""
+        for machine in self.cluster.machines:
+            machine.run(["sh", "-c", "mkdir /etc/ssh/kept && mv /etc/ssh/ssh_host_*_key.pub /etc/ssh/kept"])
+        self.cluster.wait_until("no host keys published", lambda: not self._publishing())
+        yield
+        for machine in self.cluster.machines:
+            machine.run(["sh", "-c", "mv /etc/ssh/kept/* /etc/ssh && rmdir /etc/ssh/kept"])
+        self.wait_for_published_keys()
+
+    def _publishing(self) -> list[object]:
+        """The host keys of each machine that publishes some."""
+        url = "http://fleet/fleet/v2/host-keys"
+        ask = ["curl", "-s", "-f", "--unix-socket", "/run/fleet.sock", url]
+        found: list[object] = json.loads(self.cluster.machines[0].run(ask).stdout)["hostKeys"]
+        return found
 
     def install_key(self) -> None:
         """The path of the key that logs in, where keys usually are."""

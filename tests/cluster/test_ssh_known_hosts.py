@@ -1,11 +1,20 @@
-"""Host keys of real machines: unknown, recorded, changed and revoked ones."""
+"""Host keys of real machines that publish none: unknown, recorded, changed and revoked ones in known_hosts."""
 
 import re
 import subprocess
+from collections.abc import Iterator
 
 import pytest
 
+from contrib.testbed import Cluster
 from tests.cluster.remote_operator import RemoteOperator, Terminal
+
+
+@pytest.fixture(scope="module", autouse=True)
+def unpublished(ssh_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The machines publish no host keys, so known_hosts alone decides."""
+    with RemoteOperator(ssh_cluster, tmp_path_factory.mktemp("home")).unpublished_keys():
+        yield
 
 
 @pytest.fixture

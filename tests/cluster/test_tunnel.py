@@ -302,6 +302,14 @@ def test_ctrl_c_through_the_tunnel_exits_with_130(operator: RemoteOperator) -> N
 def test_a_machine_behind_the_bastion_is_checked_by_its_own_host_key(operator: RemoteOperator) -> None:
     machine = operator.cluster.machines[0]
     operator.write_known_hosts(operator.bastion)
+    operator.wait_for_published_keys()
+    published = operator.fleetctl("ssh", machine.id[:6], "true")
+    assert (published.returncode, published.stderr) == (0, "")
+    with operator.unpublished_keys():
+        _check_by_known_hosts(operator, machine)
+
+
+def _check_by_known_hosts(operator: RemoteOperator, machine: Machine) -> None:
     refused = operator.fleetctl("ssh", machine.id[:6], "true")
     assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
     assert (

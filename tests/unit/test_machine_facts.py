@@ -52,6 +52,7 @@ class World:
     def __init__(self, directory: Path, store: StoreWithMembers, own_hosts: tuple[str, ...] = ()) -> None:
         self.store = store
         self.need = ""
+        self.host_keys: tuple[str, ...] = ()
         self.systemd = SimulatedSystemd()
         config, _ = parse_config("disable_engine=true", "fleet.conf", {}, {})
 
@@ -62,6 +63,7 @@ class World:
             directory,
             own_unit="fleet.service",
             find_address=lambda: "10.0.0.1",
+            find_host_keys=lambda: self.host_keys,
             find_reboot_need=lambda: self.need,
             is_own_host=is_own_host,
             offload=offload_inline,
@@ -106,6 +108,19 @@ def test_a_machine_that_wants_a_reboot_says_so_with_its_next_heartbeat(tmp_path:
         here.need = ""
         await asyncio.sleep(10)
         assert await here.published() == msgspec.structs.replace(published, reboot_required="")
+
+    run(lambda: World(tmp_path, StoreWithMembers()), scenario)
+
+
+def test_host_keys_that_changed_are_published_with_the_next_heartbeat(tmp_path: Path) -> None:
+    async def scenario(here: World) -> None:
+        before = await here.published()
+        assert before is not None
+        assert before.host_keys == ()
+        for keys in (("ssh-ed25519 AAAA",), ("ssh-ed25519 BBBB", "ssh-rsa CCCC"), ()):
+            here.host_keys = keys
+            await asyncio.sleep(10)
+            assert await here.published() == msgspec.structs.replace(before, host_keys=keys)
 
     run(lambda: World(tmp_path, StoreWithMembers()), scenario)
 
