@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from fleetctl.ssh.known_hosts import Finding, HostKey, KeyStatus, KnownHosts, host_names
+from fleetctl.ssh.known_hosts import (
+    Finding,
+    HostKey,
+    KeyStatus,
+    KnownHosts,
+    Record,
+    host_names,
+    preferred_kinds,
+    read_record,
+)
 
 KNOWN, UNKNOWN, CHANGED, REVOKED = KeyStatus.KNOWN, KeyStatus.UNKNOWN, KeyStatus.CHANGED, KeyStatus.REVOKED
 
@@ -196,6 +205,31 @@ def test_openssh_reads_what_was_added(tmp_path: Path, keys: list[HostKey]) -> No
 )
 def test_the_names_of_a_host_include_an_unusual_port(hosts: list[str], port: int, names: list[str]) -> None:
     assert host_names(hosts, port) == names
+
+
+def test_the_record_of_a_machine_has_what_is_a_key(keys: list[HostKey]) -> None:
+    kind, encoded = line("", keys[0]).split()[:2]
+    good = f"{kind} {encoded}"
+    assert read_record("m1", [good, "", "ssh-rsa", f"ssh-rsa {encoded}", "ssh-rsa =", f"{good} more"]) == Record(
+        "m1", (keys[0],)
+    )
+    assert read_record("m1", []) == Record("m1")
+
+
+@pytest.mark.parametrize(
+    ("known", "recorded", "wanted"),
+    [
+        ([], [], []),
+        (["a"], [], ["a"]),
+        ([], ["a", "b"], ["a", "b"]),
+        (["b", "c"], ["a", "b"], ["b", "a", "c"]),  # known_hosts may have one of a machine's kinds
+    ],
+)
+def test_a_kind_that_is_known_and_recorded_is_asked_for_first(
+    known: list[str], recorded: list[str], wanted: list[str]
+) -> None:
+    record = Record("m1", tuple(HostKey(kind, b"") for kind in recorded))
+    assert preferred_kinds(known, record) == wanted
 
 
 def test_fingerprints_equal_those_of_ssh_keygen(tmp_path: Path, keys: list[HostKey]) -> None:
