@@ -29,7 +29,7 @@ from fleetd.config.config import Config, ConfigError, Notice, load_config
 from fleetd.model.decoding import UNREADABLE
 from fleetd.model.machine import Capability, Machine
 from fleetd.process import deferred_parking, identity, log_format, sdnotify
-from fleetd.process.host_keys import find_host_keys
+from fleetd.process.host_keys import HostKeys
 from fleetd.process.journal_entry import JournalEntries
 from fleetd.process.node import HostEnvironment, Node
 from fleetd.registry.records import KeySpace
@@ -204,7 +204,7 @@ async def open_node(config: Config, former_lease: int = 0) -> Node:
         own_unit=unit,
         audit=JournalEntries().write,
         find_address=identity.find_address if not config.public_ip else lambda: config.public_ip,
-        find_host_keys=find_host_keys,
+        find_host_keys=HostKeys().find,
         find_reboot_need=identity.find_reboot_need,
         is_own_host=identity.is_own_host,
     )

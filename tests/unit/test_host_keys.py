@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fleetd.model.host_keys import MAX_KEYS, MAX_LENGTH, SshdFiles, decode_key, parse_public_keys, read_sshd_config
-from fleetd.process.host_keys import find_host_keys
+from fleetd.process.host_keys import HostKeys
 
 
 def make_key(kind: str = "ssh-ed25519", data: bytes = b"k" * 32) -> str:
@@ -87,12 +87,12 @@ def write(path: Path, text: str) -> None:
 
 
 def test_without_hostkey_the_usual_files_count_and_private_keys_do_not(tmp_path: Path) -> None:
-    assert find_host_keys(tmp_path / "none") == ()
+    assert HostKeys(tmp_path / "none").find() == ()
     write(tmp_path / "ssh_host_rsa_key.pub", f"{RSA} root@here\n")
     write(tmp_path / "ssh_host_ed25519_key.pub", f"{ED25519} root@here\n")
     write(tmp_path / "ssh_host_ed25519_key", make_key(data=b"private"))
     write(tmp_path / "sshd_config", "Include sshd_config.d/*.conf\n#HostKey /x\n")
-    assert find_host_keys(tmp_path) == (ED25519, RSA)
+    assert HostKeys(tmp_path).find() == (ED25519, RSA)
 
 
 def test_files_that_sshd_config_names_count_alone(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_files_that_sshd_config_names_count_alone(tmp_path: Path) -> None:
     write(tmp_path / "agent.pub", make_key(data=b"a" * 32))
     write(tmp_path / "sshd_config", "Include sshd_config.d/*.conf\nHostKey agent.pub\nHostKey none\nHostKey gone\n")
     write(tmp_path / "sshd_config.d/b.conf", f"HostKey {tmp_path}/keys/own\n")
-    assert set(find_host_keys(tmp_path)) == {ED25519, make_key(data=b"a" * 32)}
+    assert set(HostKeys(tmp_path).find()) == {ED25519, make_key(data=b"a" * 32)}
 
 
 def test_files_that_cannot_be_read_are_passed_over(tmp_path: Path) -> None:
@@ -111,4 +111,23 @@ def test_files_that_cannot_be_read_are_passed_over(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo.pub")
     (tmp_path / "ssh_host_dsa_key.pub").mkdir()
     (tmp_path / "ssh_host_rsa_key.pub").write_bytes(b"\xff" + RSA.encode())
-    assert find_host_keys(tmp_path) == ()
+    assert HostKeys(tmp_path).find() == ()
+
+
+def test_keys_are_read_again_when_a_file_or_a_folder_has_changed(tmp_path: Path) -> None:
+    keys = HostKeys(tmp_path / "ssh")
+    assert keys.find() == ()
+    write(tmp_path / "ssh/ssh_host_rsa_key.pub", RSA)
+    assert keys.find() == keys.find() == (RSA,)
+    write(tmp_path / "ssh/ssh_host_rsa_key.pub", LARGEST_RSA)
+    assert keys.find() == (LARGEST_RSA,)
+    write(tmp_path / "ssh/ssh_host_ed25519_key.pub", ED25519)
+    assert keys.find() == (ED25519, LARGEST_RSA)
+    write(tmp_path / "ssh/sshd_config", "Include more/*.conf\n")
+    assert keys.find() == (ED25519, LARGEST_RSA)
+    write(tmp_path / "ssh/more/own.conf", "HostKey own\n")
+    assert keys.find() == ()
+    write(tmp_path / "ssh/own.pub", RSA)
+    assert keys.find() == (RSA,)
+    (tmp_path / "ssh/more/own.conf").unlink()
+    assert keys.find() == (ED25519, LARGEST_RSA)
