@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 from fleetd.model.host_keys import MAX_KEYS, MAX_LENGTH, SshdFiles, decode_key, parse_public_keys, read_sshd_config
+from fleetd.model.machine import Machine
 from fleetd.process.host_keys import HostKeys
+from fleetd.registry.records import MACHINES
+from fleetd.registry.snapshots import apply_record
+from fleetd.scheduler.snapshot import Snapshot
 
 
 def make_key(kind: str = "ssh-ed25519", data: bytes = b"k" * 32) -> str:
@@ -131,3 +135,10 @@ def test_keys_are_read_again_when_a_file_or_a_folder_has_changed(tmp_path: Path)
     assert keys.find() == (RSA,)
     (tmp_path / "ssh/more/own.conf").unlink()
     assert keys.find() == (ED25519, LARGEST_RSA)
+
+
+def test_a_snapshot_of_the_cluster_has_machines_without_their_keys() -> None:
+    snapshot = Snapshot()
+    apply_record(snapshot, MACHINES, ("m1",), Machine("m1", address="10.0.0.1", host_keys=(ED25519,)))
+    assert snapshot.machines == {"m1": Machine("m1", address="10.0.0.1")}
+    assert not apply_record(snapshot, MACHINES, ("m1",), Machine("m1", address="10.0.0.1", host_keys=(RSA,))).units
