@@ -159,14 +159,13 @@ def _aim(proposal: Proposal, plan: UnitPlanBuilder, request: Move) -> None:
     if found is not None:
         goal = _find_other(proposal, names, request)
         plan.ended_move = request.revision
-        if not goal and plan.move_to:
+        if not goal:
             return
     for each in group:
         each.move_to = goal
         each.arrival = _not_moved(each, request, found) if found else each.arrival
-        if goal:
-            proposal.occupy(each.name, goal, proposal.requirements(each.name))
-            ask_for_proof(proposal, each, goal)
+        proposal.occupy(each.name, goal, proposal.requirements(each.name))
+        ask_for_proof(proposal, each, goal)
 
 
 def _watch(proposal: Proposal, plan: UnitPlanBuilder, request: Move) -> None:
