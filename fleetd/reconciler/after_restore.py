@@ -59,9 +59,11 @@ def _as_it_is(seen: Observed) -> LedgerEntry:
 
 
 def _is_launched(seen: Observed) -> bool:
-    """True if the unit runs, or ran until it ended by itself; False if fleetd stopped it, or is stopping it."""
+    """True if the unit runs, or ran until it ended by itself; False if fleetd stopped it, or is stopping it, or systemd
+    has not accepted its start."""
     if seen.busy and not seen.stopping:
         return True
     if seen.entry is None:
         return seen.busy
-    return seen.entry.target is TargetState.LAUNCHED and not seen.entry.stopped
+    is_begun = seen.entry.issued or seen.busy
+    return seen.entry.target is TargetState.LAUNCHED and is_begun and not seen.entry.stopped

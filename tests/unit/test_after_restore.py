@@ -48,9 +48,10 @@ def test_a_restore_starts_no_placed_unit_that_is_not_here() -> None:
         here(entry=STOPPED),
         here(entry=entry(generation=90, stopped=True)),
         here("failed", entry=entry(generation=90, stopped=True)),
+        here("inactive", entry=entry(generation=90, issued=False)),  # systemd refuses to start it
     ],
 )
-def test_a_unit_being_stopped_at_a_restore_is_adopted_as_stopped(seen: Observed) -> None:
+def test_a_unit_that_is_stopped_or_not_started_at_a_restore_is_held_as_that(seen: Observed) -> None:
     adopted = plan_adoption({NAME: placed(generation=3)}, {NAME: seen}).entries[NAME]
     assert adopted == entry(LOADED, 3, adopted=True)
     at_rest = here(entry=adopted)
