@@ -56,6 +56,10 @@ def _edition(random: Random) -> tuple[tuple[str, ...], float | None]:
     return (_unit(random), str(random.randint(1, EDITIONS))), None
 
 
+def _applied(random: Random) -> tuple[tuple[str, ...], float | None]:
+    return (str(random.randint(1, EDITIONS)), *random.sample(tuple(UNITS), random.randint(1, 4))), None
+
+
 def _rolled_edition(random: Random) -> tuple[tuple[str, ...], float | None]:
     return (str(random.randint(1, EDITIONS)),), None
 
@@ -140,6 +144,7 @@ OPERATIONS: tuple[tuple[int, str, Draw], ...] = (
     (4, "stop", _of_unit),
     (1, "unload", _of_unit),
     (4, "destroy", _of_unit),
+    (3, "apply", _applied),
     (4, "roll", _rolled_edition),
     (4, "command-rollout", _rollout_command),
     (1, "restart-unit", _of_rolled),
