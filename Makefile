@@ -1,6 +1,6 @@
 # Every target sets itself up first (contrib/setup); all of it works from a bare checkout.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo bench test quick soak lint lock lowest man docs clean
+.PHONY: help setup demo bench test quick soak lint lock lowest man docs deb clean
 
 BIN := .venv/bin
 # Tests wait for machines and for programs: one worker more than there are processors keeps all of these busy.
@@ -52,6 +52,9 @@ man: setup ## render the man pages in contrib/man, which the package contains, f
 
 docs: setup ## build the web pages of docs/ into build/docs
 	$(BIN)/python -m sphinx -q -W --keep-going -b html -d build/doctrees docs build/docs
+
+deb: setup ## build the Debian package, with everything that fleet needs but Python itself, into build/
+	@contrib/deb/build
 
 clean: ## remove the virtual environment, caches, and what killed runs left behind
 	@[ ! -x $(BIN)/python -o "$$(id -u)" != 0 ] || $(BIN)/python -c 'from contrib.testbed import Cluster; Cluster.clean_leftovers()'
