@@ -18,10 +18,12 @@ CORDON_KNOWN_S = 30.0  # a leader whose watch is mute learns of a cordon so late
 
 
 class OneMachinePerUnit(Checker):
-    """Rule 3, as placed: a unit that is not global has at most one placement that is not superseded."""
+    """Rule 3, as placed: a unit that is not global has at most one placement that is not superseded. A template, of
+    which nothing runs, may be left on a machine that is away, where its socket was."""
 
     def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Key, Placement]) -> None:
-        for name in dict.fromkeys(path.names[1] for path, _ in events if path.kind is PLACEMENTS):
+        placed = [path.names[1] for path, _ in events if path.kind is PLACEMENTS]
+        for name in dict.fromkeys(name for name in placed if not is_template(name)):
             assigned_machines = [
                 machine
                 for machine in self.records.assigned_machines(name)
