@@ -57,6 +57,7 @@ def is_there(machine: Machine, path: str) -> bool:
     return machine.run(["test", "-e", path], check=False).returncode == 0
 
 
+@pytest.mark.xdist_group("test_package")  # with the other test: the package is built once
 def test_the_package_installs_runs_upgrades_in_place_and_goes_while_a_unit_keeps_running(
     new_cluster: Callable[..., Cluster], package: Path, tmp_path: Path
 ) -> None:
