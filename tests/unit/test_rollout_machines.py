@@ -268,3 +268,16 @@ def test_a_machine_that_is_lost_long_after_its_step_is_no_failure() -> None:
     cluster.command(Action.CONTINUE)
     cluster.come_to_rest()
     assert cluster.contents() == all_run("new")
+
+
+def test_members_on_a_machine_that_is_being_switched_off_are_not_changed_until_it_is_back() -> None:
+    waits = "MachineID=m1\nFailoverDelay=10min"
+    cluster = rolling_group(fleet=waits)
+    cluster.machine("m1", MachineMode.LEAVING, shuts_down=True)
+    cluster.request("new", *MEMBERS, fleet=waits)
+    cluster.run_leader()
+    placed = (cluster.snapshot.placements[name]["m1"].content for name in MEMBERS)
+    assert [word_of(content) for content in placed] == ["old"] * 3
+    cluster.machine("m1", MachineMode.READY)
+    cluster.come_to_rest()
+    assert cluster.contents() == all_run("new")

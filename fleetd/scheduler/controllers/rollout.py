@@ -216,8 +216,8 @@ def _progress(
         return Progress.PROVEN, ""  # without a step: there was nothing to change, or it was started anew elsewhere
     progress, why = assess(plan.placements.get(machine), plan.states.get(machine), wanted, generation)
     effective = proposal.snapshot.effective.get(machine)
-    if progress is Progress.WAITING and effective is not None and effective.goes_down:
-        return Progress.ABSENT, ""  # it is changed when it has rebooted
+    if progress is Progress.WAITING and effective is not None and (effective.goes_down or effective.evicts):
+        return Progress.ABSENT, ""  # it is changed when it has rebooted, or elsewhere
     return progress, why
 
 
