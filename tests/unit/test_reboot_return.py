@@ -4,7 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from fleetd.model.machine import MachineMode
-from fleetd.model.reboot import RebootPhase
+from fleetd.model.reboot import RebootFailure, RebootPhase
 from fleetd.registry.records import UNITS
 from fleetd.scheduler.disruption import DisruptionBudget
 from tests.unit.cluster_builder import INACTIVE
@@ -101,6 +101,22 @@ def test_a_machine_that_does_not_serve_after_ten_minutes_stops_the_queue() -> No
     cluster.restart("db.service")
     cluster.run()
     assert cluster.phases() == {}
+    assert cluster.boots["m2"] == 2
+
+
+def test_a_machine_that_is_there_and_has_not_done_as_it_was_told_loses_its_slot() -> None:
+    cluster = rebooting_group()
+    cluster.deaf.add("m1")
+    cluster.ask_to_reboot("m1", "m2")
+    cluster.run()
+    assert cluster.phases() == {"m1": "ordered"}
+    cluster.wait(TEN_MINUTES_S)
+    cluster.run()
+    reboot = cluster.reboot_of("m1")
+    assert (reboot.failure, reboot.detail) == (
+        RebootFailure.REFUSED,
+        "it is there, and has not rebooted although it was told to",
+    )
     assert cluster.boots["m2"] == 2
 
 

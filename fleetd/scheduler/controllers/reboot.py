@@ -31,6 +31,7 @@ from fleetd.scheduler.unit_plan import UnitPlanBuilder
 
 LISTED = 10  # units that a machine waits for
 SILENT_CLIENT = "its FleetLock client has not asked again whether it may reboot"
+DISOBEYED = "it is there, and has not rebooted although it was told to"
 RETRY_S = 86400.0  # after which a machine that needs a reboot, and whose reboot was given up, is tried again
 
 Due = float | None  # when (Unix time) to look again even if nothing changes
@@ -74,7 +75,8 @@ def _go_on(proposal: Proposal, machine: str, record: Reboot) -> Due:
 def _watch_absence(proposal: Proposal, machine: str, record: Reboot, request: RebootRequest) -> Due:
     """Give up a machine that is not back in time. A FleetLock client's time begins when it was told that it may go."""
     if not record.is_under_way:
-        return None
+        is_idle = not record.client and _takes_part(proposal, machine)  # with the boot that was to end
+        return _give_up(proposal, machine, record, RebootFailure.REFUSED, detail=DISOBEYED) if is_idle else None
     if request.granted > record.ordered:
         return _write(proposal, machine, replace(record, ordered=request.granted))
     is_told = not record.client or request.granted > 0 or not _takes_part(proposal, machine)
