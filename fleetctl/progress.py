@@ -43,8 +43,9 @@ class ProgressLines:
         passed = f" ({passed_s:.0f} s)"
         room = size.columns - MARGIN - len(passed)
         lines = [terminal.crop(line, room) + passed for line in self._lines(waiting, size.lines)]
-        self._write(self._erasure(size.columns) + "\n".join(lines))
-        self._drawn = [terminal.width(line) for line in lines]
+        text = self._erasure(size.columns) + "\n".join(lines)
+        self._drawn = [terminal.width(line) for line in lines]  # first: Ctrl-C may come while they are written
+        self._write(text)
 
     def clear(self) -> None:
         """Erase the lines; the cursor returns to where they began."""

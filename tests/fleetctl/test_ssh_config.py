@@ -21,6 +21,7 @@ from fleetctl.settings import Settings
 from fleetctl.ssh.config import Login, plan_login, split_host_port
 from fleetctl.ssh.connection import connect_to_bastion, connect_to_machine
 from fleetctl.ssh.identities import gather_identities
+from fleetctl.ssh.known_hosts import NO_RECORD
 from fleetctl.ssh.openssh import HONOURED, MISSING
 from tests.examples import examples
 
@@ -239,7 +240,7 @@ def test_every_keyword_of_openssh_is_classified() -> None:
 def test_the_address_of_a_machine_never_reaches_a_shell(home: Path, address: str) -> None:
     configure(home, f'Match exec "echo %h >>{home}/ran"\n User me\n')
     with pytest.raises(SshFailed, match="is no"):
-        connect_to_machine(Settings(), address, 0, None)
+        connect_to_machine(Settings(), address, 0, None, NO_RECORD)
     assert not (home / "ran").exists()
 
 
@@ -247,7 +248,7 @@ def test_the_address_of_a_machine_never_reaches_a_shell(home: Path, address: str
 def test_an_address_is_connected_to(home: Path, address: str) -> None:
     configure(home, "Host *\n Port 1\n")
     with pytest.raises(SshFailed, match="port 1: connection refused"):
-        connect_to_machine(Settings(), address, 0, None)
+        connect_to_machine(Settings(), address, 0, None, NO_RECORD)
 
 
 @pytest.mark.parametrize(
@@ -261,7 +262,7 @@ def test_a_tunnel_may_name_its_user(home: Path, tunnel: str, where: str) -> None
 def test_resolving_a_name_times_out(home: Path) -> None:
     before = time.monotonic()
     with pytest.raises(SshFailed, match=r"the name no-such-host\.invalid does not resolve: "):
-        connect_to_machine(Settings(ssh_timeout_s=0.5), "no-such-host.invalid", 0, None)
+        connect_to_machine(Settings(ssh_timeout_s=0.5), "no-such-host.invalid", 0, None, NO_RECORD)
     assert time.monotonic() - before < 5
 
 
