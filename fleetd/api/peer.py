@@ -132,14 +132,15 @@ def _is_foreign(pid: int, user: int) -> bool:
     if pid == 0:  # not visible from here: fleetd runs in a container, and the process does not
         return user != 0
     try:
-        nested = _status(pid, "NSpid")
-        with (
-            open(f"/proc/{pid}/uid_map", encoding="ascii") as theirs,
-            open("/proc/self/uid_map", encoding="ascii") as own,
-        ):
-            return len(nested) > 1 or theirs.read() != own.read()
+        return len(_status(pid, "NSpid")) > 1 or _user_map(pid) != _user_map("self")
     except OSError:
         return True
+
+
+def _user_map(pid: int | str) -> str:
+    """How the users of a process's namespace are mapped to others. Raises OSError."""
+    with open(f"/proc/{pid}/uid_map", encoding="ascii") as file:
+        return file.read()
 
 
 def _status(pid: int, field: str) -> list[str]:
