@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from fleetd.api.http import Request
 from fleetd.model.actor import Actor
 from fleetd.model.unit import TargetState, Unit
+from fleetd.registry.transactions import WriteSet
 
 MESSAGE_ID = "b8ba0ce3ccb04d2d8dd0a8b0cbd1e2aa"
 _ACTIONS = {TargetState.INACTIVE: "unload", TargetState.LOADED: "load", TargetState.LAUNCHED: "start"}
@@ -36,6 +37,14 @@ class Audit:
                 "GENERATION": str(revision),
             }
         )
+
+    def note_transaction(
+        self, actor: Actor, changes: Mapping[str, tuple[Unit | None, Unit | None]], written: WriteSet, revision: int
+    ) -> None:
+        """A transaction with some of these changes (by key: a unit before and after) was written at this revision."""
+        for operation in written.operations:
+            if operation.key in changes:
+                self.note_unit(actor, *changes[operation.key], revision)
 
     def note_request(self, request: Request) -> None:
         """A request that is not about units has been carried out."""

@@ -7,6 +7,9 @@ import pytest
 
 from fleetd.model.permission import NO_RIGHTS, Grant, Permission, Rights, parse_rights
 from fleetd.model.unit import Unit
+from fleetd.registry.registry import Registry
+from fleetd.registry.transactions import WriteSet
+from fleetd.store.protocol import Conflict
 from tests.api.conftest import JSON, Fleet
 
 SERVICE = [{"section": "Service", "name": "ExecStart", "value": "/bin/true"}]
@@ -191,3 +194,30 @@ async def test_each_change_is_an_entry_of_the_audit_and_no_other_request(fleet: 
     entries.clear()
     await fleet.ask("PATCH /fleet/v2/settings", {"set": {"max_units": "5"}}, BY_ANN)
     assert [each["MESSAGE"] for each in entries] == ["ann: PATCH /fleet/v2/settings"]
+
+
+class BusyRegistry(Registry):
+    """Another client comes before the fourth transaction that is written: units were written in the third."""
+
+    writes = 0
+
+    async def write(self, write_set: WriteSet) -> int:
+        self.writes += 1
+        if self.writes == 4:
+            raise Conflict
+        return await super().write(write_set)
+
+
+async def test_what_was_written_before_a_conflict_is_audited_once(fleet: Fleet) -> None:
+    busy = Fleet(BusyRegistry(fleet.registry.store))
+    entries: list[dict[str, str]] = []
+    busy.reconfigure(audit=lambda fields: entries.append(dict(fields)))
+    names = [f"u{number}.service" for number in range(300)]  # several transactions
+    units = [{"name": name, "text": "[Service]\nExecStart=/bin/true\n"} for name in names]
+    assert (await busy.ask("POST /fleet/v2/apply", {"units": units}, BY_ANN)).status == 200
+    assert sorted(entry["UNIT"] for entry in entries) == sorted(names)
+    entries.clear()
+    for unit in units:
+        unit["text"] = "[Service]\nExecStart=/bin/sh\n"
+    assert (await busy.ask("POST /fleet/v2/apply", {"units": units}, BY_ANN)).status == 200
+    assert len(entries) == 300

@@ -16,7 +16,7 @@ from fleetd.model.permission import Permission
 from fleetd.model.placement import Decision
 from fleetd.model.rollout import Action, Apply, Command, Phase
 from fleetd.model.unit import TargetState, Unit
-from fleetd.registry.records import APPLIES, COMMANDS, DECISIONS, PLACEMENTS, ROLLOUTS, STATES
+from fleetd.registry.records import APPLIES, COMMANDS, DECISIONS, PLACEMENTS, ROLLOUTS, STATES, UNITS
 from fleetd.registry.registry import Reader, Registry
 from fleetd.registry.transactions import WriteSet, cut_into_transactions
 from fleetd.scheduler.snapshot import Snapshot
@@ -102,15 +102,15 @@ class Rollouts:
             await check_capability(self._registry, Capability.PROOFS)
             changed = [(unit, _restarted(unit, id_, request)) for unit in launched if unit.rollout != id_]
             steps = (self._registry.unit_write_set(unit.name, unit, after) for unit, after in changed)
+            changes = {self._registry.key(UNITS, unit.name): (unit, after) for unit, after in changed}
             try:
                 for transaction in cut_into_transactions(steps):
-                    await self._registry.write(transaction)
+                    revision = await self._registry.write(transaction)
+                    self._audit.note_transaction(actor, changes, transaction, revision)
             except Conflict:
                 continue
             # Last, so that nothing is restarted of a request that was not written completely.
-            revision = await self._registry.write(WriteSet((), (self._registry.put(request, id_),)))
-            for unit, after in changed:
-                self._audit.note_unit(actor, unit, after, revision)
+            await self._registry.write(WriteSet((), (self._registry.put(request, id_),)))
             return
         raise ApiError(409, f"units of {group} are being changed by others at the same time: try again")
 
