@@ -204,14 +204,14 @@ class Applies:
         versions = await self._plan_versions(plan, known, stamp)
         apply = Apply(stamp.by, stamp.at, stamp.note)
         writes = write_sets_of(self._registry, plan, known.sets, versions, stamp.rollout, apply)
-        changes = {self._registry.key(UNITS, unit.name): (unit.before, unit.after) for unit in plan.written}
         async with AsyncExitStack() as claims:
             for unit in plan.written:
                 await claims.enter_async_context(self._quota.admit(unit.before, unit.after))
             for transaction in cut_into_transactions(writes):
                 revision = await self._registry.write(transaction)
-                # At once: the next one may conflict, and what is left is planned anew.
-                self._audit.note_transaction(actor, changes, transaction, revision)
+        # Not before: after a conflict, all that belongs to an incomplete apply is written again.
+        for unit in plan.written:
+            self._audit.note_unit(actor, unit.before, unit.after, revision)
 
     async def _plan_versions(
         self, plan: ApplyPlan, known: Known, stamp: Stamp
