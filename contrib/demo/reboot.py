@@ -19,8 +19,8 @@ class Reboot(SiteAct):
             stage.explain(f"A new kernel is installed on {machine.name}, and the distribution says so in a file.")
             machine.path("/run/reboot-required").touch()
             machine.path("/run/reboot-required.pkgs").write_text("linux-image-amd64\n")
-            wish = f"{machine.name} wants a reboot"
-            self.wait_for(wish, lambda: "wants to be rebooted" in self.cluster.fleetctl("list-machines").stderr)
+            need = f"{machine.name} wants a reboot"
+            self.wait_for(need, lambda: "wants to be rebooted" in self.cluster.fleetctl("list-machines").stderr)
             self.run("fleetctl list-machines")
             with self.client() as client:
                 self.reboot_all()
