@@ -102,7 +102,7 @@ class RemoteOperator:
             )
             yield
         finally:
-            del self.environment["SSH_AUTH_SOCK"]
+            self.environment.pop("SSH_AUTH_SOCK", None)
             os.kill(int(said.partition("SSH_AGENT_PID=")[2].partition(";")[0]), signal.SIGTERM)
 
     def write_ssh_config(self, text: str) -> None:

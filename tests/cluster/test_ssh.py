@@ -16,15 +16,16 @@ from tests.cluster.remote_operator import RemoteOperator, Terminal
 
 GREETER = "[Service]\nExecStart=/bin/sh -c 'echo hello from %n; exec sleep infinity'\n"
 PROXY = """
-import os, socket, sys, threading
+import contextlib, os, socket, sys, threading
 server = socket.create_connection((sys.argv[1], int(sys.argv[2])))
 def pass_back():
     while data := server.recv(65536):
         os.write(1, data)
     os._exit(0)
 threading.Thread(target=pass_back, daemon=True).start()
-while data := os.read(0, 65536):
-    server.sendall(data)
+with contextlib.suppress(ConnectionError):  # the end of the session
+    while data := os.read(0, 65536):
+        server.sendall(data)
 """
 GLOBAL = GREETER + "[X-Fleet]\nGlobal=true\n"
 
