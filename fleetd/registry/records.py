@@ -143,7 +143,14 @@ def _complete_unit(unit: Unit, names: Names, revision: int) -> Unit:
     if "." not in names[0]:
         raise ValueError("whose name has no suffix")
     _check_dropins(unit.dropins)
-    return replace(unit, name=names[0], generation=revision, by=_intern(unit.by))
+    return replace(
+        unit,
+        name=names[0],
+        generation=revision,
+        by=_intern(unit.by),
+        set=_intern(unit.set),
+        rollout=_intern(unit.rollout),
+    )
 
 
 def _complete_placement(placement: Placement, names: Names, _revision: int) -> Placement:

@@ -8,7 +8,7 @@ import msgspec
 from fleetd.model.machine import Machine
 from fleetd.model.placement import Decision
 from fleetd.model.reboot import Reboot, RebootFailure, RebootPhase
-from fleetd.model.unit import UnitState
+from fleetd.model.unit import Unit, UnitState
 from fleetd.registry.records import (
     APPLIES,
     CLUSTER_SETTINGS,
@@ -96,8 +96,14 @@ def _set_machine(snapshot: Snapshot, id_: str, machine: Machine | None) -> Affec
     return affected.set_machine(snapshot, id_, machine)
 
 
+def _set_unit(snapshot: Snapshot, name: str, unit: Unit | None) -> Affected:
+    if unit is not None and unit.at:  # nothing is decided by it, and each is an object of its own
+        unit = msgspec.structs.replace(unit, at=0.0)
+    return affected.set_unit(snapshot, name, unit)
+
+
 _SETTERS: Mapping[Kind[Record], Callable[..., Affected]] = {
-    UNITS: affected.set_unit,
+    UNITS: _set_unit,
     SETTINGS: affected.set_settings,
     CLUSTER_SETTINGS: affected.set_cluster_settings,
     MACHINES: _set_machine,
