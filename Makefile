@@ -7,6 +7,8 @@ BIN := .venv/bin
 WORKERS = $$(($$(nproc) + 1))
 # What takes each worker a second to import, for the tests of one file.
 LIGHT := -p no:schemathesis --ignore=tests/api/test_generated_requests.py
+# A test on real machines that fails is run once more (tests/cluster/conftest.py), and both reports are shown.
+RERUNS := --rerun-show-tracebacks --max-suite-reruns=5
 # Tests are compiled once, whatever the environment says: to do that takes as long as to collect them.
 export PYTHONDONTWRITEBYTECODE :=
 
@@ -23,7 +25,7 @@ quick: lint ## what to run after each change, in a minute: linters, types, all t
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not machines and not long" --hypothesis-profile=quick $(LIGHT)
 
 test: lint ## everything, real machines among it (needs root): 25 minutes on two cores
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --durations=20 --cov --cov-report=term
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(RERUNS) --durations=20 --cov --cov-report=term
 
 soak: setup ## until stopped: what is too long for make test, FLEET_STORMS (100) if root, then simulated hours
 	@$(BIN)/python -m pytest -v -m soak
