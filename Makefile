@@ -7,8 +7,8 @@ BIN := .venv/bin
 WORKERS = $$(($$(nproc) + 1))
 # What takes each worker a second to import, for the tests of one file.
 LIGHT := -p no:schemathesis --ignore=tests/api/test_generated_requests.py
-# A test on real machines that fails is run once more (tests/cluster/conftest.py), and both reports are shown.
-RERUNS := --rerun-show-tracebacks --max-suite-reruns=5
+# Machines and programs on busy cores are now and then slower than a test allows: it is run once more, and shown twice.
+RERUNS := --reruns=1 --rerun-show-tracebacks --max-suite-reruns=5
 # Tests are compiled once, whatever the environment says: to do that takes as long as to collect them.
 export PYTHONDONTWRITEBYTECODE :=
 

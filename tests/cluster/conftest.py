@@ -15,15 +15,10 @@ HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of one shared cluster run on one worker; tests with clusters of their own run on any worker (xdist).
-
-    Three machines on two cores that others use, too, are now and then slower than a test allows. So a test that fails
-    is run once more. Both reports are shown, and whoever sees one mends the test.
-    """
+    """Tests of one shared cluster run on one worker; tests with clusters of their own run on any worker (xdist)."""
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.machines)
-            item.add_marker(pytest.mark.flaky(reruns=1))
             fixtures = getattr(item, "fixturenames", ())
             if "new_cluster" not in fixtures or "_shared_cluster" in fixtures:
                 item.add_marker(pytest.mark.xdist_group("shared" if "_shared_cluster" in fixtures else item.path.stem))
