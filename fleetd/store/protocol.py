@@ -93,21 +93,21 @@ class StoreMember(msgspec.Struct, frozen=True):
 # Comparisons of a transaction: all must hold, or it is a Conflict.
 
 
-class Unchanged(msgspec.Struct, frozen=True):
+class Unchanged(msgspec.Struct, frozen=True, tag=True):
     """The key's last change was at this revision; 0: the key does not exist."""
 
     key: str
     mod_revision: int
 
 
-class CreatedAt(msgspec.Struct, frozen=True):
+class CreatedAt(msgspec.Struct, frozen=True, tag=True):
     """The key was created at this revision and has existed since; 0: it does not exist."""
 
     key: str
     create_revision: int
 
 
-class HasValue(msgspec.Struct, frozen=True):
+class HasValue(msgspec.Struct, frozen=True, tag=True):
     """The key exists with this value."""
 
     key: str
@@ -120,7 +120,7 @@ Comparison = Unchanged | CreatedAt | HasValue
 # Operations of a transaction: all happen, at one revision, or none does. No key stands in two of them.
 
 
-class Put(msgspec.Struct, frozen=True):
+class Put(msgspec.Struct, frozen=True, tag=True):
     """Write the key, attached to this lease (0: to none; it is detached from a former one)."""
 
     key: str
@@ -128,7 +128,7 @@ class Put(msgspec.Struct, frozen=True):
     lease: int = 0
 
 
-class Delete(msgspec.Struct, frozen=True):
+class Delete(msgspec.Struct, frozen=True, tag=True):
     """Delete the key. No error if it does not exist."""
 
     key: str
