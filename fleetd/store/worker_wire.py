@@ -8,9 +8,10 @@ How far behind a server may be: a request says the highest revision that the wor
 the store had then. A server whose store has a lower revision refuses with `lagging`, unless the history is another one:
 then the store was restored, and the worker has to learn of it. Both are judged by a linearizable read.
 
-A `watch` is answered by a stream of frames: four bytes, big-endian, the length, then as many bytes of msgpack, a
-WatchFrame. The first is sent when the watch is open; another at least every WATCH_HEARTBEAT_S, without events if there
-are none.
+A `watch` asks for all that a worker watches, so that one connection is enough, and is answered by a stream of frames:
+four bytes, big-endian, the length, then as many bytes of msgpack, a WatchFrame. The first is sent when the watches are
+open; another at least every WATCH_HEARTBEAT_S, without events if there are none. The worker adds a watch by opening
+another stream for all of them, each from where it is, and closing this one.
 """
 
 import hashlib
@@ -78,8 +79,15 @@ class TransactRequest(Request, frozen=True):
     operations: tuple[Operation, ...] = ()
 
 
-class WatchRequest(PrefixRequest, frozen=True):
+class WatchFrom(msgspec.Struct, frozen=True):
+    """One watch: every change below the prefix after that revision."""
+
+    prefix: str
     after_revision: int
+
+
+class WatchRequest(Request, frozen=True):
+    watches: tuple[WatchFrom, ...]
 
 
 class GrantRequest(Request, frozen=True):
@@ -141,10 +149,11 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class WatchFrame(Answer, frozen=True):
-    """Events of whole revisions, in order: after them the worker has seen everything below its prefix up to
-    `store_revision`. With a `failure`, the watch is over: Compacted if `status` is that of one, else it may be opened
-    again."""
+    """Events of whole revisions, in order, for the watch with this index in the request: after them it has seen
+    everything up to `store_revision`. Without events and failure, a heartbeat: all watches of the stream have. With a
+    `failure`, whose status is given, this watch is over, and the others go on."""
 
+    number: int = 0
     events: tuple[Event, ...] = ()
     status: int = 200
     failure: Failure | None = None

@@ -11,6 +11,7 @@ from fleetd.store.protocol import CreatedAt, Delete, Event, HasValue, KeyValue, 
 FRAME = wire.WatchFrame(
     store_revision=7,
     history=wire.NEVER_RESTORED,
+    number=1,
     events=(Event("/a", KeyValue("/a", b"\0x", 3, 7), 7), Event("/b", None, 7)),
 )
 
