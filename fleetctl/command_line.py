@@ -27,6 +27,7 @@ Completable = Literal[
     "files",
     "folders",
     "groups",
+    "machine-actions",
     "machines",
     "rollout-actions",
     "settings",

@@ -192,6 +192,12 @@ def _rollout_actions(cursor: Cursor) -> Iterable[Candidate]:
     return () if cursor.arguments else [Candidate(action, meaning) for action, meaning in ACTIONS.items()]
 
 
+def _machine_actions(cursor: Cursor) -> Iterable[Candidate]:
+    from fleetctl.commands.machine import ACTIONS
+
+    return () if cursor.arguments else [Candidate(name, action.meaning) for name, action in ACTIONS.items()]
+
+
 def _templates(cursor: Cursor) -> list[Candidate]:
     return [candidate for candidate in _units(cursor) if is_template(candidate.word)]
 
@@ -250,6 +256,7 @@ _ARGUMENTS: dict[Completable, Source] = {
     "files": _files,
     "folders": lambda cursor: _files(cursor, lambda name: False),
     "groups": _groups,
+    "machine-actions": _machine_actions,
     "machines": _machines,
     "rollout-actions": _rollout_actions,
     "settings": _settings,
