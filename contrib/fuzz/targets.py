@@ -24,6 +24,7 @@ from fleetd.registry.snapshots import apply_record
 from fleetd.scheduler.planner import plan_cluster
 from fleetd.scheduler.snapshot import Snapshot
 from fleetd.store import etcd_wire as wire
+from fleetd.store.failures import EndpointFailed
 from fleetd.store.protocol import Compacted, KeyValue, Store
 
 _PARSERS: tuple[Callable[[bytes], object], ...] = (
@@ -90,11 +91,11 @@ def check_etcd(data: bytes) -> None:
     status = 400 + choice[0]
     assert str(wire.parse_refusal(status, body)), "a refusal without a word"
     if choice[0] < len(_PARSERS):
-        with suppress(wire.EndpointFailed):
+        with suppress(EndpointFailed):
             _PARSERS[choice[0]](body)
         return
     position = wire.WatchPosition(DEFAULT_PREFIX, 5)
-    with suppress(wire.EndpointFailed, Compacted):
+    with suppress(EndpointFailed, Compacted):
         for line in body.split(b"\n"):
             before = position.revision
             changes = position.take(wire.parse_line(wire.WATCH, line))

@@ -12,9 +12,10 @@ from typing import TypeVar
 
 from fleetd.aio import Backoff
 from fleetd.store import etcd_wire as wire
-from fleetd.store.etcd_gateway import AnswerTooLarge, Gateway, Stream
+from fleetd.store.etcd_gateway import EtcdGateway
 from fleetd.store.etcd_tls import EtcdTls
 from fleetd.store.etcd_wire import Refused, parse_line
+from fleetd.store.http_gateway import AnswerTooLarge, Stream
 from fleetd.store.limits import check_keys, check_transaction
 from fleetd.store.protocol import (
     Changes,
@@ -66,7 +67,7 @@ class EtcdStore:
         identity_key: str = "/fleet/cluster",
         new_identity: Callable[[], str] = secrets.token_hex,
     ) -> None:
-        self._gateway = Gateway(
+        self._gateway = EtcdGateway(
             endpoints, request_timeout_s=request_timeout_s, username=username, password=password, tls=tls
         )
         self._call = self._gateway.call
@@ -179,7 +180,7 @@ class EtcdStore:
 
     async def _next_changes(self, stream: Stream, position: wire.WatchPosition) -> Changes | None:
         """Handle one line of a watch. Raises Compacted, and Unavailable if the stream has ended."""
-        answer = parse_line(wire.WATCH, await stream.line())
+        answer = parse_line(wire.WATCH, await stream.part())
         changes = position.take(answer)
         if answer.canceled:
             refusal = Refused(answer.cancel_reason or "the watch was cancelled")

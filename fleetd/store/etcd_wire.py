@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 import msgspec
 
 from fleetd.model.decoding import UNREADABLE, Count
+from fleetd.store.failures import EndpointFailed
 from fleetd.store.limits import end_of_prefix, start_of_range
 from fleetd.store.protocol import (
     Changes,
@@ -37,10 +38,6 @@ NEED_TOKEN = ("invalid auth token", "revision of auth store is old", "user name 
 _FULL = "database space exceeded"
 
 _MEMBER_TROUBLE = (408, 429)  # HTTP statuses that concern one member only, besides 5xx
-
-
-class EndpointFailed(Unavailable):
-    """This endpoint gives no usable answer; another one might. The message is the cause."""
 
 
 class Refused(Unavailable):

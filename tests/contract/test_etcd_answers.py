@@ -9,8 +9,9 @@ import msgspec
 import pytest
 
 from contrib.testbed.etcd import EtcdServer
-from fleetd.store.etcd_gateway import ANSWER_BYTES, LINE_BYTES
+from fleetd.store.etcd_gateway import LINE_BYTES
 from fleetd.store.etcd_wire import FIRST_PAGE
+from fleetd.store.http_gateway import ANSWER_BYTES
 from fleetd.store.protocol import Delete, Put, Unavailable
 from tests.contract.etcd_between import Misbehaving, Proxy
 from tests.contract.store_harness import fill
