@@ -1,0 +1,223 @@
+"""What a worker may read and write."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fleetd.model.machine import Machine
+from fleetd.model.worker_access import Selection, WorkerAccess, find_access, owner_of, record_of_worker
+from fleetd.registry.records import (
+    MACHINES,
+    PLACEMENTS,
+    REBOOT_REQUESTS,
+    REBOOTS,
+    SETTINGS,
+    STATES,
+    SYNCED,
+    KeySpace,
+)
+
+OWN, OTHER = "ab12", "ab123"  # the one id begins with the other
+KEYS = KeySpace("/fleet/")
+ACCESS = find_access(KEYS.prefix, OWN)
+UNIT = "web.service"
+
+READABLE = (
+    KEYS.history_key,
+    KEYS.identity_key,
+    *(KEYS.key(kind, OWN) for kind in (MACHINES, SYNCED, SETTINGS, REBOOTS, REBOOT_REQUESTS)),
+    *(KEYS.key(kind, OWN, UNIT) for kind in (PLACEMENTS, STATES)),
+    f"/fleet/sealed-secrets/{OWN}/db.pw",
+)
+UNREADABLE = (
+    "",
+    "/",
+    "/fleet",
+    "/fleet/",
+    "/fleet/units/web.service",
+    "/fleet/decisions/web.service",
+    "/fleet/leader",
+    "/fleet/leases/7",
+    "/fleet/secrets/db.pw",
+    "/fleet/trust/tokens/x",
+    f"/fleet/trust/machines/{OWN}",
+    "/fleet-authority/1",
+    f"/fleet/machines/{OTHER}",
+    f"/fleet/machines/{OWN}/",
+    f"/fleet/machines/{OWN}\0",
+    f"/fleet/machines/{OWN[:-1]}",
+    f"/fleet/machines/{OWN}/../{OTHER}",
+    f"/fleet/machines//{OWN}",
+    f"/fleet/placements/{OTHER}/{UNIT}",
+    f"/fleet/placements/{OWN}",
+    f"/fleet/placements//{OWN}/{UNIT}",
+    f"/fleet/states/{OTHER}/{UNIT}",
+    f"/fleet/states/../states/{OWN}/{UNIT}",
+    f"/fleet/historyx/{OWN}/",
+    f"/fleet/history/{OWN}",
+    f"/FLEET/machines/{OWN}",
+    f"/fleet2/machines/{OWN}",
+    f"fleet/machines/{OWN}",
+)
+
+
+@pytest.mark.parametrize("key", READABLE)
+def test_a_worker_reads_what_is_of_its_machine(key: str) -> None:
+    assert ACCESS.may_read(key)
+    assert ACCESS.select(key) in (Selection((key,), ()), Selection((), (key,)))
+
+
+@pytest.mark.parametrize("key", UNREADABLE)
+def test_a_worker_reads_nothing_else(key: str) -> None:
+    assert not ACCESS.may_read(key)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "keys", "prefixes"),
+    [
+        ("", len(ACCESS.readable.keys), len(ACCESS.readable.prefixes)),
+        ("/fleet/", len(ACCESS.readable.keys), len(ACCESS.readable.prefixes)),
+        ("/fleet/s", 2, 2),
+        ("/fleet/placements/", 0, 1),
+        (f"/fleet/placements/{OWN}", 0, 1),
+        (f"/fleet/placements/{OWN}/web", 0, 1),
+        (f"/fleet/placements/{OTHER}", 0, 0),
+        ("/fleet/placements/x", 0, 0),
+        ("/fleet/units/", 0, 0),
+        (f"/fleet/machines/{OWN}/", 0, 0),
+    ],
+)
+def test_a_prefix_is_answered_with_the_own_part(prefix: str, keys: int, prefixes: int) -> None:
+    found = ACCESS.select(prefix)
+    assert (len(found.keys), len(found.prefixes)) == (keys, prefixes)
+
+
+@pytest.mark.parametrize(
+    ("key", "lease", "cause"),
+    [
+        (f"/fleet/machines/{OWN}", 7, ""),
+        (f"/fleet/states/{OWN}/{UNIT}", 7, ""),
+        (f"/fleet/machines/{OWN}", 0, "on its lease only"),
+        (f"/fleet/states/{OWN}/{UNIT}", 0, "on its lease only"),
+        (f"/fleet/states/{OWN}/", 7, "cannot be empty"),
+        (f"/fleet/states/{OWN}/a/{UNIT}", 7, "invalid character"),
+        (f"/fleet/states/{OWN}/a\0b.service", 7, "invalid character"),
+        (f"/fleet/states/{OWN}/../x.service", 7, "invalid character"),
+        (f"/fleet/states/{OWN}/{'x' * 300}.service", 7, "maximum length"),
+        (f"/fleet/states/{OTHER}/{UNIT}", 7, "only its own machine"),
+        (f"/fleet/machines/{OTHER}", 7, "only its own machine"),
+        (f"/fleet/machines/{OWN}/", 7, "only its own machine"),
+        (f"/fleet/placements/{OWN}/{UNIT}", 7, "only its own machine"),
+        (f"/fleet/synced/{OWN}", 7, "only its own machine"),
+        (f"/fleet/settings/{OWN}", 7, "only its own machine"),
+        ("/fleet/history", 7, "only its own machine"),
+        ("/fleet/leases/7", 7, "only its own machine"),
+        (f"/fleet/trust/machines/{OWN}", 7, "only its own machine"),
+    ],
+)
+def test_a_worker_writes_its_machine_and_states_on_a_lease(key: str, lease: int, cause: str) -> None:
+    refusal = ACCESS.refuse_put(key, lease)
+    assert (cause in refusal) if cause else not refusal
+
+
+def test_a_worker_deletes_states_whatever_their_names() -> None:
+    assert not ACCESS.refuse_delete(f"/fleet/states/{OWN}/a/b")
+    assert ACCESS.refuse_delete(f"/fleet/states/{OTHER}/{UNIT}")
+
+
+@pytest.mark.parametrize("machine", ["", "/", "a/b", "..", "a\0", "a\n", "-", "é", "x" * 65, "*"])
+def test_no_access_is_for_what_is_no_id_of_a_machine(machine: str) -> None:
+    with pytest.raises(ValueError, match="is not the id of a machine"):
+        find_access("/fleet/", machine)
+
+
+@pytest.mark.parametrize(
+    ("key", "owner"),
+    [
+        (f"/fleet/machines/{OWN}", OWN),
+        (f"/fleet/states/{OWN}/{UNIT}", OWN),
+        ("/fleet/history", ""),
+        ("/fleet/units/a.service", "a.service"),
+    ],
+)
+def test_the_owner_of_a_key_is_its_second_part(key: str, owner: str) -> None:
+    assert owner_of("/fleet/", key) == owner
+
+
+def test_what_a_worker_says_of_itself_does_not_decide() -> None:
+    said = Machine(
+        OWN,
+        session="s",
+        address="10.0.0.66",
+        metadata={"role": "db"},
+        host_keys=("ssh-ed25519 EVIL",),
+        etcd_member="1f",
+        configured={"reboot_slots": "9"},
+        boot_id="b",
+    )
+    found = record_of_worker(said, "10.0.0.7", {"zone": "a"}, ("ssh-ed25519 GOOD",))
+    assert found == Machine(
+        OWN, session="s", address="10.0.0.7", metadata={"zone": "a"}, host_keys=("ssh-ed25519 GOOD",), boot_id="b"
+    )
+
+
+# Properties
+
+words = st.sampled_from(
+    f"/ // . .. \0 * {OWN} {OTHER} {OWN[:2]} fleet fleet-authority machines states synced placements sealed-secrets "
+    f"secrets units history cluster leases trust {UNIT} é \U0010ffff".split(" ")
+)
+keys = st.one_of(
+    st.lists(words, max_size=6).map("".join),
+    st.lists(words | st.just(""), max_size=5).map("/".join).map("/fleet/".__add__),
+    st.sampled_from([*READABLE, *UNREADABLE]),
+)
+
+
+def is_own(key: str) -> bool:
+    """Whether a key is of the machine, said in another way than the function under test says it."""
+    parts = key.split("/")
+    if parts[:2] != ["", "fleet"]:
+        return False
+    match parts[2:]:
+        case ["history"] | ["cluster"]:
+            return True
+        case ["machines" | "synced" | "settings" | "reboots" | "reboot-requests", machine]:
+            return machine == OWN
+        case ["placements" | "states" | "sealed-secrets", machine, _, *_]:
+            return machine == OWN
+    return False
+
+
+@given(keys)
+def test_what_may_be_read_is_the_machines_own(key: str) -> None:
+    assert ACCESS.may_read(key) == is_own(key)
+
+
+@given(keys, st.sets(keys))
+def test_a_selection_has_each_own_key_below_the_prefix_once_and_no_other(prefix: str, stored: set[str]) -> None:
+    found = ACCESS.select(prefix)
+    read = [key for key in stored if key in found.keys]
+    read += [key for own in found.prefixes for key in stored if key.startswith(own)]
+    assert sorted(read) == sorted(key for key in stored if key.startswith(prefix) and is_own(key))
+
+
+@given(keys, st.integers(0, 3))
+def test_what_may_be_written_is_the_machines_own_and_readable(key: str, lease: int) -> None:
+    if not ACCESS.refuse_put(key, lease):
+        assert lease
+        assert not ACCESS.refuse_delete(key)
+    if not ACCESS.refuse_delete(key):
+        assert is_own(key)
+        assert key.split("/")[2] in ("machines", "states")
+        assert ACCESS.may_read(key)
+
+
+@given(st.text(max_size=8), keys)
+def test_two_machines_write_no_key_in_common(machine: str, key: str) -> None:
+    try:
+        other: WorkerAccess = find_access(KEYS.prefix, machine)
+    except ValueError:
+        return
+    if machine != OWN:
+        assert other.refuse_delete(key) or ACCESS.refuse_delete(key)
