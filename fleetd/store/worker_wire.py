@@ -4,9 +4,11 @@
 with the types of its request and of its answer. An answer has status 200. Any other status has a Failure as its body,
 and STATUSES says which error it is. worker.py is the client; fleetd/api/worker is the server.
 
-How far behind a server may be: a request says the highest revision that the worker has seen, and the `history` that
-the store had then. A server whose store has a lower revision refuses with `lagging`, unless the history is another one:
-then the store was restored, and the worker has to learn of it. Both are judged by a linearizable read.
+How far behind a server may be: a request says the highest revision that the worker has seen, and the mark of the
+`history` that the store had then. A server whose store has a lower revision refuses with `lagging`, unless the history
+is another one: then the store was restored or created again, and the worker has to learn of it. Both are judged by a
+linearizable read. A watch from a revision that is still to come, when neither is the case, is Compacted
+(`was_set_back`).
 
 A `watch` asks for all that a worker watches, so that one connection is enough, and is answered by a stream of frames:
 four bytes, big-endian, the length, then as many bytes of msgpack, a WatchFrame. The first is sent when the watches are
@@ -38,13 +40,12 @@ WATCH_HEARTBEAT_S = 10.0  # the lease's heartbeats find a server that is gone; t
 LENGTH_BYTES = 4  # before each frame
 MOST_FRAME_BYTES = 32 * 1024 * 1024  # a frame has whole revisions, each of at most MAX_TRANSACTION_BYTES and a lease
 
-NEVER_RESTORED = "-"  # the history of a store whose key `history` does not exist
 
-
-def history_mark(value: bytes | None) -> str:
-    """A short name of this value of the key `history` (None: the key does not exist). Two restores never have the same
-    one. '' is none of them: in a request it means that the worker has seen no store yet."""
-    return NEVER_RESTORED if value is None else hashlib.sha256(value).hexdigest()[:16]
+def history_mark(epoch: str) -> str:
+    """A short name of the store's history: of the epoch that membership/store_epoch.py finds in `cluster` and
+    `history`, as `<cluster id>/<entries>` or, without a restore, `<cluster id>`. ('' stays '': the worker has seen no
+    store yet.)"""
+    return epoch and hashlib.sha256(epoch.encode()).hexdigest()[:16]
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -10,7 +10,7 @@ from fleetd.store.protocol import CreatedAt, Delete, Event, HasValue, KeyValue, 
 
 FRAME = wire.WatchFrame(
     store_revision=7,
-    history=wire.NEVER_RESTORED,
+    history="h",
     number=1,
     events=(Event("/a", KeyValue("/a", b"\0x", 3, 7), 7), Event("/b", None, 7)),
 )
@@ -50,8 +50,9 @@ def test_a_frame_that_is_too_long_is_refused() -> None:
         wire.take_frame(bytearray(b"\xff" * 4))
 
 
-def test_each_value_of_the_history_has_a_mark_of_its_own() -> None:
-    assert len({wire.history_mark(value) for value in (None, b"", b"a", b"a;b")} | {""}) == 5
+def test_each_history_has_a_mark_of_its_own_and_none_has_none() -> None:
+    assert len({wire.history_mark(epoch) for epoch in ("a", "a/", "a/b", "a/b;c", "b")} | {""}) == 6
+    assert wire.history_mark("") == ""
 
 
 def test_answers_may_gain_fields() -> None:
