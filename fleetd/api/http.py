@@ -1,6 +1,6 @@
 """Routes, requests and responses as the handlers see them, and their JSON, without sockets and HTTP library."""
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
 import msgspec
@@ -65,6 +65,15 @@ class Response(msgspec.Struct, frozen=True):
     status: int
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes = b""
+
+
+class StreamedResponse(msgspec.Struct, frozen=True):
+    """A response whose body is made while it is sent. The server closes `chunks` as soon as the client is gone, or does
+    not read."""
+
+    status: int
+    chunks: AsyncGenerator[bytes, None]
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 Handler = Callable[[Request, str], Awaitable[Response]]

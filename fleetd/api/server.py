@@ -7,7 +7,7 @@ import os
 import resource
 import socket
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from http import HTTPStatus
 from typing import Any, Protocol
 
@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from fleetd import __version__, aiohttp_import, metrics
 from fleetd.api.connection_limits import MAX_CONNECTIONS, OVERLOADED, RETRY_SOON, ConnectionLimiter, RequestBudget
-from fleetd.api.http import ApiError, Request, Response, render_error
+from fleetd.api.http import ApiError, Request, Response, StreamedResponse, render_error
 from fleetd.api.peer import Peer, PeerRights, describe_refusal, identify_peer, socket_group, user_name
 from fleetd.api.schema import USER_HEADER
 from fleetd.api.sockets import ListenError, check_exposure, open_socket
@@ -49,7 +49,7 @@ ErrorRenderer = Callable[[int, str, tuple[tuple[str, str], ...]], Response]
 class Handler(Protocol):
     """What a Server serves: an Api, or another protocol."""
 
-    async def handle(self, request: Request) -> Response:
+    async def handle(self, request: Request) -> Response | StreamedResponse:
         """The response to a request."""
 
 
@@ -63,6 +63,7 @@ class _Connection(aiohttp_import.RequestHandler):
         self.peer: Peer | None = None  # over a unix socket
         self.actor = Actor()  # without a name: see Server.identify
         self.is_refused = False
+        self.stream: asyncio.Task[None] | None = None  # writes the body of a StreamedResponse
         self._timer: asyncio.TimerHandle | None = None
         self._has_received = False
 
@@ -100,6 +101,8 @@ class _Connection(aiohttp_import.RequestHandler):
         self.listener.limiter.remove(self)
         self.listener.refused.discard(self)
         self.stop_timer()
+        if self.stream is not None:
+            self.stream.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -165,6 +168,7 @@ class _Listener(aiohttp_import.Server):
         self.limiter = limiter
         self.metrics_only = metrics_only
         self.refused: set[_Connection] = set()
+        self.streams: set[asyncio.Task[None]] = set()
         self._limit_logged_s = -math.inf
 
     def __call__(self) -> aiohttp_import.RequestHandler:
@@ -273,6 +277,8 @@ class Server:
         await asyncio.sleep(0)  # let the loop see requests that have just arrived
         for listener in self._listeners:
             listener.pre_shutdown()
+            for stream in listener.streams:
+                stream.cancel()
         await asyncio.gather(*(listener.shutdown(_STOP_TIMEOUT_S) for listener in self._listeners))
         for path in self._paths:
             with suppress(OSError):
@@ -288,6 +294,8 @@ class Server:
             with metrics.ANSWER_S.labels(incoming.method if incoming.method in _METHODS else "other").time():
                 response = await self._answer(incoming, connection, budget)
             budget.release()
+            if isinstance(response, StreamedResponse):
+                return await self._stream(incoming, connection, response)
             if not budget.reserve(len(response.body)):
                 response = self.render_error(503, OVERLOADED, RETRY_SOON)
             return await self._send(incoming, response)
@@ -330,9 +338,55 @@ class Server:
                 incoming.transport.abort()
         return outgoing
 
+    async def _stream(
+        self, incoming: aiohttp_import.BaseRequest, connection: _Connection, response: StreamedResponse
+    ) -> aiohttp_import.StreamResponse:
+        """Send a body while it is made. Whoever does not read it is closed; nobody else closes the connection: it is
+        not idle."""
+        metrics.ANSWERS.labels(str(response.status)).inc()
+        outgoing = aiohttp_import.StreamResponse(status=response.status, headers=[*response.headers, _SERVER])
+        outgoing.force_close()
+        listener = connection.listener
+        stream = connection.stream = asyncio.create_task(self._write_chunks(incoming, outgoing, response))
+        listener.streams.add(stream)
+        listener.limiter.mark_busy(connection)
+        try:
+            await asyncio.wait([stream])
+        finally:
+            stream.cancel()
+            connection.stream = None
+            listener.streams.discard(stream)
+            listener.limiter.mark_idle(connection)
+        if stream.cancelled() or stream.exception():
+            if not stream.cancelled():
+                log.error("cannot go on with an answer", exc_info=stream.exception(), extra={"path": incoming.path})
+            connection.abort()
+        return outgoing
+
+    async def _write_chunks(
+        self,
+        incoming: aiohttp_import.BaseRequest,
+        outgoing: aiohttp_import.StreamResponse,
+        response: StreamedResponse,
+    ) -> None:
+        async with aclosing(response.chunks) as chunks:
+            try:
+                async with asyncio.timeout(self.client_timeout_s):
+                    await outgoing.prepare(incoming)
+                async for chunk in chunks:
+                    async with asyncio.timeout(self.client_timeout_s):
+                        await outgoing.write(chunk)
+                async with asyncio.timeout(self.client_timeout_s):
+                    await outgoing.write_eof()
+            except TimeoutError:
+                if incoming.transport:
+                    incoming.transport.abort()
+            except ConnectionError:
+                pass  # the client has gone
+
     async def _answer(
         self, incoming: aiohttp_import.BaseRequest, connection: _Connection, budget: RequestBudget
-    ) -> Response:
+    ) -> Response | StreamedResponse:
         actor = await self.identify(connection, incoming.headers.getall(USER_HEADER, []))
         try:
             async with asyncio.timeout(self.client_timeout_s):
