@@ -69,11 +69,13 @@ class Authority(msgspec.Struct, frozen=True):
 
 
 class TrustedAuthority(msgspec.Struct, frozen=True, tag_field="format", tag=FORMAT):
-    """The public part of an authority of the cluster. Stored under `trust/authorities/<number>`. `certificate` is PEM;
-    `by` is who had it made and `at_s` when, as a Unix time."""
+    """The public part of an authority of the cluster. Stored under `trust/authorities/<number>`. `certificate` is PEM,
+    and so is `cross`: its certificate as the authority before it has signed it, '' where that has not. `by` is who had
+    it made and `at_s` when, as a Unix time."""
 
     number: int
     certificate: str
+    cross: str = ""
     by: str = ""
     at_s: float = 0.0
 

@@ -7,6 +7,7 @@ from typing import Generic, TypeVar
 import msgspec
 from msgspec.structs import replace
 
+from fleetd.model.certificate import Revocation, TrustedAuthority
 from fleetd.model.cluster_settings import ClusterSettings
 from fleetd.model.content import DropIn, InvalidDropIn, check_dropin_name
 from fleetd.model.decoding import FORMAT, UNREADABLE
@@ -22,6 +23,7 @@ from fleetd.model.version import Version
 from fleetd.store.protocol import KeyValue, Put
 
 DEFAULT_PREFIX = "/fleet/"
+_TRUST = "trust"  # the kinds below it are `trust/authorities` and the like
 
 Names = tuple[str, ...]  # what follows the kind in a key
 
@@ -58,6 +60,8 @@ Record = (
     | Reboot
     | UnitSet
     | Version
+    | TrustedAuthority
+    | Revocation
 )
 T = TypeVar("T")
 R_co = TypeVar("R_co", bound=Record, covariant=True)
@@ -85,7 +89,7 @@ def _is_newer(value: bytes) -> bool:
 
 
 class Kind(Generic[R_co]):
-    """One kind of record. `name` is the first part of its keys, `name_count` the number of names that follow.
+    """One kind of record. `name` is what its keys begin with, `name_count` the number of names that follow.
 
     `identify` returns the names that the record itself contains, or () if it contains none. `complete` returns the
     record with what the stored value leaves out, from its names and its revision. Strings that many records share are
@@ -207,6 +211,8 @@ REBOOT_REQUESTS = Kind(
 REBOOTS = Kind("reboots", Reboot, complete=lambda reboot, names, revision: replace(reboot, revision=revision))
 SETS = Kind("sets", UnitSet, complete=lambda found, names, revision: replace(found, revision=revision))
 VERSIONS = Kind("versions", Version, name_count=2)  # below the archive's prefix
+AUTHORITIES = Kind("trust/authorities", TrustedAuthority, identify=lambda record: (str(record.number),))
+REVOCATIONS = Kind("trust/revocations", Revocation, identify=lambda record: (str(record.number),))
 
 KINDS: tuple[Kind[Record], ...] = (
     UNITS,
@@ -227,6 +233,8 @@ KINDS: tuple[Kind[Record], ...] = (
     REBOOTS,
     SETS,
     VERSIONS,
+    AUTHORITIES,
+    REVOCATIONS,
 )
 _BY_NAME: Mapping[str, Kind[Record]] = {kind.name: kind for kind in KINDS}
 _BY_RECORD: Mapping[type, Kind[Record]] = {kind.record: kind for kind in KINDS}
@@ -276,6 +284,11 @@ class KeySpace:
         return self.prefix + "history"
 
     @property
+    def authority_prefix(self) -> str:
+        """What the keys begin with that hold the private keys of the cluster's authorities."""
+        return KeySpace(self.prefix.rstrip("/") + "-authority").prefix
+
+    @property
     def archive_prefix(self) -> str:
         """What the keys begin with of what is kept for people: no leader and no agent reads them."""
         return KeySpace(self.prefix.rstrip("/") + ".archive").prefix
@@ -289,6 +302,8 @@ class KeySpace:
         if not key.startswith(self.prefix):
             return None
         name, *names = key[len(self.prefix) :].split("/")
+        if name == _TRUST and names:
+            name += f"/{names.pop(0)}"
         kind = _BY_NAME.get(name)
         if kind is None or len(names) != kind.name_count or "" in names:
             return None

@@ -8,6 +8,7 @@ import pytest
 from fleetd.api.http import Request
 from fleetd.api.routes import Api
 from fleetd.leader.election import NEWER_RECORD_S
+from fleetd.model.certificate import Revocation, TrustedAuthority
 from fleetd.model.cluster_settings import ClusterSettings
 from fleetd.model.decoding import FORMAT
 from fleetd.model.machine import Machine, MachineSettings
@@ -55,6 +56,8 @@ RECORDS: dict[str, tuple[Record, str]] = {
     "applies": (Apply(), "r1"),
     "sets": (UnitSet(("a.service",)), "deploy"),
     "versions": (Version(number=1, held=GroupContent("")), "a.service/1"),
+    "trust/authorities": (TrustedAuthority(1, "PEM", cross="PEM", by="ann", at_s=3.0), "1"),
+    "trust/revocations": (Revocation(1, "person/ann", 3.0, "bob", 4.0), "1"),
 }
 
 
