@@ -46,6 +46,10 @@ class Audit:
             if operation.key in changes:
                 self.note_unit(actor, *changes[operation.key], revision)
 
+    def note_machine(self, actor: Actor, action: str, machine: str) -> None:
+        """Something was done to a machine that is not a request of a person."""
+        self._write(self._fields(actor, action, machine) | {"FLEET_MACHINE": machine})
+
     def note_request(self, request: Request) -> None:
         """A request that is not about units has been carried out."""
         self._write(self._fields(request.actor, request.method, request.path))

@@ -24,6 +24,7 @@ from fleetd.api.http import (
 )
 from fleetd.api.origin import check_caller
 from fleetd.api.quota import UNLIMITED, Quota
+from fleetd.api.trust import Trust
 from fleetd.api.v1.discovery import describe_api
 from fleetd.api.v1.machines import Machines
 from fleetd.api.v1.states import States
@@ -33,10 +34,12 @@ from fleetd.api.v2.contents import Contents
 from fleetd.api.v2.cordons import Cordons
 from fleetd.api.v2.drains import Drains
 from fleetd.api.v2.host_keys import HostKeys
+from fleetd.api.v2.joining import Joining
 from fleetd.api.v2.moves import Moves
 from fleetd.api.v2.operations import Operations
 from fleetd.api.v2.plans import Plans
 from fleetd.api.v2.reboots import Reboots
+from fleetd.api.v2.removals import Removals
 from fleetd.api.v2.reports import Reports
 from fleetd.api.v2.rollouts import Rollouts
 from fleetd.api.v2.settings import Settings
@@ -65,7 +68,7 @@ class Api:
     cluster, or continues, and reports its progress. `metrics()` renders the counters. `allowed_hosts` are the host
     names, in lower case, that clients over TCP may use. `allowed_usage` limits what the cluster may hold; `now` is a
     clock in seconds, `unix_now` the wall clock, `new_id` returns a unique word, and `machine` this machine. `audit`
-    keeps the fields of an entry for each change.
+    keeps the fields of an entry for each change. `trust` is the authority of the cluster, None where there is none.
     `offload` runs long work in a thread.
     """
 
@@ -87,6 +90,7 @@ class Api:
         machine: Callable[[], Machine] = lambda: Machine(""),
         offload: Offload = asyncio.to_thread,
         audit: Callable[[Mapping[str, str]], None] = lambda fields: None,
+        trust: Trust | None = None,
     ) -> None:
         self._registry = registry
         self._not_ready = not_ready
@@ -98,6 +102,7 @@ class Api:
         self._machine = machine
         self._offload = offload
         self._audit = Audit(audit, lambda: machine().short_id)
+        self._trust = trust
         self._allowed_hosts = allowed_hosts
         self._discovery = render_json(describe_api())
         self.routes = self._make_routes(token_limit, shadows, Quota(registry, allowed_usage, now))
@@ -119,6 +124,8 @@ class Api:
         applies = Applies(self._registry, quota, shadows, audit, self._unix_now, self._new_id)
         rollouts = Rollouts(self._registry, applies.undo, audit, self._unix_now, self._new_id)
         plans = Plans(self._registry, self._unix_now, self._offload)
+        joining = Joining(self._registry, self._trust, audit, self._unix_now)
+        removals = Removals(self._registry, self._trust, self._machine, self._unix_now)
         view, operate, submit, admin = Permission
         v1, v2, results, found = schema.V1, schema.V2, schema.Results, schema.UnitReports
         return (
@@ -166,6 +173,18 @@ class Api:
                 answer=schema.MachineHostKeys,
                 query="machine",
             ),
+            Route("POST", f"{v2}/machines/{{machine}}/remove", removals.post, admin, schema.MachineRemoval),
+            Route(
+                "POST",
+                f"{v2}/machine-tokens",
+                joining.post_token,
+                admin,
+                schema.MachineTokenRequest,
+                schema.MachineToken,
+            ),
+            Route("GET", f"{v2}/authorities", joining.get_authorities, None, answer=schema.Authorities),
+            Route("POST", f"{v2}/join", joining.join, None, schema.JoinRequest, schema.JoinAnswer),
+            Route("POST", f"{v2}/renew", joining.renew, None, schema.RenewalRequest, schema.Renewal),
             Route("GET", f"{v2}/reboots", reboots.get_all, view, answer=schema.RebootReports, query="machine"),
             Route("GET", f"{v2}/rollouts", rollouts.get_all, view, answer=schema.Rollouts, query="group"),
             Route("POST", f"{v2}/rollouts/{{group}}", rollouts.post, operate, schema.RolloutCommand, by_name=True),

@@ -27,6 +27,14 @@ from fleetd.api.cluster_schema import RebootRequest as RebootRequest
 from fleetd.api.cluster_schema import Setting as Setting
 from fleetd.api.cluster_schema import SettingChanges as SettingChanges
 from fleetd.api.cluster_schema import Settings as Settings
+from fleetd.api.join_schema import Authorities as Authorities
+from fleetd.api.join_schema import JoinAnswer as JoinAnswer
+from fleetd.api.join_schema import JoinRequest as JoinRequest
+from fleetd.api.join_schema import MachineRemoval as MachineRemoval
+from fleetd.api.join_schema import MachineToken as MachineToken
+from fleetd.api.join_schema import MachineTokenRequest as MachineTokenRequest
+from fleetd.api.join_schema import Renewal as Renewal
+from fleetd.api.join_schema import RenewalRequest as RenewalRequest
 from fleetd.api.plan_schema import NewMachine as NewMachine
 from fleetd.api.plan_schema import Plan as Plan
 from fleetd.api.plan_schema import PlannedDrain as PlannedDrain

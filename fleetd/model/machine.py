@@ -60,7 +60,8 @@ class Machine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="format
     member that runs on it, '' for none. `since` is the Unix time since when it takes part without a break (0: its
     fleetd is older, and does not say); a restart of fleetd is none. `configured` are the settings of the cluster that
     its fleet.conf has, by name: they count where the store has none, mostly while this machine leads. `host_keys` are
-    the public keys of its SSH server, as `KIND BASE64`; () if none are known.
+    the public keys of its SSH server, as `KIND BASE64`; () if none are known. `https` is where it serves the API over
+    https, as `HOST:PORT`, or `:PORT` on all its addresses; '' where it does not.
     """
 
     id: str
@@ -78,11 +79,21 @@ class Machine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="format
     etcd_member: str = ""
     since: float = 0.0
     host_keys: tuple[str, ...] = ()
+    https: str = ""
 
     @property
     def short_id(self) -> str:
         """The first eight characters of the id: lists show it, and `MachineID=` accepts it."""
         return self.id[:SHORT_ID_LENGTH]
+
+
+def https_url(machine: Machine) -> str:
+    """Where others reach the API of the machine over https; '' if it does not serve it, or has no address."""
+    host, _, port = machine.https.rpartition(":")
+    host = host or machine.address
+    if not host or not port:
+        return ""
+    return f"https://[{host}]:{port}" if ":" in host.strip("[]") and host[0] != "[" else f"https://{host}:{port}"
 
 
 class Cordon(msgspec.Struct, frozen=True, omit_defaults=True):

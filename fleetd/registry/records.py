@@ -11,7 +11,9 @@ from fleetd.model.certificate import Revocation, TrustedAuthority
 from fleetd.model.cluster_settings import ClusterSettings
 from fleetd.model.content import DropIn, InvalidDropIn, check_dropin_name
 from fleetd.model.decoding import FORMAT, UNREADABLE
+from fleetd.model.join_token import JoinToken
 from fleetd.model.machine import Machine, MachineSettings, is_address
+from fleetd.model.machine_identity import MachineIdentity
 from fleetd.model.move import Move
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.quota import Usage
@@ -62,6 +64,8 @@ Record = (
     | Version
     | TrustedAuthority
     | Revocation
+    | JoinToken
+    | MachineIdentity
 )
 T = TypeVar("T")
 R_co = TypeVar("R_co", bound=Record, covariant=True)
@@ -213,6 +217,8 @@ SETS = Kind("sets", UnitSet, complete=lambda found, names, revision: replace(fou
 VERSIONS = Kind("versions", Version, name_count=2)  # below the archive's prefix
 AUTHORITIES = Kind("trust/authorities", TrustedAuthority, identify=lambda record: (str(record.number),))
 REVOCATIONS = Kind("trust/revocations", Revocation, identify=lambda record: (str(record.number),))
+JOIN_TOKENS = Kind("trust/tokens", JoinToken)
+MACHINE_IDENTITIES = Kind("trust/machines", MachineIdentity)
 
 KINDS: tuple[Kind[Record], ...] = (
     UNITS,
@@ -235,6 +241,8 @@ KINDS: tuple[Kind[Record], ...] = (
     VERSIONS,
     AUTHORITIES,
     REVOCATIONS,
+    JOIN_TOKENS,
+    MACHINE_IDENTITIES,
 )
 _BY_NAME: Mapping[str, Kind[Record]] = {kind.name: kind for kind in KINDS}
 _BY_RECORD: Mapping[type, Kind[Record]] = {kind.record: kind for kind in KINDS}

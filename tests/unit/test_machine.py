@@ -1,8 +1,8 @@
-"""A machine's own record: which addresses are valid."""
+"""A machine's own record: which addresses are valid, and where it serves https."""
 
 import pytest
 
-from fleetd.model.machine import is_address
+from fleetd.model.machine import Machine, https_url, is_address
 
 
 @pytest.mark.parametrize(
@@ -33,3 +33,18 @@ def test_an_ip_literal_or_a_host_name_is_an_address(text: str) -> None:
 )
 def test_any_other_text_is_no_address(text: str) -> None:
     assert not is_address(text)
+
+
+@pytest.mark.parametrize(
+    ("address", "https", "url"),
+    [
+        ("10.0.0.5", "", ""),
+        ("", ":7443", ""),
+        ("10.0.0.5", ":7443", "https://10.0.0.5:7443"),
+        ("10.0.0.5", "192.0.2.1:443", "https://192.0.2.1:443"),
+        ("fd00::5", ":7443", "https://[fd00::5]:7443"),
+        ("10.0.0.5", "[fd00::6]:7443", "https://[fd00::6]:7443"),
+    ],
+)
+def test_a_server_says_where_it_serves_https(address: str, https: str, url: str) -> None:
+    assert https_url(Machine("m1", address=address, https=https)) == url

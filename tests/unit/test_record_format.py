@@ -11,7 +11,9 @@ from fleetd.leader.election import NEWER_RECORD_S
 from fleetd.model.certificate import Revocation, TrustedAuthority
 from fleetd.model.cluster_settings import ClusterSettings
 from fleetd.model.decoding import FORMAT
+from fleetd.model.join_token import JoinToken
 from fleetd.model.machine import Machine, MachineSettings
+from fleetd.model.machine_identity import MachineIdentity
 from fleetd.model.move import Move
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.quota import Usage
@@ -55,6 +57,8 @@ RECORDS: dict[str, tuple[Record, str]] = {
     "commands": (Command("c1", Action.PAUSE, "r1"), "web@.service"),
     "applies": (Apply(), "r1"),
     "sets": (UnitSet(("a.service",)), "deploy"),
+    "trust/tokens": (JoinToken("ab", "worker", 0.0, 1.0), "h"),
+    "trust/machines": (MachineIdentity("worker"), "m1"),
     "versions": (Version(number=1, held=GroupContent("")), "a.service/1"),
     "trust/authorities": (TrustedAuthority(1, "PEM", cross="PEM", by="ann", at_s=3.0), "1"),
     "trust/revocations": (Revocation(1, "person/ann", 3.0, "bob", 4.0), "1"),

@@ -1,0 +1,86 @@
+"""The types of version 2 that are about machines that join, and their certificates; schema.py has them too, under the
+same names."""
+
+import msgspec
+
+# POST /fleet/v2/machine-tokens
+
+
+class MachineTokenRequest(msgspec.Struct, frozen=True):
+    """The body: the full id of the only machine that may use the token ('': any machine that the cluster does not
+    know), and its role, `worker` or `server`."""
+
+    machine: str = ""
+    role: str = "worker"
+
+
+class MachineToken(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A join token, which one machine can use until `expires` (Unix time, s). `machine` and `role` are as asked for;
+    `servers` are the https URLs of the servers that it can be used at."""
+
+    token: str
+    expires: float
+    role: str
+    machine: str = ""
+    servers: tuple[str, ...] = ()
+
+
+# GET /fleet/v2/authorities, POST /fleet/v2/join, POST /fleet/v2/renew: over https, without a certificate.
+
+
+class Authorities(msgspec.Struct, frozen=True):
+    """The certificates, as PEM, of the authorities that the cluster trusts. `fingerprint` is the SHA-256 (of the DER)
+    of the one that signs now."""
+
+    authorities: str
+    fingerprint: str
+
+
+class JoinRequest(msgspec.Struct, frozen=True):
+    """The body: the secret of a token, which is its last part, and a request for a certificate (PKCS #10, as PEM),
+    whose key alone counts. `machine` is the machine's id; `address`, `metadata`, `hostKeys` (of its SSH server, each as
+    `KIND BASE64`) and `sealKey` are what the cluster is to know of it, whatever it says of itself later."""
+
+    secret: str
+    csr: str
+    machine: str
+    address: str = ""
+    metadata: dict[str, str] = {}
+    host_keys: tuple[str, ...] = msgspec.field(name="hostKeys", default=())
+    seal_key: str = msgspec.field(name="sealKey", default="")
+
+
+class JoinAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The machine's certificate and the authorities that it is to trust, as PEM; its role; the https URLs of the
+    servers; and the id of the cluster."""
+
+    certificate: str
+    authorities: str
+    role: str
+    servers: tuple[str, ...] = ()
+    cluster: str = msgspec.field(name="clusterId", default="")
+
+
+class RenewalRequest(msgspec.Struct, frozen=True):
+    """The body: the machine's present certificate, which may have expired, and a request for the next one, made with
+    the same key; both as PEM."""
+
+    certificate: str
+    csr: str
+
+
+class Renewal(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The next certificate, the authorities to trust, and the https URLs of the servers."""
+
+    certificate: str
+    authorities: str
+    servers: tuple[str, ...] = ()
+
+
+# POST /fleet/v2/machines/{machine}/remove
+
+
+class MachineRemoval(msgspec.Struct, frozen=True):
+    """The body. With `force`, a machine on which units run, or which leads, is removed too."""
+
+    force: bool = False

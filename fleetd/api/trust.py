@@ -1,0 +1,36 @@
+"""What the API needs of the authority of the cluster."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from fleetd.model.certificate import CertificateIdentity, Revocation
+
+
+class Trust(Protocol):
+    """The authority, as the TrustKeeper of a server has it. Each method raises ValueError in words for people (a
+    request for a certificate is none, this server has no authority), and SigningFailed."""
+
+    async def fingerprint(self) -> str:
+        """The SHA-256 of the certificate, as DER, of the authority that signs now, in hexadecimal digits."""
+
+    async def authorities(self) -> str:
+        """The certificates of all authorities that are trusted now, as PEM, one after the other."""
+
+    async def sign(
+        self,
+        request: str,
+        identity: CertificateIdentity,
+        *,
+        names: Sequence[str] = (),
+        server: bool = False,
+        now_s: float,
+    ) -> str:
+        """The certificate, as PEM, of the key that made this request. It names this identity, and counts as
+        made at `now_s`, a Unix time. `names` are names and addresses at which it is served, if `server`."""
+
+    async def read_renewal(self, certificate: str, request: str) -> CertificateIdentity:
+        """Whom a certificate names, which has perhaps expired, if a trusted authority has signed it, and whoever made
+        the request has its key."""
+
+    def revocations(self) -> Sequence[Revocation]:
+        """All that this server knows: a store that was restored may have lost some."""

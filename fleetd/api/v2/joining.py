@@ -1,0 +1,257 @@
+"""Machines that join with a token, and the renewal of their certificates.
+
+`join` and `renew` are for machines without a certificate that counts: whoever reaches the port may call them. For a
+secret that no token has nothing is signed, and no process started.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeVar
+
+from msgspec.structs import replace
+
+from fleetd.api import schema
+from fleetd.api.audit import Audit
+from fleetd.api.http import ApiError, Request, Response, parse_json, render_json
+from fleetd.api.trust import Trust
+from fleetd.model.actor import Actor
+from fleetd.model.certificate import (
+    MACHINE,
+    ROLES,
+    SERVER,
+    CertificateIdentity,
+    Revocation,
+    is_revoked,
+    issue_time,
+)
+from fleetd.model.host_keys import parse_public_keys
+from fleetd.model.join_token import (
+    KEPT_S,
+    LIFE_S,
+    MAX_REQUEST,
+    SECRET_BYTES,
+    Claim,
+    JoinToken,
+    TokenText,
+    hash_text,
+    make_secret,
+    refuse_machine_id,
+    refuse_newcomer,
+    refuse_use,
+)
+from fleetd.model.machine import https_url
+from fleetd.model.machine_identity import MachineIdentity
+from fleetd.registry.records import JOIN_TOKENS, MACHINE_IDENTITIES, MACHINES, REVOCATIONS, SETTINGS
+from fleetd.registry.registry import Registry
+from fleetd.store.protocol import Comparison, Conflict, KeyValue, Unchanged
+from fleetd.trust.signing import SigningFailed
+
+MAX_SIGNATURES = 2  # for callers without a certificate, at once: each is a process
+MAX_WAITING = 30  # callers for these
+_ATTEMPTS = 5  # while others write the same records
+_NO_AUTHORITY = "this machine serves no https: set listen=https://:7443 in its fleet.conf, or ask one that does"
+_BUSY = "other machines' certificates are being made: try again in a moment"
+
+T = TypeVar("T")
+
+
+class Joining:
+    """The resources. `trust` is None where fleetd has no authority; `unix_now` is the wall clock, `random` returns so
+    many random bytes."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        trust: Trust | None,
+        audit: Audit,
+        unix_now: Callable[[], float],
+        random: Callable[[int], bytes] = secrets.token_bytes,
+    ) -> None:
+        self._registry = registry
+        self._trust = trust
+        self._audit = audit
+        self._unix_now = unix_now
+        self._random = random
+        self._slots = asyncio.Semaphore(MAX_SIGNATURES)
+        self._waiting = 0
+
+    async def post_token(self, request: Request, _: str) -> Response:
+        """Make a join token: with it, one machine can join within an hour, with `fleetd join`. The answer alone has its
+        secret."""
+        asked = parse_json(request.body, schema.MachineTokenRequest)
+        if asked.role not in ROLES:
+            raise ApiError(400, f"role has to be {' or '.join(ROLES)}")
+        if asked.machine and (refusal := refuse_machine_id(asked.machine)):
+            raise ApiError(400, refusal)
+        authority = await _refuse_with(409, self._find_trust().fingerprint())
+        servers = await self._servers()
+        if not servers:
+            raise ApiError(409, "no machine of the cluster says where it serves https: is this one registered?")
+        made_at_s = self._unix_now()
+        token = JoinToken(
+            authority,
+            asked.role,
+            made_at_s,
+            made_at_s + LIFE_S,
+            by=request.user,
+            machine=asked.machine,
+            history=await self._history(),
+        )
+        secret = make_secret(self._random(SECRET_BYTES))
+        lease = await self._registry.store.grant(LIFE_S + KEPT_S)
+        await self._registry.store.transact([], [self._registry.put(token, hash_text(secret), lease=lease)])
+        text = str(TokenText(authority, secret))
+        return render_json(schema.MachineToken(text, token.expires_at_s, token.role, token.machine, servers))
+
+    async def get_authorities(self, _: Request, __: str) -> Response:
+        """Show the certificates of the authorities that the cluster trusts, to anybody: a machine that joins compares
+        the fingerprint in its token with them."""
+        trust = self._find_trust()
+        authorities = await _refuse_with(409, trust.authorities())
+        return render_json(schema.Authorities(authorities, await _refuse_with(409, trust.fingerprint())))
+
+    async def join(self, request: Request, _: str) -> Response:
+        """Give a machine that has a join token its certificate, and record what it says of itself. Over https, without
+        a certificate."""
+        trust = self._find_trust()
+        asked = parse_json(request.body, schema.JoinRequest)
+        identity = _check_newcomer(asked)
+        key = hash_text(asked.secret)
+        for _attempt in range(_ATTEMPTS):
+            token, guards, lease = await self._claim(key, asked)
+            certificate = await self._sign(trust, asked.csr, asked.machine, token.role, [asked.address])
+            used = replace(token, used_by=asked.machine, request=hash_text(asked.csr))
+            joined = replace(identity, role=token.role, by=token.by, joined_at_s=self._unix_now())
+            operations = [self._registry.put(used, key, lease=lease), self._registry.put(joined, asked.machine)]
+            try:
+                await self._registry.store.transact(guards, operations)
+            except Conflict:
+                continue  # another machine has been quicker, or this one has asked twice
+            maker = Actor(f"token of {token.by or 'somebody'}", f"token({token.by})")
+            self._audit.note_machine(maker, "join", asked.machine)
+            return render_json(
+                schema.JoinAnswer(
+                    certificate,
+                    await _refuse_with(409, trust.authorities()),
+                    token.role,
+                    await self._servers(),
+                    await self._registry.store.cluster_id(),
+                )
+            )
+        raise ApiError(409, "others use this token all the time: try again")
+
+    async def renew(self, request: Request, _: str) -> Response:
+        """Give a machine its next certificate for its present one, which may have expired, but is not revoked. Over
+        https, without a certificate."""
+        trust = self._find_trust()
+        asked = parse_json(request.body, schema.RenewalRequest)
+        if max(len(asked.certificate), len(asked.csr)) > MAX_REQUEST:
+            raise ApiError(400, f"certificate and csr have at most {MAX_REQUEST} characters each")
+        found = await self._in_turn(trust.read_renewal(asked.certificate, asked.csr))
+        if found.kind != MACHINE:
+            raise ApiError(403, f"this is the certificate of {found.subject}, and only those of machines are renewed")
+        if is_revoked(found, await self._revocations(trust)):
+            raise ApiError(
+                403,
+                f"machine {found.name} was removed from the cluster (fleetctl machine remove): to join again, it needs "
+                "a new token",
+            )
+        recorded = (await self._registry.get_many(MACHINE_IDENTITIES, [(found.name,)])).get((found.name,))
+        if recorded is not None and recorded.role != found.role:
+            raise ApiError(403, f"machine {found.name} has joined again since, as a {recorded.role}")
+        names = [recorded.address] if recorded else []
+        certificate = await self._sign(trust, asked.csr, found.name, found.role, names)
+        authorities = await _refuse_with(409, trust.authorities())
+        return render_json(schema.Renewal(certificate, authorities, await self._servers()))
+
+    def _find_trust(self) -> Trust:
+        if self._trust is None:
+            raise ApiError(409, _NO_AUTHORITY)
+        return self._trust
+
+    async def _claim(self, key: str, asked: schema.JoinRequest) -> tuple[JoinToken, list[Comparison], int]:
+        """The token of this key, if the machine may use it; what has to be unchanged for that; and the token's lease.
+        Raises ApiError."""
+        registry, machine = self._registry, asked.machine
+        keys = [
+            registry.key(kind, name)
+            for kind, name in (
+                (JOIN_TOKENS, key),
+                (MACHINE_IDENTITIES, machine),
+                (MACHINES, machine),
+                (SETTINGS, machine),
+            )
+        ]
+        read = {item.key: item for item in (await registry.store.get_many([*keys, registry.history_key])).items}
+        item = read.get(keys[0])
+        token = JOIN_TOKENS.decode(item) if item else None
+        left_s = await registry.store.time_to_live(item.lease) if item else None
+        is_known = any(each in read for each in keys[1:])
+        refusal = refuse_use(
+            token,
+            Claim(machine, hash_text(asked.csr), is_known),
+            left_s=left_s or 0.0,
+            history=_text(read.get(registry.history_key)),
+            now_s=self._unix_now(),
+        )
+        if refusal or token is None or item is None:
+            raise ApiError(403, refusal)
+        guards: list[Comparison] = [Unchanged(each, read[each].mod_revision if each in read else 0) for each in keys]
+        return token, guards, item.lease
+
+    async def _sign(self, trust: Trust, csr: str, machine: str, role: str, names: Iterable[str]) -> str:
+        subject = CertificateIdentity(MACHINE, machine, role)
+        now_s = issue_time(subject.subject, await self._revocations(trust), self._unix_now())
+        is_server = role == SERVER
+        served = tuple(filter(None, names)) if is_server else ()
+        return await self._in_turn(trust.sign(csr, subject, names=served, server=is_server, now_s=now_s))
+
+    async def _in_turn(self, work: Awaitable[T]) -> T:
+        """The result of work in a process, of which strangers can have a few at once. Raises ApiError."""
+        if self._waiting >= MAX_WAITING:
+            if asyncio.iscoroutine(work):
+                work.close()
+            raise ApiError(503, _BUSY, (("Retry-After", "1"),))
+        self._waiting += 1
+        try:
+            async with self._slots:
+                return await _refuse_with(403, work)
+        finally:
+            self._waiting -= 1
+
+    async def _revocations(self, trust: Trust) -> list[Revocation]:
+        stored = await self._registry.read(REVOCATIONS)
+        return [*stored.values(), *trust.revocations()]
+
+    async def _servers(self) -> tuple[str, ...]:
+        """The https URLs of the servers, in order of their ids."""
+        return tuple(url for machine in (await self._registry.machines()).values() if (url := https_url(machine)))
+
+    async def _history(self) -> str:
+        return _text(await self._registry.store.get(self._registry.history_key))
+
+
+def _text(item: KeyValue | None) -> str:
+    return item.value.decode(errors="replace") if item else ""
+
+
+def _check_newcomer(asked: schema.JoinRequest) -> MachineIdentity:
+    """The record of a machine that says this of itself, without what the token says. Raises ApiError."""
+    if len(asked.csr) > MAX_REQUEST:
+        raise ApiError(400, f"csr has more than {MAX_REQUEST} characters")
+    refusal = refuse_machine_id(asked.machine) or refuse_newcomer(asked.address, asked.metadata, asked.seal_key)
+    if refusal:
+        raise ApiError(400, refusal)
+    host_keys = parse_public_keys(asked.host_keys)
+    return MachineIdentity("", asked.address, asked.metadata, host_keys, asked.seal_key)
+
+
+async def _refuse_with(status: int, work: Awaitable[T]) -> T:
+    """The result of the work; its ValueError becomes an ApiError."""
+    try:
+        return await work
+    except ValueError as error:
+        raise ApiError(status, str(error)) from error
+    except SigningFailed as error:
+        raise ApiError(503, f"cannot sign: {error}") from error

@@ -1,0 +1,112 @@
+"""The removal of a machine from the cluster: its certificates do not count any more."""
+
+from collections.abc import Callable, Sequence
+
+from fleetd.api import schema
+from fleetd.api.http import ApiError, Request, Response, parse_json
+from fleetd.api.trust import Trust
+from fleetd.model.certificate import MACHINE, SERVER, CertificateIdentity, revoke
+from fleetd.model.machine import Machine, MachineMode
+from fleetd.model.machine_identity import MachineIdentity
+from fleetd.model.unit import UnitState
+from fleetd.registry.records import (
+    JOIN_TOKENS,
+    LEADER,
+    MACHINE_IDENTITIES,
+    MACHINES,
+    REBOOT_REQUESTS,
+    REVOCATIONS,
+    SETTINGS,
+)
+from fleetd.registry.registry import Registry
+from fleetd.store.protocol import Conflict, Delete, Operation, Unchanged
+
+_NAMED = 3  # units
+_ATTEMPTS = 5  # while others revoke certificates
+
+
+class Removals:
+    """The resource. `trust` is None where fleetd has no authority; `machine()` is this machine, `unix_now` the wall
+    clock."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        trust: Trust | None,
+        machine: Callable[[], Machine],
+        unix_now: Callable[[], float],
+    ) -> None:
+        self._registry = registry
+        self._trust = trust
+        self._machine = machine
+        self._unix_now = unix_now
+
+    async def post(self, request: Request, id_: str) -> Response:
+        """Remove a machine: its certificates count no more, its connections end, and its units, with `force`, start
+        elsewhere. 409 while units run there, or a server's fleetd runs, unless `force`."""
+        force = parse_json(request.body, schema.MachineRemoval).force
+        if id_ == self._machine().id:
+            raise ApiError(409, "it is the machine that is asked, which cannot remove itself: ask another one")
+        reader = self._registry.at_one_revision()
+        identity = (await reader.get_many(MACHINE_IDENTITIES, [(id_,)])).get((id_,))
+        machine = (await reader.get_many(MACHINES, [(id_,)])).get((id_,))
+        if not identity and not await reader.known_machines([id_]):
+            raise ApiError(404, "unknown machine: give the full id of one that is or was in the cluster")
+        if not force:
+            leader = (await reader.get_many(LEADER, [()])).get(())
+            _check_idle(await reader.states(id_))
+            _check_left(machine, identity, leads=leader is not None and leader.machine == id_)
+        await self._revoke(id_, request.user)
+        await self._end_leases(id_)
+        return Response(204)
+
+    async def _end_leases(self, id_: str) -> None:
+        """Delete the key of a machine and its states, so that it counts as dead, and its leadership."""
+        registry = self._registry
+        keys = [registry.key(MACHINES, id_), registry.key(LEADER)]
+        for item in (await registry.store.get_many(keys)).items:
+            if item.key == keys[0] or LEADER.decode(item).machine == id_:
+                await registry.store.revoke(item.lease)
+
+    async def _revoke(self, id_: str, by: str) -> None:
+        """Revoke its certificates and delete its records, and the tokens for it, at once."""
+        registry = self._registry
+        tokens = await registry.read(JOIN_TOKENS)
+        gone = [registry.key(kind, id_) for kind in (MACHINE_IDENTITIES, SETTINGS, REBOOT_REQUESTS)]
+        its_own = [names for names, token in tokens.items() if id_ in (token.machine, token.used_by)]
+        gone += [registry.key(JOIN_TOKENS, *names) for names in its_own]
+        subject = CertificateIdentity(MACHINE, id_).subject
+        for _ in range(_ATTEMPTS):
+            known = [*(await registry.read(REVOCATIONS)).values(), *(self._trust.revocations() if self._trust else ())]
+            number = max((each.number for each in known), default=0) + 1
+            revocation = revoke(number, subject, by, self._unix_now())
+            key = registry.key(REVOCATIONS, str(number))
+            operations: Sequence[Operation] = [registry.put(revocation, str(number)), *map(Delete, gone)]
+            try:
+                await registry.store.transact([Unchanged(key, 0)], operations)
+            except Conflict:
+                continue
+            return
+        raise ApiError(409, "others revoke certificates all the time: try again")
+
+
+def _check_idle(states: dict[tuple[str, str], UnitState]) -> None:
+    """Raises ApiError while units run on the machine."""
+    running = sorted(unit for (_, unit), state in states.items() if state.runs)
+    if running:
+        more = f" and {len(running) - _NAMED} more" if len(running) > _NAMED else ""
+        raise ApiError(
+            409,
+            f"units run there: {', '.join(running[:_NAMED])}{more}; fleetctl drain --globals takes them off it, and "
+            "--force removes it as it is: they start elsewhere, whether or not it stops them",
+        )
+
+
+def _check_left(machine: Machine | None, identity: MachineIdentity | None, *, leads: bool) -> None:
+    """Raises ApiError while the fleetd of a server runs: it reaches etcd by itself, and would be back at once."""
+    if machine is None or machine.mode is MachineMode.PARKED or (identity is not None and identity.role != SERVER):
+        return
+    what = "it leads the cluster" if leads else "its fleetd runs, and reaches etcd by itself"
+    raise ApiError(
+        409, f"{what}: run `fleetd leave` there, or, if it is in other hands, take its access to etcd away and --force"
+    )

@@ -1,0 +1,49 @@
+"""An authority in this process, as the TrustKeeper of a server has it."""
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from fleetd.model.certificate import Authority, CertificateIdentity, Revocation
+from fleetd.trust import x509
+from fleetd.trust.__main__ import answer
+from fleetd.trust.signing import Signer
+
+
+async def sign_here(call: bytes) -> bytes:
+    """Answer a call without a process."""
+    return answer(call)
+
+
+class Issuer:
+    """The authority of a cluster. `authority` may be replaced, `known` are the revocations on this server's disk."""
+
+    def __init__(self, now_s: float) -> None:
+        self.authority: Authority = x509.make_authority(1, now_s)
+        self.trusted = [self.authority]
+        self.known: list[Revocation] = []
+        self.signed = 0
+        self._signer = Signer(sign_here)
+        self.read: Callable[..., Awaitable[CertificateIdentity]] = self._signer.inspect
+
+    async def fingerprint(self) -> str:
+        return await self._signer.fingerprint(self.authority.certificate)
+
+    async def authorities(self) -> str:
+        return "".join(each.certificate for each in self.trusted)
+
+    async def sign(
+        self,
+        request: str,
+        identity: CertificateIdentity,
+        *,
+        names: Sequence[str] = (),
+        server: bool = False,
+        now_s: float,
+    ) -> str:
+        self.signed += 1
+        return await self._signer.sign(self.authority, request, identity, names=names, server=server, now_s=now_s)
+
+    async def read_renewal(self, certificate: str, request: str) -> CertificateIdentity:
+        return await self.read(certificate, [each.certificate for each in self.trusted], request)
+
+    def revocations(self) -> Sequence[Revocation]:
+        return self.known

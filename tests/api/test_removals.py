@@ -1,0 +1,158 @@
+"""Machines that are removed: what becomes of their certificates, records and units, and which are not removed."""
+
+import pytest
+
+from fleetd.model.certificate import CertificateIdentity, Revocation, is_revoked, revoke
+from fleetd.model.join_token import JoinToken
+from fleetd.model.machine import Machine, MachineMode, MachineSettings
+from fleetd.model.machine_identity import MachineIdentity
+from fleetd.model.unit import UnitState
+from fleetd.registry.records import (
+    JOIN_TOKENS,
+    LEADER,
+    MACHINE_IDENTITIES,
+    MACHINES,
+    REVOCATIONS,
+    SETTINGS,
+    STATES,
+    Leader,
+)
+from fleetd.store.protocol import Conflict
+from tests.api.conftest import JSON, Fleet
+from tests.api.issuing import Issuer
+
+SERVER, M1 = "0" * 32, "1" * 32
+NOW = 1_800_000_000.0
+REMOVE = f"POST /fleet/v2/machines/{M1}/remove"
+BY_ANN = (*JSON, ("Fleet-User", "ann"))
+
+
+@pytest.fixture
+async def worker(fleet: Fleet) -> Fleet:
+    """A cluster with the worker m1."""
+    fleet.reconfigure(unix_now=lambda: NOW, machine=lambda: Machine(SERVER))
+    await register(fleet)
+    await fleet.put(MachineIdentity("worker"), M1)
+    return fleet
+
+
+async def register(fleet: Fleet, state: UnitState | None = None, mode: MachineMode = MachineMode.READY) -> None:
+    """Register m1 on its lease, with a unit in this state."""
+    store, registry = fleet.registry.store, fleet.registry
+    lease = await store.grant(60)
+    puts = [registry.put(Machine(M1, mode=mode), M1, lease=lease)]
+    puts += [registry.put(state, M1, "a.service", lease=lease)] if state else []
+    await store.transact([], puts)
+
+
+async def revocations(fleet: Fleet) -> list[Revocation]:
+    return list((await fleet.registry.read(REVOCATIONS)).values())
+
+
+async def test_a_machine_that_is_removed_leaves_its_revocation_alone(worker: Fleet) -> None:
+    await worker.put(MachineSettings({"a": "b"}), M1)
+    await worker.put(JoinToken("ab", "worker", 0, 1, machine=M1), "for-it")
+    await worker.put(JoinToken("ab", "worker", 0, 1, used_by=M1), "of-it")
+    await worker.put(JoinToken("ab", "worker", 0, 1), "another")
+    assert (await worker.ask(REMOVE, {}, BY_ANN)).status == 204
+    assert await revocations(worker) == [revoke(1, f"machine/{M1}", "ann", NOW)]
+    assert is_revoked(CertificateIdentity("machine", M1, "worker", issued_at_s=NOW), await revocations(worker))
+    for kind in (MACHINES, MACHINE_IDENTITIES, SETTINGS):
+        assert await worker.registry.read(kind) == {}
+    assert list(await worker.registry.read(JOIN_TOKENS)) == [("another",)]
+    assert (await worker.refused(REMOVE, {}))[0] == 404
+
+
+@pytest.mark.parametrize("active", ["active", "activating", "deactivating", "reloading"])
+async def test_one_on_which_units_run_stays_unless_forced(worker: Fleet, active: str) -> None:
+    await register(worker, UnitState(active=active))
+    status, why = await worker.refused(REMOVE, {})
+    assert (status, why.split(";")[0]) == (409, "units run there: a.service")
+    assert await revocations(worker) == []
+    assert (await worker.ask(REMOVE, {"force": True})).status == 204
+    assert await worker.registry.read(STATES) == {}
+
+
+async def test_one_whose_units_are_at_rest_is_removed(worker: Fleet) -> None:
+    await register(worker, UnitState(active="failed"))
+    assert (await worker.ask(REMOVE, {})).status == 204
+
+
+async def test_many_units_are_counted(worker: Fleet) -> None:
+    for name in "dcba":
+        await worker.put(UnitState(active="active"), M1, f"{name}.service")
+    assert "a.service, b.service, c.service and 1 more;" in (await worker.refused(REMOVE, {}))[1]
+
+
+@pytest.mark.parametrize("identity", [None, MachineIdentity("server")])
+async def test_a_server_has_to_leave_first(fleet: Fleet, identity: MachineIdentity | None) -> None:
+    await register(fleet)
+    if identity:
+        await fleet.put(identity, M1)
+    status, why = await fleet.refused(REMOVE, {})
+    assert (status, why.split(":")[0]) == (409, "its fleetd runs, and reaches etcd by itself")
+
+
+@pytest.mark.parametrize("leads", [True, False])
+async def test_a_server_that_leads_is_removed_only_by_force_and_leads_no_more(fleet: Fleet, leads: bool) -> None:
+    await register(fleet)
+    lease = await fleet.registry.store.grant(60)
+    leader = Leader(M1 if leads else SERVER, "t")
+    await fleet.registry.store.transact([], [fleet.registry.put(leader, lease=lease)])
+    why = "it leads the cluster" if leads else "its fleetd runs, and reaches etcd by itself"
+    assert (await fleet.refused(REMOVE, {}))[1].split(":")[0] == why
+    assert (await fleet.ask(REMOVE, {"force": True})).status == 204
+    assert await fleet.registry.machines() == {}
+    assert bool(await fleet.registry.get_many(LEADER, [()])) is not leads
+
+
+async def test_a_parked_server_is_removed(fleet: Fleet) -> None:
+    await register(fleet, mode=MachineMode.PARKED)
+    assert (await fleet.ask(REMOVE, {})).status == 204
+
+
+@pytest.mark.parametrize("force", [True, False])
+async def test_the_machine_that_is_asked_does_not_remove_itself(worker: Fleet, force: bool) -> None:
+    worker.reconfigure(machine=lambda: Machine(M1))
+    assert await worker.refused(REMOVE, {"force": force}) == (
+        409,
+        "it is the machine that is asked, which cannot remove itself: ask another one",
+    )
+
+
+@pytest.mark.parametrize("force", [True, False])
+async def test_an_unknown_machine_is_refused(fleet: Fleet, force: bool) -> None:
+    assert await fleet.refused(REMOVE, {"force": force}) == (
+        404,
+        "unknown machine: give the full id of one that is or was in the cluster",
+    )
+
+
+async def test_numbers_go_on_from_those_on_disk_which_a_restore_does_not_undo(worker: Fleet) -> None:
+    trust = Issuer(NOW)
+    trust.known.append(Revocation(7, "person/bob", NOW))
+    worker.reconfigure(trust=trust, unix_now=lambda: NOW, machine=lambda: Machine(SERVER))
+    await worker.ask(REMOVE, {})
+    assert [each.number for each in await revocations(worker)] == [8]
+
+
+async def test_two_that_revoke_at_once_take_different_numbers(worker: Fleet) -> None:
+    store = worker.registry.store
+    original = store.transact
+    conflicts = 1
+
+    async def transact(comparisons, operations) -> int:  # type: ignore[no-untyped-def]
+        nonlocal conflicts
+        if conflicts:
+            conflicts -= 1
+            await original([], [worker.registry.put(Revocation(1, "person/bob", NOW), "1")])
+            raise Conflict("another was quicker")
+        return await original(comparisons, operations)
+
+    class Contended:
+        def __getattr__(self, name: str) -> object:
+            return transact if name == "transact" else getattr(store, name)
+
+    worker.registry.store = Contended()  # type: ignore[assignment]
+    assert (await worker.ask(REMOVE, {})).status == 204
+    assert [each.number for each in await revocations(worker)] == [1, 2]
