@@ -126,6 +126,15 @@ class Client:
         """Remove a parked machine from the cluster. Raises ApiError if it is not parked."""
         self._call("DELETE", f"{schema.V2}/machines/{quote(id_, safe='')}")
 
+    def machine_token(self, request: schema.MachineTokenRequest) -> schema.MachineToken:
+        """A new join token. Raises ApiError if the machine that is asked has no authority."""
+        return self._ask("POST", f"{schema.V2}/machine-tokens", request, schema.MachineToken)
+
+    def remove_machine(self, id_: str, *, force: bool = False) -> None:
+        """Remove a machine and revoke its certificates. Raises ApiError if it is unknown, or is in use."""
+        body = msgspec.json.encode(schema.MachineRemoval(force))
+        self._call("POST", f"{schema.V2}/machines/{quote(id_, safe='')}/remove", body)
+
     def cordon(self, id_: str, why: str) -> None:
         """Keep new units off a machine. Raises ApiError if it is unknown or absent."""
         body = msgspec.json.encode(schema.CordonRequest(why))

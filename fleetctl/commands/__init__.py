@@ -21,6 +21,7 @@ SUMMARIES = {
     "list-unit-files": "List the units of the cluster, and their target states",
     "list-units": "List the units on machines, with their states in systemd",
     "load": "Put units on machines without starting them",
+    "machine": "Add machines to the cluster, and remove them",
     "move": "Move a unit to a machine, and wait for that",
     "rebalance": "Move units until they are distributed more evenly, one after the other",
     "reboot": "Reboot machines one after the other, each drained before, or show the queue",

@@ -6,6 +6,7 @@ action at least once.
 
 import asyncio
 import socket
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
@@ -34,6 +35,7 @@ from fleetd.registry.registry import Registry
 from fleetd.store.embedded import EmbeddedStore, inline
 from fleetd.store.protocol import Comparison, Conflict, Delete, Operation
 from tests.actors import ADMIN
+from tests.api.issuing import Issuer
 from tests.fleetctl.background import BackgroundLoop
 
 R = TypeVar("R", bound=Record)
@@ -125,7 +127,12 @@ class ScriptedCluster(Api):
     async def _open(self, path: str) -> None:
         self._store = _Store(":memory:", offload=inline)
         self.registry = Registry(self._store)
-        super().__init__(self.registry, token_limit=PAGE_SIZE, shadows=lambda name: self.system_units.get(name, ""))
+        super().__init__(
+            self.registry,
+            token_limit=PAGE_SIZE,
+            shadows=lambda name: self.system_units.get(name, ""),
+            trust=Issuer(time.time()),
+        )
         await self._register((M1, M2))
         self._server = Server(self)
         tcp = socket.create_server(("127.0.0.1", 0))
