@@ -66,9 +66,8 @@ class EtcdGateway(Gateway):
         password: str = "",
         tls: EtcdTls | None = None,
     ) -> None:
-        super().__init__(
-            endpoints, EtcdFormat(), request_timeout_s=request_timeout_s, context=tls.context if tls else None
-        )
+        context = (lambda: tls.context) if tls else None
+        super().__init__(endpoints, EtcdFormat(), request_timeout_s=request_timeout_s, context=context)
         self._username = username
         self._password = password
         self._token: str | None = None

@@ -144,8 +144,8 @@ class _IdleTimeout:
 
 
 class Gateway:
-    """The connections to one store. Needs a running event loop. `context` is for https: endpoints; without it, no
-    certificate is trusted.
+    """The connections to one store. Needs a running event loop. `context` returns the TLS context of a connection
+    to an https: endpoint; without it, no certificate is trusted.
 
     One endpoint serves all requests and streams until it fails, then the next one in the order given, in turn. Streams
     have their own pool, because they occupy their connections.
@@ -157,7 +157,7 @@ class Gateway:
         store_format: Format,
         *,
         request_timeout_s: float,
-        context: ssl.SSLContext | None = None,
+        context: Callable[[], ssl.SSLContext] | None = None,
     ) -> None:
         if not endpoints:
             raise ValueError(f"{store_format.name} needs at least one endpoint")
@@ -165,8 +165,9 @@ class Gateway:
         self._current = 0
         self._timeout_s = request_timeout_s
         self._format = store_format
-        self._requests = _new_session(context)
-        self._streaming = _new_session(context)
+        self._context = context
+        self._requests = _new_session()
+        self._streaming = _new_session()
         self._streams: list[Stream] = []
         self._failing: set[str] = set()  # so that an outage is logged once
         self._closed = asyncio.Event()
@@ -194,7 +195,7 @@ class Gateway:
                 if isinstance(failure, AnswerTooLarge) and most_bytes > ANSWER_BYTES:
                     raise  # the caller asks for less
                 failures.append(f"{without_user(endpoint)}: {failure}")
-                self._fail_over(endpoint, failure)
+                self.fail_over(endpoint, failure)
                 if sending.begun and not repeat and not failure.was_refused:
                     break
             else:
@@ -222,7 +223,7 @@ class Gateway:
         try:
             return await self._open_stream_at(endpoint, path, self._format.encode(request))
         except EndpointFailed as failure:
-            self._fail_over(endpoint, failure)
+            self.fail_over(endpoint, failure)
             raise
 
     async def _open_stream_at(self, endpoint: str, path: str, body: bytes) -> Stream:
@@ -256,7 +257,7 @@ class Gateway:
     def _endpoints_in_turn(self) -> tuple[str, ...]:
         return self._endpoints[self._current :] + self._endpoints[: self._current]
 
-    def _fail_over(self, endpoint: str, failure: EndpointFailed) -> None:
+    def fail_over(self, endpoint: str, failure: EndpointFailed) -> None:
         """Use the next endpoint, unless another request has switched already. Close the endpoint's streams too: a
         stream to a frozen member would not fail by itself."""
         if endpoint not in self._failing and not self._closed.is_set():
@@ -273,7 +274,7 @@ class Gateway:
         with failures_named(self._timeout_s), ExitStack() as undo:
             async with asyncio.timeout(self._timeout_s):
                 response = await self._streaming.post(
-                    endpoint + path, data=body, headers=self._headers(token), allow_redirects=False
+                    endpoint + path, data=body, headers=self._headers(token), ssl=self._tls, allow_redirects=False
                 )
                 stream = Stream(endpoint, token, response, self._format.new_splitter())
                 self._streams.append(stream)
@@ -301,7 +302,12 @@ class Gateway:
             async with (
                 _IdleTimeout(timeout_s) as timeout,
                 self._requests.post(
-                    url, data=body, headers=self._headers(token), trace_request_ctx=sending, allow_redirects=False
+                    url,
+                    data=body,
+                    headers=self._headers(token),
+                    ssl=self._tls,
+                    trace_request_ctx=sending,
+                    allow_redirects=False,
                 ) as response,
             ):
                 async for chunk in response.content.iter_any():
@@ -315,6 +321,10 @@ class Gateway:
             raise self._parse_refusal(response, b"".join(chunks))
         return b"".join(chunks)
 
+    @property
+    def _tls(self) -> ssl.SSLContext | bool:
+        return self._context() if self._context else True
+
     def _headers(self, token: str) -> Mapping[str, str]:
         content = {"Content-Type": self._format.content_type}
         return {**content, "Authorization": token} if token else content
@@ -326,13 +336,13 @@ class Gateway:
         return self._format.parse_refusal(response.status, body)
 
 
-def _new_session(context: ssl.SSLContext | None) -> aiohttp.ClientSession:
-    """A client with unlimited connections (with a limit, requests would wait for each other's timeouts) and no cookies.
-    Without `context`, it trusts no certificate."""
+def _new_session() -> aiohttp.ClientSession:
+    """A client with unlimited connections (with a limit, requests would wait for each other's timeouts) and no
+    cookies."""
     trace = aiohttp.TraceConfig()
     trace.on_request_headers_sent.append(_note_sending)
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, ssl=context or True),
+        connector=aiohttp.TCPConnector(limit=0),
         timeout=aiohttp.ClientTimeout(total=None),
         cookie_jar=aiohttp.DummyCookieJar(),
         trace_configs=[trace],
