@@ -28,11 +28,12 @@ class ConnectionLimiter:
         self.listing_slots = asyncio.Semaphore(MAX_LISTINGS)
         self._idle: dict[Hashable, Callable[[], None]] = {}  # connection → how to close it; longest idle first
         self._busy: dict[Hashable, Callable[[], None]] = {}
-        self._users: dict[Hashable, int] = {}  # connection → its user
+        self._users: dict[Hashable, Hashable] = {}  # connection → its user
 
-    def add(self, connection: Hashable, close: Callable[[], None], user: int | None = None) -> bool:
+    def add(self, connection: Hashable, close: Callable[[], None], user: Hashable = None) -> bool:
         """Admit a new, idle connection; False if that closed the one that has been idle longest, maybe this one. One
-        `user` (None: it is not bounded by users) has a quarter of the connections at most."""
+        `user` (an id, or what a certificate names; None: it is not bounded by users) has a quarter of the connections
+        at most."""
         self._idle[connection] = close
         if user is not None:
             self._users[connection] = user

@@ -8,6 +8,7 @@ import msgspec
 from fleetd.api import schema
 from fleetd.api.schema import JSON_TYPE, ErrorDetail, ErrorEntity
 from fleetd.model.actor import Actor
+from fleetd.model.certificate import CertificateIdentity
 from fleetd.model.decoding import UNREADABLE
 from fleetd.model.permission import EVERY_NAME, Permission
 from fleetd.registry.records import MalformedRecord, NewerRecord
@@ -28,7 +29,8 @@ class Request(msgspec.Struct, frozen=True):
     """One request; `path` and `query` are percent-decoded.
 
     `local`: it came over a unix socket. `metrics_only`: it came over a socket that serves only metrics, to anybody.
-    `actor` is who makes it.
+    `actor` is who makes it. Over https that is known by `certificate`, which is None if none counts; `refusal` says why
+    then, as status and words, and only routes for anybody (`Route.anonymous`) are served.
     """
 
     method: str
@@ -39,6 +41,8 @@ class Request(msgspec.Struct, frozen=True):
     local: bool = False
     metrics_only: bool = False
     actor: Actor = Actor()
+    certificate: CertificateIdentity | None = None
+    refusal: tuple[int, str] = (0, "")
 
     def query_values(self, name: str) -> list[str]:
         """The values of a query parameter, in order."""
@@ -82,7 +86,8 @@ Handler = Callable[[Request, str], Awaitable[Response]]
 class Route(msgspec.Struct, frozen=True):
     """One method of one path. The handler gets the value of the parameter that the path may have (`/{machine}`), ''
     if it has none. It is called for those who have the permission `needs` for everything, or, `by_name`, for some
-    units at least: then it checks itself for which. None: for everybody who may connect.
+    units at least: then it checks itself for which. None: for everybody who may connect and is known, and `anonymous`
+    for clients over https without a certificate, too.
 
     The OpenAPI description is made of the handler's docstring, the types of the body and of the answer (None: there is
     none, dict: any object, bytes: text), and `query`, a parameter that may be repeated.
@@ -96,6 +101,7 @@ class Route(msgspec.Struct, frozen=True):
     answer: type[msgspec.Struct | dict[str, Any] | bytes] | None = None
     query: str = ""
     by_name: bool = False
+    anonymous: bool = False
 
     @property
     def parameter(self) -> str:

@@ -24,6 +24,7 @@ from fleetd.api.http import (
 )
 from fleetd.api.origin import check_caller
 from fleetd.api.quota import UNLIMITED, Quota
+from fleetd.api.tls_clients import LOGIN
 from fleetd.api.trust import Trust
 from fleetd.api.v1.discovery import describe_api
 from fleetd.api.v1.machines import Machines
@@ -43,6 +44,7 @@ from fleetd.api.v2.removals import Removals
 from fleetd.api.v2.reports import Reports
 from fleetd.api.v2.rollouts import Rollouts
 from fleetd.api.v2.settings import Settings
+from fleetd.model.certificate import MACHINE
 from fleetd.model.machine import Machine
 from fleetd.model.permission import Permission
 from fleetd.model.quota import Usage
@@ -182,9 +184,9 @@ class Api:
                 schema.MachineTokenRequest,
                 schema.MachineToken,
             ),
-            Route("GET", f"{v2}/authorities", joining.get_authorities, None, answer=schema.Authorities),
-            Route("POST", f"{v2}/join", joining.join, None, schema.JoinRequest, schema.JoinAnswer),
-            Route("POST", f"{v2}/renew", joining.renew, None, schema.RenewalRequest, schema.Renewal),
+            Route("GET", f"{v2}/authorities", joining.get_authorities, None, answer=schema.Authorities, anonymous=True),
+            Route("POST", f"{v2}/join", joining.join, None, schema.JoinRequest, schema.JoinAnswer, anonymous=True),
+            Route("POST", f"{v2}/renew", joining.renew, None, schema.RenewalRequest, schema.Renewal, anonymous=True),
             Route("GET", f"{v2}/reboots", reboots.get_all, view, answer=schema.RebootReports, query="machine"),
             Route("GET", f"{v2}/rollouts", rollouts.get_all, view, answer=schema.Rollouts, query="group"),
             Route("POST", f"{v2}/rollouts/{{group}}", rollouts.post, operate, schema.RolloutCommand, by_name=True),
@@ -216,6 +218,7 @@ class Api:
                 raise ApiError(404, f"this socket serves only {METRICS} and {HEALTH}")
         elif not request.local:
             check_caller(request, self._allowed_hosts)
+            self._check_certificate(request)
         if (reason := self._not_ready()) and request.path not in _ALWAYS:
             raise ApiError(503, f"{NO_STORE}: {reason}")
         if not _is_text(request):
@@ -235,6 +238,20 @@ class Api:
         if route.needs in (Permission.OPERATE, Permission.ADMIN) and not route.by_name:
             self._audit.note_request(request)
         return response
+
+    def _check_certificate(self, request: Request) -> None:
+        """Raises ApiError for a client over https whose certificate does not count or is a machine's, unless the route
+        is for anybody."""
+        if not request.refusal[0] and (request.certificate is None or request.certificate.kind != MACHINE):
+            return
+        route = self._resources.get((request.path, None), {}).get(request.method)
+        if route is not None and route.anonymous:
+            return
+        if request.certificate is None:
+            raise ApiError(*request.refusal)
+        raise ApiError(
+            403, f"this certificate is that of {request.certificate.subject}, and the API is for people: {LOGIN}"
+        )
 
     def _find(self, path: str) -> tuple[dict[str, Route], str]:
         """The routes of a path by method, and the value of its parameter ('': it has none). Raises ApiError."""

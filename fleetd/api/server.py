@@ -6,6 +6,7 @@ import math
 import os
 import resource
 import socket
+import time
 from collections.abc import Callable, Sequence
 from contextlib import aclosing, suppress
 from http import HTTPStatus
@@ -19,12 +20,15 @@ from fleetd.api.http import ApiError, Request, Response, StreamedResponse, rende
 from fleetd.api.peer import Peer, PeerRights, describe_refusal, identify_peer, socket_group, user_name
 from fleetd.api.schema import USER_HEADER
 from fleetd.api.sockets import ListenError, check_exposure, open_socket
+from fleetd.api.tls_clients import TlsClient, read_client
+from fleetd.api.tls_listener import ServerTrust, TlsListener
 from fleetd.config.options import Address
 from fleetd.model.actor import Actor, claimed_name
-from fleetd.model.permission import EVERY_RIGHT
+from fleetd.model.permission import EVERY_RIGHT, NO_RIGHTS
 
 CLIENT_TIMEOUT_S = 30.0  # for a client to send its request, to send its body, or to read the response
 MAX_BODY_BYTES = 2 * 1024 * 1024
+MAX_ANONYMOUS_BYTES = 64 * 1024  # of the body of a client over https whose certificate does not count
 _IDLE_TIMEOUT_S = 75.0
 _READ_AHEAD_BYTES = 64 * 1024  # per connection
 _BACKLOG = 16  # connections that the loop accepts at once, before the limiter can close the first of them
@@ -37,6 +41,7 @@ _LIMIT_LOG_S = 60.0  # between warnings about too many clients
 _STOP_TIMEOUT_S = 0.8  # aiohttp waits twice as long: for the handlers, then for their cancellation
 _METHODS = ("GET", "HEAD", "PUT", "DELETE", "PATCH", "POST")  # labels of the metric; any other method is `other`
 _SERVER = ("Server", f"fleetd/{__version__}")
+_PLAIN_HTTP = render_error(400, "this port is served over https: write https:// instead of http:// (--endpoint)")
 
 log = logging.getLogger(__name__)
 _protocol_log = logging.getLogger(f"{__name__}.protocol")
@@ -61,6 +66,7 @@ class _Connection(aiohttp_import.RequestHandler):
         self.listener = listener
         self._client_timeout_s = listener.server.client_timeout_s
         self.peer: Peer | None = None  # over a unix socket
+        self.tls_client: TlsClient | None = None  # over https
         self.actor = Actor()  # without a name: see Server.identify
         self.is_refused = False
         self.stream: asyncio.Task[None] | None = None  # writes the body of a StreamedResponse
@@ -80,6 +86,10 @@ class _Connection(aiohttp_import.RequestHandler):
                 self._refuse(describe_refusal(self.peer))
                 return
             self.listener.admit(self, self.peer.user or None)
+        elif transport.get_extra_info("ssl_object") is not None:
+            self.tls_client = read_client(transport.get_extra_info("peercert"))
+            self.actor = self.tls_client.actor()
+            self.listener.admit(self, self.tls_client.subject)
         else:
             self.actor = Actor(rights=EVERY_RIGHT)  # insecure=true
             self.listener.admit(self)
@@ -174,9 +184,9 @@ class _Listener(aiohttp_import.Server):
     def __call__(self) -> aiohttp_import.RequestHandler:
         return _Connection(self, self, loop=asyncio.get_running_loop(), **self._options)
 
-    def admit(self, connection: _Connection, user: int | None = None) -> None:
-        """Admit a connection of an ordinary user, or of root or whoever (None); over the limit, the one that has been
-        idle longest is closed."""
+    def admit(self, connection: _Connection, user: int | str | None = None) -> None:
+        """Admit a connection of an ordinary user, of what a certificate names ('': of none), or of root or whoever
+        (None); over the limit, the one that has been idle longest is closed."""
         found_room = self.limiter.add(connection, connection.abort, user)
         now_s = asyncio.get_running_loop().time()
         if not found_room and now_s - self._limit_logged_s > _LIMIT_LOG_S:
@@ -221,10 +231,15 @@ class Server:
         render_error: ErrorRenderer = render_error,
         peer_rights: PeerRights | None = None,
         name_of: Callable[[int], str] = user_name,
+        trust: ServerTrust | None = None,
+        unix_now: Callable[[], float] = time.time,
     ) -> None:
-        """`peer_rights`, which may be replaced at any time too, says what local users may do. `name_of` returns the
-        name of a user, and may take its time."""
+        """`peer_rights`, which may be replaced at any time too, says what local users may do, and `trust` which
+        certificates count; https needs it. `name_of` returns the name of a user, and may take its time. `unix_now` is
+        the wall clock in seconds."""
         self.api = api
+        self.trust = trust
+        self._unix_now = unix_now
         self.peer_rights = peer_rights if peer_rights is not None else PeerRights()
         self.client_timeout_s = client_timeout_s
         self.render_error = render_error
@@ -236,6 +251,7 @@ class Server:
         self._name_of = name_of
         self._names: dict[int, str] = {}
         self._servers: list[asyncio.Server] = []
+        self._tls_listeners: list[TlsListener] = []
         self._paths: list[str] = []
 
     async def start(
@@ -250,22 +266,28 @@ class Server:
         Raises ListenError, and serves on none of them, if one cannot be used.
         """
         to_open = [(address, False) for address in addresses] + [(address, True) for address in metrics_addresses]
-        opened: list[tuple[socket.socket, bool]] = []
+        opened: list[tuple[socket.socket, Address, bool]] = []
         try:
             for sock in inherited:
                 _check_inherited(sock, insecure)
             for address, for_metrics in to_open:
+                if address.tls and self.trust is None:
+                    raise ListenError(f"cannot listen on {address}: this fleetd has no certificates")
                 sock = open_socket(address, insecure or for_metrics)
-                opened.append((sock, for_metrics))
+                opened.append((sock, address, for_metrics))
                 self._paths += [address.path] if address.path else []
         except ListenError:
-            for sock, _ in opened:
+            for sock, _, _ in opened:
                 sock.close()
             await self.stop()
             raise
-        loop = asyncio.get_running_loop()
-        for sock, for_metrics in (*((sock, False) for sock in inherited), *opened):
+        for sock, address, for_metrics in (*((sock, Address(), False) for sock in inherited), *opened):
             listener = self._listeners[for_metrics]
+            if address.tls:
+                sock.listen(listener.limiter.max_connections)
+                self._tls_listeners.append(TlsListener(sock, listener, self._get_trust, _render_raw(_PLAIN_HTTP)))
+                continue
+            loop = asyncio.get_running_loop()
             self._servers.append(await loop.create_server(listener, sock=sock, backlog=_BACKLOG))
             sock.listen(listener.limiter.max_connections)  # queued connections take no file descriptor
 
@@ -274,6 +296,8 @@ class Server:
         for server in self._servers:
             server.close()
         self._servers.clear()
+        await asyncio.gather(*(listener.close() for listener in self._tls_listeners))
+        self._tls_listeners.clear()
         await asyncio.sleep(0)  # let the loop see requests that have just arrived
         for listener in self._listeners:
             listener.pre_shutdown()
@@ -284,6 +308,18 @@ class Server:
             with suppress(OSError):
                 os.unlink(path)
         self._paths.clear()
+
+    def close_revoked(self) -> None:
+        """Close the open connections of clients whose certificates do not count any more."""
+        for connection in list(self._listeners[0].connections):
+            assert isinstance(connection, _Connection)
+            client = connection.tls_client
+            if client and client.certificate and self._get_trust().is_revoked(client.certificate):
+                connection.abort()
+
+    def _get_trust(self) -> ServerTrust:
+        assert self.trust is not None, "https needs it"
+        return self.trust
 
     async def handle(self, incoming: aiohttp_import.BaseRequest) -> aiohttp_import.StreamResponse:
         """Answer one request."""
@@ -301,11 +337,14 @@ class Server:
             return await self._send(incoming, response)
 
     async def identify(self, connection: _Connection, claimed: Sequence[str]) -> Actor:
-        """Who makes a request over this connection. Over TCP it is whoever the client says it is."""
+        """Who makes a request over this connection. Over TCP without TLS it is whoever the client says it is."""
         peer = connection.peer
+        if connection.tls_client and connection.tls_client.certificate:
+            return connection.actor
         if peer is None:
             host = (incoming := connection.transport) and (incoming.get_extra_info("peername") or ("",))[0]
-            return replace(connection.actor, name=claimed_name(claimed), identity=f"tcp:{host}")
+            name = "" if connection.tls_client else claimed_name(claimed)
+            return replace(connection.actor, name=name, identity=f"tcp:{host}")
         name = await self._find_name(peer.user)
         identity = f"uid:{peer.user}({name})"
         if peer.login is not None and peer.login != peer.user:
@@ -341,8 +380,8 @@ class Server:
     async def _stream(
         self, incoming: aiohttp_import.BaseRequest, connection: _Connection, response: StreamedResponse
     ) -> aiohttp_import.StreamResponse:
-        """Send a body while it is made. Whoever does not read it is closed; nobody else closes the connection: it is
-        not idle."""
+        """Send a body while it is made, until the client's certificate expires. Whoever does not read it is closed;
+        nobody else closes the connection: it is not idle."""
         metrics.ANSWERS.labels(str(response.status)).inc()
         outgoing = aiohttp_import.StreamResponse(status=response.status, headers=[*response.headers, _SERVER])
         outgoing.force_close()
@@ -351,7 +390,10 @@ class Server:
         listener.streams.add(stream)
         listener.limiter.mark_busy(connection)
         try:
-            await asyncio.wait([stream])
+            client = connection.tls_client
+            expires_s = client.certificate.expires_at_s if client and client.certificate else math.inf
+            left_s = expires_s - self._unix_now()
+            await asyncio.wait([stream], timeout=None if math.isinf(left_s) else max(left_s, 0.0))
         finally:
             stream.cancel()
             connection.stream = None
@@ -387,10 +429,23 @@ class Server:
     async def _answer(
         self, incoming: aiohttp_import.BaseRequest, connection: _Connection, budget: RequestBudget
     ) -> Response | StreamedResponse:
-        actor = await self.identify(connection, incoming.headers.getall(USER_HEADER, []))
+        request = Request(
+            method=incoming.method,
+            path=incoming.path,
+            query=tuple(incoming.query.items()),
+            headers=tuple(incoming.headers.items()),
+            local=connection.peer is not None,
+            metrics_only=connection.listener.metrics_only,
+            actor=await self.identify(connection, incoming.headers.getall(USER_HEADER, [])),
+        )
+        if (client := connection.tls_client) is not None:
+            refusal = client.refuse(self._unix_now(), self._get_trust().is_revoked)
+            request = replace(request, refusal=refusal, certificate=None if refusal[0] else client.certificate)
+            if refusal[0]:
+                request = replace(request, actor=replace(request.actor, rights=NO_RIGHTS))
         try:
             async with asyncio.timeout(self.client_timeout_s):
-                request = await _read_request(incoming, connection, budget, actor)
+                request = replace(request, body=await _read_body(incoming, budget, request))
         except TimeoutError:
             return self.render_error(408, f"the request body did not arrive within {self.client_timeout_s:g} s", ())
         except ApiError as error:
@@ -413,12 +468,11 @@ def _check_inherited(sock: socket.socket, insecure: bool) -> None:
     check_exposure(str(Address(host=host, port=port)), host, insecure)
 
 
-async def _read_request(
-    incoming: aiohttp_import.BaseRequest, connection: _Connection, budget: RequestBudget, actor: Actor
-) -> Request:
-    """The whole request. Raises ApiError if its body is over the limit, alone or together with others."""
-    too_large = ApiError(413, f"the request body has more than {MAX_BODY_BYTES} bytes")
-    if (incoming.content_length or 0) > MAX_BODY_BYTES:
+async def _read_body(incoming: aiohttp_import.BaseRequest, budget: RequestBudget, request: Request) -> bytes:
+    """The body of the request. Raises ApiError if it is over the limit, alone or together with others."""
+    limit = MAX_BODY_BYTES if not request.refusal[0] else MAX_ANONYMOUS_BYTES
+    too_large = ApiError(413, f"the request body has more than {limit} bytes")
+    if (incoming.content_length or 0) > limit:
         raise too_large
     if (
         incoming.headers.get("Expect", "").lower() == "100-continue"
@@ -428,17 +482,8 @@ async def _read_request(
     body = bytearray()
     async for chunk in incoming.content.iter_any():
         body += chunk
-        if len(body) > MAX_BODY_BYTES:
+        if len(body) > limit:
             raise too_large
         if not budget.reserve(len(chunk)):
             raise ApiError(503, OVERLOADED, RETRY_SOON)
-    return Request(
-        method=incoming.method,
-        path=incoming.path,
-        query=tuple(incoming.query.items()),
-        headers=tuple(incoming.headers.items()),
-        body=bytes(body),
-        local=connection.peer is not None,
-        metrics_only=connection.listener.metrics_only,
-        actor=actor,
-    )
+    return bytes(body)

@@ -1,7 +1,7 @@
 """The sockets of the API, inherited from systemd or configured.
 
-Every user may connect to a unix socket: peer.py says who is served. TCP is open to everybody who can connect, and
-nobody is known there, so it needs insecure=true.
+Every user may connect to a unix socket: peer.py says who is served. TCP is open to everybody who can connect. With TLS
+clients are known by certificates (tls_listener.py); without, nobody is known, so that needs insecure=true.
 """
 
 import errno
@@ -42,7 +42,7 @@ def inherited_sockets(environ: MutableMapping[str, str], pid: int) -> list[socke
 
 
 def check_exposure(where: str, host: str, insecure: bool) -> None:
-    """Raises ListenError for a TCP address unless `insecure`: others than root could connect to it."""
+    """Raises ListenError for a TCP address without TLS unless `insecure`: others than root could connect to it."""
     if insecure:
         return
     ip = ipaddress.ip_address(host.partition("%")[0])
@@ -50,14 +50,15 @@ def check_exposure(where: str, host: str, insecure: bool) -> None:
     others = "every user of this machine" if mapped.is_loopback else "other machines"
     raise ListenError(
         f"cannot listen on {where}: {others} could connect, and every client of the API has root on the whole cluster; "
-        "listen on a unix socket, or set insecure=true (--insecure) if everybody who can connect is trusted"
+        f"listen on https://{where}, where certificates say who asks, or on a unix socket; or set insecure=true "
+        "(--insecure) if everybody who can connect is trusted"
     )
 
 
 def open_socket(address: Address, insecure: bool) -> socket.socket:
     """Listen on this address. Every user may connect to a unix socket. Raises ListenError."""
     try:
-        return _open_unix(address.path) if address.path else _open_tcp(address, insecure)
+        return _open_unix(address.path) if address.path else _open_tcp(address, insecure or address.tls)
     except OSError as error:
         raise ListenError(f"cannot listen on {address}: {_explain(error)}") from error
 

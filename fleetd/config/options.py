@@ -23,16 +23,19 @@ _FALSE = ("0", "f", "F", "FALSE", "false", "False")
 
 
 class Address(msgspec.Struct, frozen=True):
-    """An address to listen on: a unix socket's `path`, or a TCP `host` ('': every address) and `port`."""
+    """An address to listen on: a unix socket's `path`, or a TCP `host` ('': every address) and `port`, with `tls` or
+    without."""
 
     path: str = ""
     host: str = ""
     port: int = 0
+    tls: bool = False
 
     def __str__(self) -> str:
         if self.path:
             return self.path
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https://' * self.tls}{host}:{self.port}"
 
 
 # One parser for each type of value. Each raises ValueError, which says what is wrong and what would be right.
@@ -145,6 +148,15 @@ def parse_listen(text: str) -> tuple[Address, ...]:
     return tuple(parse_address(item.strip()) for item in text.split(",") if item.strip())
 
 
+def parse_plain_listen(text: str) -> tuple[Address, ...]:
+    """Parse a comma-separated list of addresses without TLS, which may be empty."""
+    addresses = parse_listen(text)
+    for address in addresses:
+        if address.tls:
+            raise ValueError(f"{str(address)!r}: only the API (listen=) is served over https; write HOST:PORT")
+    return addresses
+
+
 def parse_hosts(text: str) -> frozenset[str]:
     """Parse a comma-separated list of host names without ports, which may be empty. Returns them in lower case."""
     names = [item.strip().lower() for item in text.split(",") if item.strip()]
@@ -155,16 +167,21 @@ def parse_hosts(text: str) -> frozenset[str]:
 
 
 def parse_address(text: str) -> Address:
-    """Parse `/run/fleet.sock`, `unix:///run/fleet.sock`, `HOST:PORT`, `[IPV6]:PORT`, or `:PORT` for every address."""
+    """Parse `/run/fleet.sock`, `unix:///run/fleet.sock`, `HOST:PORT`, `[IPV6]:PORT`, `:PORT` for every address, or
+    `https://` and one of the last three."""
     path = text.removeprefix("unix://") if text.startswith("unix://") else text.removeprefix("unix:")
     if path.startswith("/"):
         return Address(path=path)
-    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\s:/\[\]]*)):([0-9]{1,5})", text, re.ASCII)
+    place = text.removeprefix("https://").removesuffix("/") if text.startswith("https://") else text
+    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\s:/\[\]]*)):([0-9]{1,5})", place, re.ASCII)
     if not found or not 0 < int(found[3]) <= 65535:
-        raise ValueError(f"{text!r} is not an address to listen on; write /PATH, HOST:PORT, [IPV6]:PORT or :PORT")
+        raise ValueError(
+            f"{text!r} is not an address to listen on; write /PATH, HOST:PORT, [IPV6]:PORT or :PORT, or one of these "
+            "after https://"
+        )
     if found[1]:
         ipaddress.IPv6Address(found[1])
-    return Address(host=found[1] or found[2], port=int(found[3]))
+    return Address(host=found[1] or found[2], port=int(found[3]), tls=place != text)
 
 
 class ConfigOption(msgspec.Struct, frozen=True):
@@ -371,14 +388,16 @@ OPTIONS: tuple[ConfigOption, ...] = (
         "listen",
         parse_listen,
         "",
-        "Where to serve the API in addition to systemd's sockets: paths and HOST:PORT, separated by commas.",
+        "Where to serve the API besides systemd's sockets: https://HOST:PORT (https://:7443 for every address), "
+        "paths, and HOST:PORT without TLS, which needs insecure=true; separated by commas. Over https clients are "
+        "known by certificates, which fleetctl login gets.",
     ),
     ConfigOption(
         "insecure",
         parse_bool,
         "false",
-        "Allow the API to be served over TCP, although anybody who can reach it, even from this machine only, is root "
-        "on the whole cluster.",
+        "Allow the API to be served over TCP without TLS, although anybody who can reach it, even from this machine "
+        "only, is root on the whole cluster. https:// needs no such permission.",
     ),
     ConfigOption(
         "allowed_hosts",
@@ -389,13 +408,13 @@ OPTIONS: tuple[ConfigOption, ...] = (
     ),
     ConfigOption(
         "metrics_listen",
-        parse_listen,
+        parse_plain_listen,
         "",
         "Where to serve only /metrics and /health, to any client: paths and HOST:PORT, separated by commas.",
     ),
     ConfigOption(
         "fleetlock_listen",
-        parse_listen,
+        parse_plain_listen,
         "",
         "Where to serve the FleetLock protocol, by which Zincati and others have a machine drained before they reboot "
         "it: HOST:PORT, separated by commas. Anybody who can reach it and knows the id of a machine can do that. "

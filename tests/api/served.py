@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable
 from http.client import HTTPConnection, HTTPResponse
 from typing import Any
@@ -11,6 +12,7 @@ from fleetd.api.http import Request, Response, render_json
 from fleetd.api.peer import PeerRights, user_name
 from fleetd.api.routes import Api
 from fleetd.api.server import Server
+from fleetd.api.tls_listener import ServerTrust
 from fleetd.config.options import Address
 
 LOOPBACK = "127.0.0.1"
@@ -47,9 +49,10 @@ async def serving(
     *addresses: Address,
     peer_rights: PeerRights | None = None,
     name_of: Callable[[int], str] = user_name,
+    trust: ServerTrust | None = None,
     **options: Any,
 ) -> AsyncIterator[Server]:
-    server = Server(api, peer_rights=peer_rights, name_of=name_of)
+    server = Server(api, peer_rights=peer_rights, name_of=name_of, trust=trust)
     await server.start(addresses, insecure=True, **options)
     try:
         yield server
@@ -58,11 +61,12 @@ async def serving(
 
 
 class Client(HTTPConnection):
-    """A plain client of an address."""
+    """A plain client of an address, or one with TLS in this context."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, tls: ssl.SSLContext | None = None) -> None:
         super().__init__(address.host or "fleet", timeout=10)
         self.address = address
+        self.tls = tls
 
     def connect(self) -> None:
         if self.address.path:
@@ -71,6 +75,8 @@ class Client(HTTPConnection):
             self.sock.connect(self.address.path)
         else:
             self.sock = socket.create_connection((self.address.host, self.address.port), timeout=10)
+        if self.tls:
+            self.sock = self.tls.wrap_socket(self.sock)
 
 
 async def ask(client: Client, method: str, path: str, **options: Any) -> tuple[HTTPResponse, bytes]:

@@ -9,11 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleetd.config.config import Config, ConfigError, load_config, parse_config, render_sample
-from fleetd.config.options import OPTIONS, Address, parse_duration
+from fleetd.config.options import OPTIONS, Address, parse_address, parse_duration
 from fleetd.model.permission import parse_rights
 
 SAMPLE = Path(__file__).parents[2] / "contrib" / "fleet.conf"
 RETIRED = ("engine_reconcile_interval", "enable_grpc", "disable_watches", "verify_units", "authorized_keys_file")
+
+NO_ADDRESS = (
+    "is not an address to listen on; write /PATH, HOST:PORT, [IPV6]:PORT or :PORT, or one of these after https://"
+)
 
 
 def config(text: str = "", environ: dict[str, str] | None = None, overrides: dict[str, str] | None = None) -> Config:
@@ -204,6 +208,15 @@ def test_a_retired_option_is_accepted_and_noted(name: str) -> None:
             "127.0.0.1:80,[::1]:81,:82",
             (Address("", "127.0.0.1", 80), Address("", "::1", 81), Address(port=82)),
         ),
+        (
+            "listen",
+            "https://:7443, https://m1.example.com:1/,https://[::1]:81",
+            (
+                Address(port=7443, tls=True),
+                Address("", "m1.example.com", 1, tls=True),
+                Address("", "::1", 81, tls=True),
+            ),
+        ),
     ],
 )
 def test_a_valid_value_is_read(name: str, text: str, value: object) -> None:
@@ -264,8 +277,16 @@ def test_a_valid_value_is_read(name: str, text: str, value: object) -> None:
             "'127.0.0.1:2379' is not the URL of an etcd server; write http://HOST:PORT or https://HOST:PORT",
         ),
         ("etcd_servers", "", "'' is not the URL of an etcd server; write http://HOST:PORT or https://HOST:PORT"),
-        ("listen", "49153", "'49153' is not an address to listen on; write /PATH, HOST:PORT, [IPV6]:PORT or :PORT"),
-        ("listen", "a:70000", "'a:70000' is not an address to listen on; write /PATH, HOST:PORT, [IPV6]:PORT or :PORT"),
+        ("listen", "49153", f"'49153' {NO_ADDRESS}"),
+        ("listen", "a:70000", f"'a:70000' {NO_ADDRESS}"),
+        ("listen", "https://a", f"'https://a' {NO_ADDRESS}"),
+        ("listen", "https:///run/s", f"'https:///run/s' {NO_ADDRESS}"),
+        ("listen", "http://a:1", f"'http://a:1' {NO_ADDRESS}"),
+        (
+            "metrics_listen",
+            "https://:9090",
+            "'https://:9090': only the API (listen=) is served over https; write HOST:PORT",
+        ),
     ],
 )
 def test_an_invalid_value_is_reported_with_its_place_and_a_valid_one(name: str, text: str, message: str) -> None:
@@ -453,3 +474,10 @@ def test_the_settings_of_the_cluster_that_are_not_the_defaults_are_kept_as_writt
     text = "failover_delay = 1min\nmax_units=50000\nagent_ttl=20s\n"
     assert config(text).of_cluster == {"failover_delay": "1min"}
     assert config(text, {"FLEET_FAILOVER_DELAY": "90s"}).of_cluster == {"failover_delay": "90s"}
+
+
+@pytest.mark.parametrize(
+    "text", ["/run/a.sock", "https://m1:7443", "https://[::1]:7443", "https://:7443", "[::1]:80", ":80"]
+)
+def test_an_address_is_printed_as_it_is_written(text: str) -> None:
+    assert str(parse_address(text)) == text

@@ -1,0 +1,65 @@
+"""Who a client over https is, by its certificate, and why it is refused. Pure: the clock is an argument."""
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from fleetd.model.actor import Actor
+from fleetd.model.certificate import BACKDATED_S, MACHINE, CertificateIdentity, parse_peer_certificate
+
+LOGIN = "fleetctl login --tunnel SERVER gets one, for whoever may log in to a server of the cluster over SSH"
+
+
+class TlsClient(msgspec.Struct, frozen=True):
+    """A client whose certificate is one of this cluster's, or that has none; `flaw` says what is wrong with it."""
+
+    certificate: CertificateIdentity | None = None
+    flaw: str = ""
+
+    @property
+    def subject(self) -> str:
+        """What its connections are bounded by; those without a certificate are bounded together."""
+        return self.certificate.subject if self.certificate else ""
+
+    def refuse(self, now_s: float, is_revoked: Callable[[CertificateIdentity], bool]) -> tuple[int, str]:
+        """The status and the words with which it is refused at this time; '' if its certificate counts."""
+        if self.certificate is None:
+            return 401, self.flaw or f"this needs a client certificate: {LOGIN}"
+        subject = self.certificate.subject
+        if is_revoked(self.certificate):
+            return 403, f"the certificate of {subject} was revoked; {LOGIN}"
+        if now_s >= self.certificate.expires_at_s:
+            remedy = "it has to be renewed" if self.certificate.kind == MACHINE else LOGIN
+            return 401, (
+                f"the certificate of {subject} expired at {_clock(self.certificate.expires_at_s)}, and the clock here "
+                f"says {_clock(now_s)}: {remedy}"
+            )
+        if now_s < self.certificate.issued_at_s - BACKDATED_S:
+            begins = _clock(self.certificate.issued_at_s - BACKDATED_S)
+            return 401, (
+                f"the certificate of {subject} counts from {begins} on, and the clock here says {_clock(now_s)}: one "
+                "of the two clocks is wrong"
+            )
+        return 0, ""
+
+    def actor(self) -> Actor:
+        """Who makes the requests of a client that is not refused. A machine has no rights of its own."""
+        if self.certificate is None:
+            return Actor()
+        return Actor(self.certificate.name, self.certificate.subject, self.certificate.rights)
+
+
+def read_client(peer_certificate: Mapping[str, Any] | None) -> TlsClient:
+    """The client with this certificate, as `SSLSocket.getpeercert()` shows it."""
+    if not peer_certificate:
+        return TlsClient()
+    try:
+        return TlsClient(parse_peer_certificate(peer_certificate))
+    except ValueError as error:
+        return TlsClient(flaw=f"this client certificate cannot be used: {error}")
+
+
+def _clock(at_s: float) -> str:
+    return f"{datetime.fromtimestamp(at_s, UTC):%Y-%m-%d %H:%M:%S} UTC"
