@@ -5,7 +5,7 @@ Reads one call as JSON from standard input, `{"verb": …, "arguments": {…}}`,
 """
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -14,8 +14,14 @@ from fleetd.model.certificate import Authority
 from fleetd.trust import x509
 
 
-def _make_authority(number: int, now_s: float, life_s: float) -> Authority:
-    return x509.make_authority(number, now_s, life_s)
+def _make_authority(
+    number: int, now_s: float, life_s: float, former: Mapping[str, Any] | None
+) -> tuple[Authority, str]:
+    """A new authority, and its certificate as the former one signs it, '' without one."""
+    made = x509.make_authority(number, now_s, life_s)
+    if former is None:
+        return made, ""
+    return made, x509.cross_sign(msgspec.convert(former, Authority), made.certificate, now_s)
 
 
 def _sign(authority: Mapping[str, Any], **arguments: Any) -> str:
@@ -28,14 +34,15 @@ def _issue(key: str, **arguments: Any) -> tuple[str, str]:
     return key, _sign(request=request, **arguments)
 
 
-def _inspect(certificate: str, authorities: Iterable[str], request: str) -> dict[str, object]:
-    """What a certificate says. Raises ValueError if none of these authorities has signed it, whenever that was, or if
-    the request ('': there is none) is not made with its key."""
-    if not any(x509.is_signed_by(certificate, authority) for authority in authorities):
-        raise ValueError("the certificate is of another authority than those of this cluster")
+def _inspect(certificate: str, authorities: Sequence[str], request: str) -> tuple[dict[str, object], int]:
+    """What a certificate says, and which of the authorities has signed it, whenever that was. Raises ValueError if none
+    has, or if the request ('': there is none) is not made with its key."""
+    signers = [at for at, authority in enumerate(authorities) if x509.is_signed_by(certificate, authority)]
+    if not signers:
+        raise ValueError("the certificate is not of an authority that this cluster trusts now")
     if request and not x509.has_key_of(request, certificate):
         raise ValueError("the request is not made with the key of the certificate")
-    return x509.describe(certificate)
+    return x509.describe(certificate), signers[0]
 
 
 VERBS: Mapping[str, Callable[..., object]] = {
@@ -44,7 +51,6 @@ VERBS: Mapping[str, Callable[..., object]] = {
     "sign": _sign,
     "issue": _issue,
     "inspect": _inspect,
-    "fingerprint": x509.fingerprint,
 }
 
 

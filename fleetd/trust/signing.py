@@ -75,9 +75,13 @@ class Signer:
         self._run = run
         self._turns = asyncio.Semaphore(AT_ONCE)
 
-    async def make_authority(self, number: int, now_s: float, life_s: float = AUTHORITY_LIFE_S) -> Authority:
-        """A new authority of this number."""
-        return await self.call("make-authority", Authority, number=number, now_s=now_s, life_s=life_s)
+    async def make_authority(
+        self, number: int, now_s: float, life_s: float = AUTHORITY_LIFE_S, former: Authority | None = None
+    ) -> tuple[Authority, str]:
+        """A new authority of this number, and its certificate as the former one signs it ('' without one)."""
+        return await self.call(
+            "make-authority", tuple[Authority, str], number=number, now_s=now_s, life_s=life_s, former=former
+        )
 
     async def make_request(self, key: str = "") -> tuple[str, str]:
         """A private key (the one given, or a new one), and a request for a certificate of it."""
@@ -132,20 +136,22 @@ class Signer:
             life_s=life_s,
         )
 
-    async def inspect(self, certificate: str, authorities: Sequence[str], request: str = "") -> CertificateIdentity:
-        """Whom a certificate names, expired or not. Refused if none of the authorities (their certificates) has signed
-        it, and if a request is given that is not made with its key."""
-        said = await self.call(
-            "inspect", dict[str, Any], certificate=certificate, authorities=authorities, request=request
+    async def inspect(
+        self, certificate: str, authorities: Sequence[str], request: str = ""
+    ) -> tuple[CertificateIdentity, str]:
+        """Whom a certificate names, expired or not, and which of the authorities (their certificates) has signed it.
+        Refused if none has, and if a request is given that is not made with its key."""
+        said, signer = await self.call(
+            "inspect",
+            tuple[dict[str, Any], int],
+            certificate=certificate,
+            authorities=authorities,
+            request=request,
         )
         try:
-            return parse_peer_certificate(said)
+            return parse_peer_certificate(said), authorities[signer]
         except ValueError as error:
             raise Refused(str(error)) from error
-
-    async def fingerprint(self, certificate: str) -> str:
-        """The SHA-256 of a certificate as DER, in hexadecimal digits."""
-        return await self.call("fingerprint", str, certificate=certificate)
 
     async def call(self, verb: str, result: type[T], **arguments: object) -> T:
         """The result of one call, of this type."""

@@ -27,12 +27,29 @@ def make_authority(number: int, now_s: float, life_s: float = AUTHORITY_LIFE_S) 
     own_id = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
     builder = (
         _builder(name, key.public_key(), name, now_s, life_s)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .add_extension(_key_usage(signs_certificates=True), critical=True)
         .add_extension(own_id, critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own_id), critical=False)
     )
     return Authority(number, _pem(builder.sign(key, hashes.SHA256())), _key_pem(key))
+
+
+def cross_sign(former: Authority, certificate: str, now_s: float) -> str:
+    """The certificate of an authority as the one before it signs it, for as long as that lasts itself: who trusts the
+    former takes what the new one signs. Raises ValueError."""
+    issuer, own = _load_certificate(former.certificate), _load_certificate(certificate)
+    life_s = issuer.not_valid_after_utc.timestamp() - int(now_s)
+    extensions = own.extensions
+    builder = _builder(own.subject, own.public_key(), issuer.subject, now_s, life_s)  # type: ignore[arg-type]
+    for kind in (x509.BasicConstraints, x509.KeyUsage, x509.SubjectKeyIdentifier):
+        found = extensions.get_extension_for_class(kind)
+        builder = builder.add_extension(found.value, critical=found.critical)
+    issuer_id = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    builder = builder.add_extension(
+        x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer_id), critical=False
+    )
+    return _pem(builder.sign(_load_key(former.key), hashes.SHA256()))
 
 
 def make_request(key: str = "") -> tuple[str, str]:

@@ -1,0 +1,97 @@
+"""Which authorities a cluster has had and which it trusts, and what was revoked: numbered, and only ever more. Pure.
+
+A server keeps a copy on its disk. A store that was restored from a snapshot gets back from it what it has lost.
+"""
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+
+import msgspec
+from msgspec.structs import replace
+
+from fleetd.model.certificate import CertificateIdentity, Revocation, TrustedAuthority, is_revoked
+
+LONGEST_CHAIN = 4  # authorities back from the one that signs, which a client may have missed
+
+
+class Known(msgspec.Struct, frozen=True):
+    """Authorities and revocations, each in the order of their numbers."""
+
+    authorities: tuple[TrustedAuthority, ...] = ()
+    revocations: tuple[Revocation, ...] = ()
+
+
+def merge(stored: Known, own: Known) -> Known:
+    """All of both. Of two with the same number, the one in the store keeps it; the other gets the next that is free."""
+    certificates = {each.certificate for each in stored.authorities}
+    authorities = {each.number: each for each in stored.authorities}
+    for authority in own.authorities:
+        if authority.certificate not in certificates:
+            number = authority.number if authority.number not in authorities else next_number(authorities.values())
+            authorities[number] = replace(authority, number=number)
+    facts = {replace(each, number=0) for each in stored.revocations}
+    revocations = {each.number: each for each in stored.revocations}
+    for revocation in own.revocations:
+        if replace(revocation, number=0) not in facts:
+            number = revocation.number if revocation.number not in revocations else next_number(revocations.values())
+            revocations[number] = replace(revocation, number=number)
+    return Known(
+        tuple(authorities[number] for number in sorted(authorities)),
+        tuple(revocations[number] for number in sorted(revocations)),
+    )
+
+
+def next_number(given: Iterable[TrustedAuthority | Revocation]) -> int:
+    """The number of the next one."""
+    return max((each.number for each in given), default=0) + 1
+
+
+def trusted(authorities: Sequence[TrustedAuthority], now_s: float, overlap_s: float) -> tuple[TrustedAuthority, ...]:
+    """Those that are trusted now: the last one, and each other until the one after it is `overlap_s` old."""
+    former = (each for each, after in pairwise(authorities) if now_s < after.at_s + overlap_s)
+    return (*former, *authorities[-1:])
+
+
+def next_end(authorities: Sequence[TrustedAuthority], now_s: float, overlap_s: float) -> float | None:
+    """The Unix time at which the next authority will not be trusted any more; None if none is to be replaced."""
+    return min((end for each in authorities[1:] if (end := each.at_s + overlap_s) > now_s), default=None)
+
+
+def cross_certificates(authorities: Sequence[TrustedAuthority], signer: str) -> tuple[str, ...]:
+    """What is sent with a certificate that the authority with the certificate `signer` has signed: for who trusts only
+    authorities before it."""
+    upto = next((at for at, each in enumerate(authorities) if each.certificate == signer), -1) + 1
+    chain: list[str] = []
+    for each in reversed(authorities[max(0, upto - LONGEST_CHAIN) : upto]):
+        if not each.cross:
+            break
+        chain.append(each.cross)
+    return tuple(chain)
+
+
+def why_renew(
+    own: CertificateIdentity | None,
+    wanted: CertificateIdentity,
+    *,
+    issuer: str,
+    signer: str,
+    is_linked: bool,
+    now_s: float,
+) -> str:
+    """Why a server makes itself another certificate than its `own` one (None: it has none); '' if it does not. It is to
+    be that of `wanted`. `issuer` and `signer` are the certificates of the authority that has signed it and of the one
+    that would; `is_linked`: who trusts the former will take what the latter signs."""
+    if own is None:
+        return "it has none"
+    if (own.subject, own.role) != (wanted.subject, wanted.role):
+        return f"it has one of {own.subject} as a {own.role}"
+    if now_s >= own.renew_at_s:
+        return "two thirds of its life are over"
+    if issuer != signer and is_linked:
+        return "the authority has changed"
+    return ""
+
+
+def find_revocation(identity: CertificateIdentity, revocations: Iterable[Revocation]) -> Revocation | None:
+    """The revocation of this certificate, None if it counts."""
+    return next((each for each in revocations if is_revoked(identity, [each])), None)

@@ -1,0 +1,60 @@
+"""TLS with the certificates of a cluster, as the standard library does it: both sides of each connection."""
+
+import ssl
+from collections.abc import Sequence
+from pathlib import Path
+
+# OpenSSL's X509_V_FLAG_NO_CHECK_TIME. The server looks at the times of a client's certificate itself, so that whoever
+# comes with one that has expired is told so in words.
+NO_CHECK_TIME = ssl.VerifyFlags(0x200000)
+
+
+class TlsContexts:
+    """The contexts of a machine. A certificate that is renewed, and an authority that is trusted in addition, are
+    loaded into those that are in use; where an authority is not trusted any more, others replace them."""
+
+    def __init__(self) -> None:
+        self._trusted: tuple[str, ...] = ()
+        self._certificate: tuple[Path, Path] | None = None
+        self._server, self._client = self._make()
+
+    @property
+    def server(self) -> ssl.SSLContext | None:
+        """For who serves: clients may have a certificate. None without a certificate of this machine."""
+        return self._server if self._certificate else None
+
+    @property
+    def client(self) -> ssl.SSLContext:
+        """For who connects to a server. Names are not checked: only servers' certificates may serve."""
+        return self._client
+
+    def trust(self, authorities: Sequence[str]) -> None:
+        """Trust these authorities, of these certificates, alone. Raises ssl.SSLError."""
+        former, self._trusted = self._trusted, tuple(authorities)
+        if not set(former) <= set(authorities):
+            self._server, self._client = self._make()
+        elif added := [each for each in authorities if each not in former]:
+            for context in (self._server, self._client):
+                context.load_verify_locations(cadata="".join(added))
+
+    def load(self, certificate: Path, key: Path) -> None:
+        """Use this certificate from the next handshake on. Raises OSError, of which ssl.SSLError is one."""
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)  # try them first
+        self._certificate = certificate, key
+        for context in (self._server, self._client):
+            context.load_cert_chain(certificate, key)
+
+    def _make(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+        server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        server.verify_mode = ssl.CERT_OPTIONAL
+        server.options |= ssl.OP_NO_TICKET  # a session that is resumed would not show a revocation
+        server.num_tickets = 0
+        server.verify_flags |= NO_CHECK_TIME
+        client.check_hostname = False
+        for context in (server, client):
+            context.minimum_version = ssl.TLSVersion.TLSv1_2
+            if self._trusted:
+                context.load_verify_locations(cadata="".join(self._trusted))
+            if self._certificate:
+                context.load_cert_chain(*self._certificate)
+        return server, client

@@ -1,0 +1,132 @@
+"""What a machine keeps of certificates on its disk: its own, the authorities that it trusts, and what it knows of both.
+
+All of it is readable by root alone. A file is replaced as a whole.
+"""
+
+import logging
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from fleetd.model.authorities import Known
+from fleetd.model.certificate import Authority
+from fleetd.model.decoding import UNREADABLE
+
+log = logging.getLogger(__name__)
+
+_PEM = re.compile(r"-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----\n?")
+_KEY_FILE = re.compile(r"authority-([0-9]{1,9})\.key", re.ASCII)
+
+
+def split_pem(text: str) -> tuple[str, ...]:
+    """The certificates in a PEM file, each as a text of its own."""
+    return tuple(each.rstrip("\n") + "\n" for each in _PEM.findall(text))
+
+
+class OwnKnowledge(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a machine knows. `keys` are those of authorities whose keys are in the store: it may lose them. `names` are
+    those in the machine's certificate."""
+
+    known: Known = Known()
+    keys: tuple[Authority, ...] = ()
+    names: tuple[str, ...] = ()
+
+
+class TrustFiles:
+    """The files in a directory. Reading what is missing or broken returns nothing; writing raises OSError."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.key, self.certificate, self.authorities, self._known = (
+            directory / name for name in ("machine.key", "machine.pem", "authorities.pem", "known.json")
+        )
+
+    def read_key(self) -> str:
+        """The machine's private key, '' if there is none."""
+        return _read(self.key)
+
+    def read_certificate(self) -> str:
+        """The machine's certificate, '' if there is none."""
+        return next(iter(split_pem(_read(self.certificate))), "")
+
+    def write_certificate(self, key: str, certificate: str, chain: Sequence[str] = ()) -> None:
+        """Keep the machine's certificate, with what is sent along with it, and its key."""
+        if key != self.read_key():
+            self._write(self.key, key)
+        self._write(self.certificate, "".join((certificate, *chain)))
+
+    def read_authorities(self) -> tuple[str, ...]:
+        """The certificates of the authorities that were trusted last."""
+        return split_pem(_read(self.authorities))
+
+    def write_authorities(self, certificates: Sequence[str]) -> None:
+        """Keep the certificates of the authorities that are trusted."""
+        if tuple(certificates) != self.read_authorities():
+            self._write(self.authorities, "".join(certificates))
+
+    def read_known(self) -> OwnKnowledge:
+        """What the machine knows."""
+        text = _read(self._known)
+        try:
+            return msgspec.json.decode(text, type=OwnKnowledge) if text else OwnKnowledge()
+        except UNREADABLE as error:
+            log.warning("%s cannot be read, and is made again: %s", self._known, error)
+            return OwnKnowledge()
+
+    def write_known(self, known: OwnKnowledge) -> None:
+        """Keep what the machine knows."""
+        self._write(self._known, msgspec.json.encode(known).decode())
+
+    def read_keys(self) -> tuple[Authority, ...]:
+        """The authorities whose keys are here instead of in the store, by number: `authority-<number>.key`, and beside
+        it its certificate, `authority-<number>.pem`."""
+        try:
+            names = sorted(os.listdir(self.directory))
+        except OSError:
+            return ()
+        found = [
+            Authority(int(match[1]), _read(self.directory / f"authority-{match[1]}.pem"), _read(self.directory / name))
+            for name in names
+            if (match := _KEY_FILE.fullmatch(name))
+        ]
+        usable = (msgspec.structs.replace(each, certificate="".join(split_pem(each.certificate))) for each in found)
+        return tuple(sorted((each for each in usable if each.certificate and each.key), key=lambda each: each.number))
+
+    def write_key(self, authority: Authority) -> None:
+        """Keep an authority's key here."""
+        self._write(self.directory / f"authority-{authority.number}.key", authority.key)
+        self._write(self.directory / f"authority-{authority.number}.pem", authority.certificate)
+
+    def forget_key(self, number: int) -> None:
+        """Take back write_key."""
+        (self.directory / f"authority-{number}.key").unlink(missing_ok=True)
+        (self.directory / f"authority-{number}.pem").unlink(missing_ok=True)
+
+    def _write(self, path: Path, text: str) -> None:
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        new = path.with_name(f".{path.name}.new")
+        new.unlink(missing_ok=True)
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+        folder = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError) as error:
+        log.warning("cannot read %s: %s", path, error)
+        return ""

@@ -1,0 +1,370 @@
+"""Keeps what a machine needs to serve and to use HTTPS: its certificate, the authorities, and what was revoked.
+
+A server makes its certificate itself, with the key of an authority that it has from the store or from a file. It makes
+the first authority, too, where there is none. A worker has its certificate renewed by a server (worker.py).
+"""
+
+import asyncio
+import hashlib
+import logging
+import ssl
+import time
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from fleetd.aio import Backoff, first_of
+from fleetd.model.authorities import (
+    Known,
+    cross_certificates,
+    find_revocation,
+    merge,
+    next_end,
+    next_number,
+    trusted,
+    why_renew,
+)
+from fleetd.model.certificate import (
+    AUTHORITY_LIFE_S,
+    MACHINE_LIFE_S,
+    Authority,
+    CertificateIdentity,
+    Revocation,
+    TrustedAuthority,
+    issue_time,
+    revoke,
+)
+from fleetd.registry.registry import Registry
+from fleetd.store.protocol import StoreError
+from fleetd.trust.contexts import TlsContexts
+from fleetd.trust.files import OwnKnowledge, TrustFiles
+from fleetd.trust.signing import Refused, Signer, SigningFailed
+from fleetd.trust.stored import StoredTrust
+
+log = logging.getLogger(__name__)
+
+LONGEST_SLEEP_S = 3600.0  # clocks are set, and a watch may be mute
+FIRST_RETRY_S = 1.0
+LONGEST_RETRY_S = 60.0
+
+
+class Lives(msgspec.Struct, frozen=True):
+    """How long what is made is valid. For a `machine_s` after an authority was replaced it is trusted, too."""
+
+    machine_s: float = MACHINE_LIFE_S
+    authority_s: float = AUTHORITY_LIFE_S
+
+
+class CannotSign(ValueError):
+    """This server can sign no certificates. The message says why, and what to do."""
+
+
+class TrustKeeper:
+    """The keeper of a server. `wanted` is whom its certificate names; `find_names` returns the names and addresses at
+    which it is reached. `refuse_store` says why no key of an authority may be in the store, '' if it may. `unix_now` is
+    the wall clock. `on_revoked` is called with each subject whose certificates were revoked."""
+
+    def __init__(
+        self,
+        wanted: CertificateIdentity,
+        files: TrustFiles,
+        registry: Registry,
+        *,
+        find_names: Callable[[], Sequence[str]] = lambda: (),
+        refuse_store: str = "",
+        signer: Signer | None = None,
+        unix_now: Callable[[], float] = time.time,
+        lives: Lives = Lives(),  # noqa: B008 (it is frozen)
+        on_revoked: Callable[[str], None] = lambda subject: None,
+    ) -> None:
+        self.on_revoked = on_revoked
+        self.own: CertificateIdentity | None = None  # what the certificate in use says
+        self._wanted = wanted
+        self._files = files
+        self._stored = StoredTrust(registry)
+        self._find_names = find_names
+        self._refuse_store = refuse_store
+        self._signer = signer or Signer()
+        self._now = unix_now
+        self._lives = lives
+        self._contexts = TlsContexts()
+        self._issuer = ""  # the certificate of the authority that has signed this machine's
+        self._keys: tuple[Authority, ...] = ()
+        self._own_knowledge = OwnKnowledge()
+        self._revoked: dict[str, float] = {}  # subject → its certificates of before this time do not count
+        self._changed = asyncio.Event()
+
+    # What others ask.
+
+    def server_context(self) -> ssl.SSLContext | None:
+        """The TLS of a server, for the next connection; None while this machine has no certificate."""
+        return self._contexts.server
+
+    def client_context(self) -> ssl.SSLContext:
+        """The TLS of a client of servers, for the next connection."""
+        return self._contexts.client
+
+    def is_revoked(self, identity: CertificateIdentity) -> bool:
+        """True if this certificate does not count any more."""
+        return identity.issued_at_s < self._revoked.get(identity.subject, 0.0)
+
+    def revocations(self) -> tuple[Revocation, ...]:
+        """All that are known."""
+        return self._known.revocations
+
+    @property
+    def expires_at_s(self) -> float:
+        """The Unix time at which this machine's certificate expires; 0 without one."""
+        return self.own.expires_at_s if self.own else 0.0
+
+    async def authorities(self) -> str:
+        """The certificates of the authorities that are trusted, one after the other."""
+        return "".join(each.certificate for each in self._trusted())
+
+    async def fingerprint(self) -> str:
+        """The SHA-256 of the certificate, as DER, of the authority that signs now. Raises CannotSign."""
+        return hashlib.sha256(ssl.PEM_cert_to_DER_cert(self._find_signer().certificate)).hexdigest()
+
+    async def sign(
+        self,
+        request: str,
+        identity: CertificateIdentity,
+        *,
+        names: Sequence[str] = (),
+        server: bool = False,
+        now_s: float,
+        life_s: float | None = None,
+    ) -> str:
+        """The certificate of the key that made this request: it names this identity, and counts as made at `now_s`, or
+        after the last revocation of its subject. Without `life_s` it lives as long as those of machines. Raises
+        ValueError."""
+        authority = self._find_signer()
+        issued_s = issue_time(identity.subject, self._known.revocations, now_s)
+        life_s = self._lives.machine_s if life_s is None else life_s
+        try:
+            return await self._signer.sign(
+                authority, request, identity, names=names, server=server, now_s=issued_s, life_s=life_s
+            )
+        except SigningFailed as error:
+            raise CannotSign(str(error)) from error
+
+    async def read_renewal(self, certificate: str, request: str) -> CertificateIdentity:
+        """Whom a certificate names, which may have expired, if an authority that is trusted has signed it and whoever
+        made the request has its key. Raises ValueError."""
+        try:
+            found, _ = await self._signer.inspect(certificate, [each.certificate for each in self._trusted()], request)
+        except SigningFailed as error:
+            raise CannotSign(str(error)) from error
+        return found
+
+    async def revoke(self, subject: str, by: str) -> Revocation:
+        """Revoke all certificates of the subject. Raises StoreError."""
+        while True:
+            await self._read()
+            revocation = revoke(next_number(self._known.revocations), subject, by, self._now())
+            if await self._stored.add_revocation(revocation):
+                await self._read()
+                return revocation
+
+    async def rotate(self, by: str) -> TrustedAuthority:
+        """Make another authority, which signs from now on. Raises StoreError, and ValueError where none can be made."""
+        await self._read()
+        made = await self._make_authority(by)
+        self._changed.set()
+        return made
+
+    # The work.
+
+    def open(self) -> None:
+        """Use what is on the disk, as far as it can be used. Raises OSError if the disk cannot be written."""
+        self._learn(self._files.read_known())
+        self._keys = self._key_files() or self._own_knowledge.keys
+        if not self._known.authorities:
+            self._contexts.trust(self._files.read_authorities())
+        if self._files.read_certificate():
+            try:
+                self._contexts.load(self._files.certificate, self._files.key)
+            except OSError as error:
+                log.warning("the certificate of this machine cannot be used, and is replaced: %s", error)
+
+    async def run(self) -> None:
+        """Keep all of it up to date until cancelled."""
+        backoff = Backoff(FIRST_RETRY_S, LONGEST_RETRY_S)
+        await self._examine()
+        while True:
+            self._changed.clear()
+            try:
+                revision = await self._read()
+                if not self._known.authorities:
+                    await self._publish_or_make()
+                    revision = await self._read()
+                await self._renew()
+                backoff.reset()
+                await first_of(self._stored.wait(revision), asyncio.sleep(self._sleep_s()), self._changed.wait())
+            except (StoreError, SigningFailed, OSError, ValueError) as error:
+                if backoff.is_first:
+                    log.warning("cannot look after the certificate of this machine, retrying: %s", error)
+                await asyncio.sleep(min(backoff.next_s(), self._lives.machine_s / 10))
+                await self._renew_without_store()
+
+    @property
+    def _known(self) -> Known:
+        return self._own_knowledge.known
+
+    def _trusted(self) -> tuple[TrustedAuthority, ...]:
+        return trusted(self._known.authorities, self._now(), self._lives.machine_s)
+
+    def _sleep_s(self) -> float:
+        """Until something is due."""
+        due = [LONGEST_SLEEP_S]
+        if self.own is not None and not self.is_revoked(self.own):
+            due.append(self.own.renew_at_s - self._now())
+        end_s = next_end(self._known.authorities, self._now(), self._lives.machine_s)
+        if end_s is not None:
+            due.append(end_s - self._now())
+        return max(0.1, min(due))
+
+    async def _read(self) -> int:
+        """Learn what the store has, and give it back what it has lost. Returns the revision."""
+        stored, revision = await self._stored.read()
+        known = merge(stored, self._known)
+        in_files = self._key_files(known)
+        in_store = () if in_files or self._refuse_store else await self._stored.read_keys()
+        lost = () if in_files or self._refuse_store else tuple(set(self._own_knowledge.keys) - set(in_store))
+        missing = Known(
+            tuple(each for each in known.authorities if each not in stored.authorities),
+            tuple(each for each in known.revocations if each not in stored.revocations),
+        )
+        if missing != Known() or lost:
+            log.warning("the store has lost authorities or revocations of certificates; writing them again")
+            await self._stored.restore(missing, lost)
+        self._keys = (*in_files, *in_store, *lost)
+        kept = tuple(sorted((*in_store, *lost), key=lambda each: each.number))
+        self._learn(msgspec.structs.replace(self._own_knowledge, known=known, keys=kept))
+        return revision
+
+    def _key_files(self, known: Known | None = None) -> tuple[Authority, ...]:
+        """The authorities whose keys are in files: those of this cluster, or any as long as it has none."""
+        ours = {each.certificate for each in (known or self._known).authorities}
+        found = self._files.read_keys()
+        for each in found:
+            if ours and each.certificate not in ours:
+                log.warning("%s/authority-%d.key is of another cluster", self._files.directory, each.number)
+        return tuple(each for each in found if not ours or each.certificate in ours)
+
+    def _learn(self, knowledge: OwnKnowledge) -> None:
+        """Know this from now on, also after a restart."""
+        former, self._own_knowledge = self._own_knowledge, knowledge
+        if self._trusted():
+            certificates = [each.certificate for each in self._trusted()]
+            self._contexts.trust(certificates)
+            self._files.write_authorities(certificates)
+        if former != knowledge:
+            self._files.write_known(knowledge)
+        for each in knowledge.known.revocations:
+            if each.before_s > self._revoked.get(each.subject, 0.0):
+                self._revoked[each.subject] = each.before_s
+                self.on_revoked(each.subject)
+
+    # Authorities.
+
+    def _find_signer(self) -> Authority:
+        """The last authority that is trusted and whose key is here. Raises CannotSign."""
+        keys = {each.certificate: each for each in self._keys}
+        for each in reversed(self._trusted()):
+            if each.certificate in keys:
+                return keys[each.certificate]
+        if not self._known.authorities:
+            raise CannotSign(self._refuse_store or "this cluster has no authority yet; is its store reachable?")
+        number = self._known.authorities[-1].number
+        raise CannotSign(
+            f"this server has no key of an authority that is trusted, so that it makes no certificates: copy "
+            f"{self._files.directory}/authority-{number}.key and .pem from the server that has them, or make another "
+            "authority with fleetctl cluster rotate-ca"
+        )
+
+    async def _publish_or_make(self) -> None:
+        """Have the first authority: of files, else a new one. Raises CannotSign."""
+        files = self._key_files()
+        for authority in files:
+            record = TrustedAuthority(authority.number, authority.certificate, at_s=self._now())
+            await self._stored.add(record, None)
+        if not files:
+            await self._make_authority("")
+
+    async def _make_authority(self, by: str) -> TrustedAuthority:
+        """Make the next authority. Raises CannotSign, StoreError."""
+        in_files = bool(self._key_files())
+        if not in_files and self._refuse_store:
+            raise CannotSign(self._refuse_store)
+        number = next_number(self._known.authorities)
+        former = self._find_signer() if self._known.authorities and self._keys else None
+        now_s = self._now()
+        made, cross = await self._signer.make_authority(number, now_s, self._lives.authority_s, former)
+        record = TrustedAuthority(number, made.certificate, cross, by, now_s)
+        if in_files:
+            self._files.write_key(made)
+        if not await self._stored.add(record, None if in_files else made):
+            if in_files:
+                self._files.forget_key(number)
+            if by:
+                raise CannotSign("another authority was made at the same time; see fleetctl cluster status")
+        log.warning("made authority %d of the cluster", number)
+        return record
+
+    # This machine's certificate.
+
+    async def _examine(self) -> None:
+        """Find out what the certificate says that is in use, and who has signed it."""
+        certificate = self._files.read_certificate()
+        authorities = [each.certificate for each in self._known.authorities] or self._files.read_authorities()
+        if not self.server_context() or not authorities:
+            return
+        try:
+            self.own, self._issuer = await self._signer.inspect(certificate, list(authorities))
+        except (Refused, SigningFailed) as error:
+            log.warning("the certificate of this machine cannot be used, and is replaced: %s", error)
+
+    async def _renew(self) -> None:
+        """Make this machine another certificate if it is time. Raises CannotSign, SigningFailed, OSError."""
+        if self.own is not None and (found := find_revocation(self.own, self._known.revocations)):
+            log.error("this machine was removed from the cluster%s; add it again", f" by {found.by}" * bool(found.by))
+            return
+        signer = self._find_signer()
+        names = tuple(self._find_names())
+        reason = why_renew(
+            self.own,
+            self._wanted,
+            issuer=self._issuer,
+            signer=signer.certificate,
+            is_linked=bool(cross_certificates(self._known.authorities, signer.certificate)),
+            now_s=self._now(),
+        )
+        if not reason and names != self._own_knowledge.names:
+            reason = "its names have changed"
+        if not reason:
+            return
+        now_s = issue_time(self._wanted.subject, self._known.revocations, self._now())
+        key, certificate = await self._signer.issue(
+            signer,
+            self._wanted,
+            key=self._files.read_key() if self.server_context() else "",
+            names=names,
+            server=True,
+            now_s=now_s,
+            life_s=self._lives.machine_s,
+        )
+        chain = cross_certificates(self._known.authorities, signer.certificate)
+        self._files.write_certificate(key, certificate, chain)
+        self._contexts.load(self._files.certificate, self._files.key)
+        self.own, self._issuer = await self._signer.inspect(certificate, [signer.certificate])
+        self._learn(msgspec.structs.replace(self._own_knowledge, names=names))
+        log.info("this machine has another certificate", extra={"why": reason, "authority": signer.number})
+
+    async def _renew_without_store(self) -> None:
+        """A store that is down for long must not let the certificate expire."""
+        try:
+            if self._known.authorities:
+                await self._renew()
+        except (SigningFailed, OSError, ValueError) as error:
+            log.debug("cannot renew the certificate of this machine: %s", error)

@@ -1,0 +1,112 @@
+"""Which authorities are trusted, and what a restored store gets back."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fleetd.model.authorities import (
+    LONGEST_CHAIN,
+    Known,
+    cross_certificates,
+    find_revocation,
+    merge,
+    next_end,
+    next_number,
+    trusted,
+    why_renew,
+)
+from fleetd.model.certificate import CertificateIdentity, Revocation, TrustedAuthority
+
+NOW, LIFE = 1_000_000.0, 3000.0
+
+
+def authority(number: int, certificate: str = "", cross: str = "", at_s: float = 0.0) -> TrustedAuthority:
+    return TrustedAuthority(number, certificate or f"A{number}", cross, "ann", at_s)
+
+
+def test_the_last_authority_is_trusted_and_those_before_it_for_one_life():
+    first, second, third = authority(1), authority(2, at_s=NOW), authority(3, at_s=NOW + 1000)
+    for authorities, at_s, expected, end in [
+        ((), NOW, (), None),
+        ((first,), NOW + 10 * LIFE, (first,), None),
+        ((first, second), NOW, (first, second), NOW + LIFE),
+        ((first, second), NOW + LIFE - 1, (first, second), NOW + LIFE),
+        ((first, second), NOW + LIFE, (second,), None),
+        ((first, second, third), NOW + 1000, (first, second, third), NOW + LIFE),
+        ((first, second, third), NOW + LIFE, (second, third), NOW + 1000 + LIFE),
+        ((first, second, third), NOW + 1000 + LIFE, (third,), None),
+    ]:
+        assert trusted(authorities, at_s, LIFE) == expected
+        assert next_end(authorities, at_s, LIFE) == end
+
+
+def test_what_is_sent_leads_back_to_former_authorities():
+    chain = [authority(1), *(authority(number, cross=f"X{number}") for number in range(2, 8))]
+    assert cross_certificates(chain, "A1") == ()
+    assert cross_certificates(chain, "A2") == ("X2",)
+    assert cross_certificates(chain, "A3") == ("X3", "X2")
+    assert cross_certificates(chain, "A7") == ("X7", "X6", "X5", "X4")[:LONGEST_CHAIN]
+    assert cross_certificates(chain, "unknown") == ()
+    assert cross_certificates([chain[0], authority(2), chain[2]], "A3") == ("X3",)
+
+
+def test_a_server_has_another_certificate_made_when_it_must():
+    wanted = CertificateIdentity("machine", "m1", "server")
+    own = CertificateIdentity("machine", "m1", "server", issued_at_s=NOW, expires_at_s=NOW + LIFE)
+    for found, issuer, is_linked, now_s, reason in [
+        (None, "A1", False, NOW, "it has none"),
+        (own, "A1", False, NOW, ""),
+        (own, "A1", False, NOW + LIFE * 2 / 3 - 1, ""),
+        (own, "A1", False, NOW + LIFE * 2 / 3, "two thirds of its life are over"),
+        (own, "A0", True, NOW, "the authority has changed"),
+        (own, "A0", False, NOW, ""),
+        (CertificateIdentity("machine", "m1", "worker"), "A1", False, NOW, "it has one of machine/m1 as a worker"),
+        (CertificateIdentity("machine", "m2", "server"), "A1", False, NOW, "it has one of machine/m2 as a server"),
+    ]:
+        said = why_renew(found, wanted, issuer=issuer, signer="A1", is_linked=is_linked, now_s=now_s)
+        assert said == reason
+
+
+def test_a_revocation_is_found_by_the_certificate_it_is_about():
+    own = CertificateIdentity("machine", "m1", "server", issued_at_s=NOW)
+    about = Revocation(2, "machine/m1", NOW + 1)
+    assert find_revocation(own, [Revocation(1, "machine/m2", NOW + 1), about]) == about
+    assert find_revocation(own, [Revocation(1, "machine/m1", NOW)]) is None
+
+
+def test_a_number_that_is_taken_gives_way_to_the_store():
+    stored = Known((authority(1), authority(2, "B2")), (Revocation(1, "person/ann", 5.0),))
+    own = Known((authority(1), authority(2)), (Revocation(1, "person/bob", 6.0), Revocation(2, "person/ann", 5.0)))
+    assert merge(stored, own) == Known(
+        (authority(1), authority(2, "B2"), authority(3, "A2")),
+        (Revocation(1, "person/ann", 5.0), Revocation(2, "person/bob", 6.0)),
+    )
+    assert next_number(merge(stored, own).authorities) == 4
+    assert next_number([]) == 1
+
+
+numbers = st.integers(1, 6)
+knowledge = st.builds(
+    Known,
+    st.lists(
+        st.builds(authority, numbers, st.sampled_from("ABCDE")), unique_by=(lambda a: a.number, lambda a: a.certificate)
+    ).map(lambda found: tuple(sorted(found, key=lambda each: each.number))),
+    st.lists(
+        st.builds(Revocation, numbers, st.sampled_from(("person/ann", "person/bob")), st.sampled_from((1.0, 2.0))),
+        unique_by=(lambda r: r.number, lambda r: (r.subject, r.before_s)),
+    ).map(lambda found: tuple(sorted(found, key=lambda each: each.number))),
+)
+
+
+def facts(known: Known) -> tuple[set[str], set[tuple[str, float]]]:
+    return {each.certificate for each in known.authorities}, {(r.subject, r.before_s) for r in known.revocations}
+
+
+@given(knowledge, knowledge)
+def test_nothing_is_lost_and_what_is_stored_keeps_its_number(stored, own):
+    merged = merge(stored, own)
+    assert facts(merged) == tuple(one | other for one, other in zip(facts(stored), facts(own), strict=True))
+    assert set(stored.authorities) <= set(merged.authorities)
+    assert set(stored.revocations) <= set(merged.revocations)
+    for given_numbers in ([a.number for a in merged.authorities], [r.number for r in merged.revocations]):
+        assert given_numbers == sorted(set(given_numbers))
+    assert merge(merged, own) == merge(merged, stored) == merged
