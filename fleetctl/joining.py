@@ -8,12 +8,11 @@ from fleetctl.errors import CommandFailed, failing_as
 from fleetctl.machine_changes import change_machines
 from fleetctl.settings import Settings
 from fleetd.api import schema
-from fleetd.model.certificate import SERVER, WORKER
 from fleetd.model.join_token import refuse_machine_id
 from fleetd.model.timespan import render_moment
 
 
-def make_token(settings: Settings, words: Sequence[str], machine_id: str, server: bool) -> int:
+def make_token(settings: Settings, words: Sequence[str], machine_id: str) -> int:
     """Print a token with which one machine can join. Returns the exit status."""
     if words:
         raise CommandFailed("machine token takes no arguments; --machine-id names the machine", status=2)
@@ -21,13 +20,11 @@ def make_token(settings: Settings, words: Sequence[str], machine_id: str, server
         raise CommandFailed(f"--machine-id: {output.printable(refusal)}; cat /etc/machine-id shows it there", status=2)
     client = open_client(settings)
     with failing_as("Error making a join token: "):
-        made = client.machine_token(schema.MachineTokenRequest(machine_id, SERVER if server else WORKER))
+        made = client.machine_token(schema.MachineTokenRequest(machine_id))
     output.result(output.printable(made.token))
     url = output.printable(next(iter(made.servers), "https://SERVER:7443"))
     who = f"machine {machine_id[:8]}..." if machine_id else "one new machine"
-    output.note(
-        f"For {who}, as a {made.role}, until {render_moment(made.expires)}. There, as root: fleetd join {url} TOKEN"
-    )
+    output.note(f"For {who}, until {render_moment(made.expires)}. There, as root: fleetd join {url} TOKEN")
     return 0
 
 

@@ -8,19 +8,17 @@ import msgspec
 
 class MachineTokenRequest(msgspec.Struct, frozen=True):
     """The body: the full id of the only machine that may use the token ('': any machine that the cluster does not
-    know), and its role, `worker` or `server`."""
+    know)."""
 
     machine: str = ""
-    role: str = "worker"
 
 
 class MachineToken(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A join token, which one machine can use until `expires` (Unix time, s). `machine` and `role` are as asked for;
+    """A join token, which one machine can use until `expires` (Unix time, s). `machine` is as asked for;
     `servers` are the https URLs of the servers that it can be used at."""
 
     token: str
     expires: float
-    role: str
     machine: str = ""
     servers: tuple[str, ...] = ()
 
@@ -51,12 +49,11 @@ class JoinRequest(msgspec.Struct, frozen=True):
 
 
 class JoinAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The machine's certificate and the authorities that it is to trust, as PEM; its role; the https URLs of the
+    """The machine's certificate and the authorities that it is to trust, as PEM; the https URLs of the
     servers; and the id of the cluster."""
 
     certificate: str
     authorities: str
-    role: str
     servers: tuple[str, ...] = ()
     cluster: str = msgspec.field(name="clusterId", default="")
 
@@ -81,6 +78,6 @@ class Renewal(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class MachineRemoval(msgspec.Struct, frozen=True):
-    """The body. With `force`, a machine on which units run, or which leads, is removed too."""
+    """The body. With `force`, a machine on which units run is removed, too."""
 
     force: bool = False

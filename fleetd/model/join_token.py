@@ -1,4 +1,4 @@
-"""Join tokens: with one, a machine gets its first certificate. Pure.
+"""Join tokens: with one, a machine gets its first certificate, that of a worker. Pure.
 
 A token is for one machine and for an hour. Its text has the fingerprint of the cluster's authority, by which the
 machine knows the server, and a secret, by which the server knows the machine. The store has the hash of the secret
@@ -37,12 +37,11 @@ class JoinToken(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="form
 
     `authority` is the fingerprint of the authority that it is for, `history` the restores of the store by then. `by` is
     who made it and `made_at_s` when, `expires_at_s` until when it can be used (Unix times). `machine` is the id of the
-    only machine that may use it, '' for any new one; `role` what that machine becomes. `used_by` is the machine that
-    has used it, '' if none has, and `request` the hash of its request for a certificate.
+    only machine that may use it, '' for any new one. `used_by` is the machine that has used it, '' if none has, and
+    `request` the hash of its request for a certificate.
     """
 
     authority: str
-    role: str
     made_at_s: float
     expires_at_s: float
     by: str = ""

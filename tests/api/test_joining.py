@@ -97,7 +97,7 @@ async def test_a_token_says_the_authority_and_the_store_has_the_hash_of_its_secr
     made = json.loads(answer.body)
     text = parse_token(made.pop("token"))
     assert text.authority == x509.fingerprint(cluster.trust.authority.certificate)
-    assert made == {"expires": NOW + LIFE_S, "role": "worker", "servers": ["https://10.0.0.5:7443"]}
+    assert made == {"expires": NOW + LIFE_S, "servers": ["https://10.0.0.5:7443"]}
     everything = await cluster.fleet.registry.store.range("/fleet/")
     assert not any(text.secret in item.key or text.secret.encode() in item.value for item in everything.items)
     assert cluster.audited[0]["MESSAGE"] == "ann: POST /fleet/v2/machine-tokens"
@@ -106,7 +106,6 @@ async def test_a_token_says_the_authority_and_the_store_has_the_hash_of_its_secr
 @pytest.mark.parametrize(
     ("asked", "why"),
     [
-        ({"role": "leader"}, "role has to be server or worker"),
         ({"machine": "m1"}, "'m1' is no machine id, which has 32 hexadecimal digits"),
     ],
 )
@@ -148,7 +147,6 @@ async def test_a_machine_that_joins_gets_its_certificate_and_is_recorded(cluster
     )
     assert answer == {
         "authorities": cluster.trust.authority.certificate,
-        "role": "worker",
         "servers": ["https://10.0.0.5:7443"],
         "clusterId": await cluster.fleet.registry.store.cluster_id(),
     }
@@ -158,11 +156,6 @@ async def test_a_machine_that_joins_gets_its_certificate_and_is_recorded(cluster
     }
     entry = cluster.audited[-1]
     assert (entry["MESSAGE"], entry["ACTION"], entry["FLEET_MACHINE"]) == (f"token of ann: join {M1}", "join", M1)
-
-
-async def test_a_server_is_known_by_its_token(cluster: Cluster) -> None:
-    answer = await cluster.join(await cluster.token(role="server"), address="10.0.0.6")
-    assert (answer["role"], identity_of(answer["certificate"]).role) == ("server", "server")
 
 
 async def test_a_token_is_used_once(cluster: Cluster) -> None:
@@ -275,11 +268,10 @@ async def test_a_certificate_is_renewed_with_its_key_also_once_it_has_expired(cl
 
 
 async def test_it_is_renewed_where_a_restore_has_lost_the_record_of_the_machine(cluster: Cluster) -> None:
-    first = (await cluster.join(await cluster.token(role="server"), address="10.0.0.7"))["certificate"]
-    assert identity_of((await cluster.renew(first))["certificate"]).role == "server"
+    first = (await cluster.join(await cluster.token()))["certificate"]
     key = cluster.fleet.registry.key(MACHINE_IDENTITIES, M1)
     await cluster.fleet.registry.store.transact([], [Delete(key)])
-    assert identity_of((await cluster.renew(first))["certificate"]).role == "server"
+    assert identity_of((await cluster.renew(first))["certificate"]).role == "worker"
 
 
 async def test_another_key_gets_no_certificate(cluster: Cluster) -> None:
@@ -308,18 +300,20 @@ async def test_a_revoked_certificate_is_not_renewed(cluster: Cluster, where: str
     assert (status, why.split(" (")[0]) == (403, f"machine {M1} was removed from the cluster")
 
 
-async def test_a_machine_that_has_joined_again_in_another_role_has_its_new_certificate_alone(cluster: Cluster) -> None:
-    first = (await cluster.join(await cluster.token()))["certificate"]
-    await cluster.join(await cluster.token(machine=M1, role="server"), csr=OTHER_CSR)
-    assert await cluster.not_renewed(first) == (403, f"machine {M1} has joined again since, as a server")
-
-
-async def test_those_of_people_are_not_renewed(cluster: Cluster) -> None:
-    ann = CertificateIdentity("person", "ann", rights=EVERY_RIGHT)
-    certificate = await cluster.trust.sign(CSR, ann, now_s=NOW)
+@pytest.mark.parametrize(
+    ("identity", "who"),
+    [
+        (CertificateIdentity("person", "ann", rights=EVERY_RIGHT), "person/ann"),
+        (CertificateIdentity("machine", SERVER, "server"), f"machine/{SERVER}, a server"),
+    ],
+)
+async def test_those_of_people_and_servers_are_not_renewed(
+    cluster: Cluster, identity: CertificateIdentity, who: str
+) -> None:
+    certificate = await cluster.trust.sign(CSR, identity, now_s=NOW)
     assert await cluster.not_renewed(certificate) == (
         403,
-        "this is the certificate of person/ann, and only those of machines are renewed",
+        f"this is the certificate of {who}: only those of workers are renewed here",
     )
 
 

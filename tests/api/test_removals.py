@@ -9,7 +9,6 @@ from fleetd.model.machine_identity import MachineIdentity
 from fleetd.model.unit import UnitState
 from fleetd.registry.records import (
     JOIN_TOKENS,
-    LEADER,
     MACHINE_IDENTITIES,
     MACHINES,
     REVOCATIONS,
@@ -51,9 +50,9 @@ async def revocations(fleet: Fleet) -> list[Revocation]:
 
 async def test_a_machine_that_is_removed_leaves_its_revocation_alone(worker: Fleet) -> None:
     await worker.put(MachineSettings({"a": "b"}), M1)
-    await worker.put(JoinToken("ab", "worker", 0, 1, machine=M1), "for-it")
-    await worker.put(JoinToken("ab", "worker", 0, 1, used_by=M1), "of-it")
-    await worker.put(JoinToken("ab", "worker", 0, 1), "another")
+    await worker.put(JoinToken("ab", 0, 1, machine=M1), "for-it")
+    await worker.put(JoinToken("ab", 0, 1, used_by=M1), "of-it")
+    await worker.put(JoinToken("ab", 0, 1), "another")
     assert (await worker.ask(REMOVE, {}, BY_ANN)).status == 204
     assert await revocations(worker) == [revoke(1, f"machine/{M1}", "ann", NOW)]
     assert is_revoked(CertificateIdentity("machine", M1, "worker", issued_at_s=NOW), await revocations(worker))
@@ -84,26 +83,17 @@ async def test_many_units_are_counted(worker: Fleet) -> None:
     assert "a.service, b.service, c.service and 1 more;" in (await worker.refused(REMOVE, {}))[1]
 
 
-@pytest.mark.parametrize("identity", [None, MachineIdentity("server")])
-async def test_a_server_has_to_leave_first(fleet: Fleet, identity: MachineIdentity | None) -> None:
-    await register(fleet)
-    if identity:
-        await fleet.put(identity, M1)
-    status, why = await fleet.refused(REMOVE, {})
-    assert (status, why.split(":")[0]) == (409, "its fleetd runs, and reaches etcd by itself")
-
-
+@pytest.mark.parametrize("force", [True, False])
 @pytest.mark.parametrize("leads", [True, False])
-async def test_a_server_that_leads_is_removed_only_by_force_and_leads_no_more(fleet: Fleet, leads: bool) -> None:
+async def test_a_server_that_runs_has_to_leave_first_whether_or_not_it_leads(
+    fleet: Fleet, leads: bool, force: bool
+) -> None:
     await register(fleet)
-    lease = await fleet.registry.store.grant(60)
-    leader = Leader(M1 if leads else SERVER, "t")
-    await fleet.registry.store.transact([], [fleet.registry.put(leader, lease=lease)])
-    why = "it leads the cluster" if leads else "its fleetd runs, and reaches etcd by itself"
-    assert (await fleet.refused(REMOVE, {}))[1].split(":")[0] == why
-    assert (await fleet.ask(REMOVE, {"force": True})).status == 204
-    assert await fleet.registry.machines() == {}
-    assert bool(await fleet.registry.get_many(LEADER, [()])) is not leads
+    await fleet.put(Leader(M1 if leads else SERVER, "t"))
+    why = "it is a server, and leads the cluster" if leads else "it is a server, and its fleetd runs"
+    status, said = await fleet.refused(REMOVE, {"force": force})
+    assert (status, said.split(":")[0]) == (409, why)
+    assert await revocations(fleet) == []
 
 
 async def test_a_parked_server_is_removed(fleet: Fleet) -> None:

@@ -21,20 +21,19 @@ def server(cluster: ScriptedCluster) -> ScriptedCluster:
 
 
 @pytest.mark.parametrize(
-    ("options", "machine", "role", "note"),
+    ("options", "machine", "note"),
     [
-        ([], "", "worker", "For one new machine, as a worker, until "),
-        (["--server"], "", "server", "For one new machine, as a server, until "),
-        (["--machine-id", M3], M3, "worker", "For machine 33333333..., as a worker, until "),
+        ([], "", "For one new machine, until "),
+        (["--machine-id", M3], M3, "For machine 33333333..., until "),
     ],
 )
 def test_a_token_stands_alone_on_standard_output(
-    fleetctl: Fleetctl, server: ScriptedCluster, options: list[str], machine: str, role: str, note: str
+    fleetctl: Fleetctl, server: ScriptedCluster, options: list[str], machine: str, note: str
 ) -> None:
     result = fleetctl("machine", "token", *options)
     token = parse_token(result.stdout.removesuffix("\n"))
     stored = server.read(JOIN_TOKENS)[hash_text(token.secret),]
-    assert (result.status, stored.machine, stored.role) == (0, machine, role)
+    assert (result.status, stored.machine) == (0, machine)
     assert result.stderr.startswith(note)
     assert result.stderr.endswith(" UTC. There, as root: fleetd join https://10.0.0.1:7443 TOKEN\n")
 
@@ -49,7 +48,7 @@ def test_a_machine_is_removed_by_a_prefix_of_its_id_and_one_that_is_absent_by_al
     fleetctl: Fleetctl, cluster: ScriptedCluster
 ) -> None:
     cluster.put(MachineIdentity("worker"), M2.id)
-    cluster.put(MachineIdentity("server"), M3)
+    cluster.put(MachineIdentity("worker"), M3)
     result = fleetctl("machine", "remove", "2222", M3)
     assert (result.status, result.stderr) == (0, "")
     assert result.stdout == "Removed machine 22222222...\nRemoved machine 33333333...\n"

@@ -26,7 +26,7 @@ M1, M2 = "1" * 32, "2" * 32
 AUTHORITY = "ab" * 32
 TEXT = str(TokenText(AUTHORITY, make_secret(bytes(SECRET_BYTES))))
 MADE_AT = 1_800_000_000.0
-TOKEN = JoinToken(AUTHORITY, "worker", MADE_AT, MADE_AT + LIFE_S, "ann", history="h1")
+TOKEN = JoinToken(AUTHORITY, MADE_AT, MADE_AT + LIFE_S, "ann", history="h1")
 NEW = Claim(M1, "r1", is_known=False)
 KNOWN = Claim(M1, "r1", is_known=True)
 

@@ -57,7 +57,7 @@ RECORDS: dict[str, tuple[Record, str]] = {
     "commands": (Command("c1", Action.PAUSE, "r1"), "web@.service"),
     "applies": (Apply(), "r1"),
     "sets": (UnitSet(("a.service",)), "deploy"),
-    "trust/tokens": (JoinToken("ab", "worker", 0.0, 1.0), "h"),
+    "trust/tokens": (JoinToken("ab", 0.0, 1.0), "h"),
     "trust/machines": (MachineIdentity("worker"), "m1"),
     "versions": (Version(number=1, held=GroupContent("")), "a.service/1"),
     "trust/authorities": (TrustedAuthority(1, "PEM", cross="PEM", by="ann", at_s=3.0), "1"),

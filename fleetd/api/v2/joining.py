@@ -1,4 +1,4 @@
-"""Machines that join with a token, and the renewal of their certificates.
+"""Machines that join with a token, as workers, and the renewal of their certificates.
 
 `join` and `renew` are for machines without a certificate that counts: whoever reaches the port may call them. For a
 secret that no token has nothing is signed, and no process started.
@@ -6,7 +6,7 @@ secret that no token has nothing is signed, and no process started.
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from msgspec.structs import replace
@@ -18,8 +18,7 @@ from fleetd.api.trust import Trust
 from fleetd.model.actor import Actor
 from fleetd.model.certificate import (
     MACHINE,
-    ROLES,
-    SERVER,
+    WORKER,
     CertificateIdentity,
     Revocation,
     is_revoked,
@@ -80,8 +79,6 @@ class Joining:
         """Make a join token: with it, one machine can join within an hour, with `fleetd join`. The answer alone has its
         secret."""
         asked = parse_json(request.body, schema.MachineTokenRequest)
-        if asked.role not in ROLES:
-            raise ApiError(400, f"role has to be {' or '.join(ROLES)}")
         if asked.machine and (refusal := refuse_machine_id(asked.machine)):
             raise ApiError(400, refusal)
         authority = await _refuse_with(409, self._find_trust().fingerprint())
@@ -91,7 +88,6 @@ class Joining:
         made_at_s = self._unix_now()
         token = JoinToken(
             authority,
-            asked.role,
             made_at_s,
             made_at_s + LIFE_S,
             by=request.user,
@@ -102,7 +98,7 @@ class Joining:
         lease = await self._registry.store.grant(LIFE_S + KEPT_S)
         await self._registry.store.transact([], [self._registry.put(token, hash_text(secret), lease=lease)])
         text = str(TokenText(authority, secret))
-        return render_json(schema.MachineToken(text, token.expires_at_s, token.role, token.machine, servers))
+        return render_json(schema.MachineToken(text, token.expires_at_s, token.machine, servers))
 
     async def get_authorities(self, _: Request, __: str) -> Response:
         """Show the certificates of the authorities that the cluster trusts, to anybody: a machine that joins compares
@@ -120,9 +116,9 @@ class Joining:
         key = hash_text(asked.secret)
         for _attempt in range(_ATTEMPTS):
             token, guards, lease = await self._claim(key, asked)
-            certificate = await self._sign(trust, asked.csr, asked.machine, token.role, [asked.address])
+            certificate = await self._sign(trust, asked.csr, asked.machine)
             used = replace(token, used_by=asked.machine, request=hash_text(asked.csr))
-            joined = replace(identity, role=token.role, by=token.by, joined_at_s=self._unix_now())
+            joined = replace(identity, by=token.by, joined_at_s=self._unix_now())
             operations = [self._registry.put(used, key, lease=lease), self._registry.put(joined, asked.machine)]
             try:
                 await self._registry.store.transact(guards, operations)
@@ -134,7 +130,6 @@ class Joining:
                 schema.JoinAnswer(
                     certificate,
                     await _refuse_with(409, trust.authorities()),
-                    token.role,
                     await self._servers(),
                     await self._registry.store.cluster_id(),
                 )
@@ -142,26 +137,23 @@ class Joining:
         raise ApiError(409, "others use this token all the time: try again")
 
     async def renew(self, request: Request, _: str) -> Response:
-        """Give a machine its next certificate for its present one, which may have expired, but is not revoked. Over
+        """Give a worker its next certificate for its present one, which may have expired, but is not revoked. Over
         https, without a certificate."""
         trust = self._find_trust()
         asked = parse_json(request.body, schema.RenewalRequest)
         if max(len(asked.certificate), len(asked.csr)) > MAX_REQUEST:
             raise ApiError(400, f"certificate and csr have at most {MAX_REQUEST} characters each")
         found = await self._in_turn(trust.read_renewal(asked.certificate, asked.csr))
-        if found.kind != MACHINE:
-            raise ApiError(403, f"this is the certificate of {found.subject}, and only those of machines are renewed")
+        if (found.kind, found.role) != (MACHINE, WORKER):
+            what = found.subject + (f", a {found.role}" if found.role else "")
+            raise ApiError(403, f"this is the certificate of {what}: only those of workers are renewed here")
         if is_revoked(found, await self._revocations(trust)):
             raise ApiError(
                 403,
                 f"machine {found.name} was removed from the cluster (fleetctl machine remove): to join again, it needs "
                 "a new token",
             )
-        recorded = (await self._registry.get_many(MACHINE_IDENTITIES, [(found.name,)])).get((found.name,))
-        if recorded is not None and recorded.role != found.role:
-            raise ApiError(403, f"machine {found.name} has joined again since, as a {recorded.role}")
-        names = [recorded.address] if recorded else []
-        certificate = await self._sign(trust, asked.csr, found.name, found.role, names)
+        certificate = await self._sign(trust, asked.csr, found.name)
         authorities = await _refuse_with(409, trust.authorities())
         return render_json(schema.Renewal(certificate, authorities, await self._servers()))
 
@@ -200,12 +192,10 @@ class Joining:
         guards: list[Comparison] = [Unchanged(each, read[each].mod_revision if each in read else 0) for each in keys]
         return token, guards, item.lease
 
-    async def _sign(self, trust: Trust, csr: str, machine: str, role: str, names: Iterable[str]) -> str:
-        subject = CertificateIdentity(MACHINE, machine, role)
+    async def _sign(self, trust: Trust, csr: str, machine: str) -> str:
+        subject = CertificateIdentity(MACHINE, machine, WORKER)
         now_s = issue_time(subject.subject, await self._revocations(trust), self._unix_now())
-        is_server = role == SERVER
-        served = tuple(filter(None, names)) if is_server else ()
-        return await self._in_turn(trust.sign(csr, subject, names=served, server=is_server, now_s=now_s))
+        return await self._in_turn(trust.sign(csr, subject, now_s=now_s))
 
     async def _in_turn(self, work: Awaitable[T]) -> T:
         """The result of work in a process, of which strangers can have a few at once. Raises ApiError."""
@@ -237,14 +227,14 @@ def _text(item: KeyValue | None) -> str:
 
 
 def _check_newcomer(asked: schema.JoinRequest) -> MachineIdentity:
-    """The record of a machine that says this of itself, without what the token says. Raises ApiError."""
+    """The record of a worker that says this of itself, without what the token says. Raises ApiError."""
     if len(asked.csr) > MAX_REQUEST:
         raise ApiError(400, f"csr has more than {MAX_REQUEST} characters")
     refusal = refuse_machine_id(asked.machine) or refuse_newcomer(asked.address, asked.metadata, asked.seal_key)
     if refusal:
         raise ApiError(400, refusal)
     host_keys = parse_public_keys(asked.host_keys)
-    return MachineIdentity("", asked.address, asked.metadata, host_keys, asked.seal_key)
+    return MachineIdentity(WORKER, asked.address, asked.metadata, host_keys, asked.seal_key)
 
 
 async def _refuse_with(status: int, work: Awaitable[T]) -> T:

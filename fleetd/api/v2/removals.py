@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from fleetd.api import schema
 from fleetd.api.http import ApiError, Request, Response, parse_json
 from fleetd.api.trust import Trust
-from fleetd.model.certificate import MACHINE, SERVER, CertificateIdentity, revoke
+from fleetd.model.certificate import MACHINE, CertificateIdentity, revoke
 from fleetd.model.machine import Machine, MachineMode
 from fleetd.model.machine_identity import MachineIdentity
 from fleetd.model.unit import UnitState
@@ -43,7 +43,7 @@ class Removals:
 
     async def post(self, request: Request, id_: str) -> Response:
         """Remove a machine: its certificates count no more, its connections end, and its units, with `force`, start
-        elsewhere. 409 while units run there, or a server's fleetd runs, unless `force`."""
+        elsewhere. 409 while units run there, unless `force`, and while the fleetd of a server runs."""
         force = parse_json(request.body, schema.MachineRemoval).force
         if id_ == self._machine().id:
             raise ApiError(409, "it is the machine that is asked, which cannot remove itself: ask another one")
@@ -52,21 +52,15 @@ class Removals:
         machine = (await reader.get_many(MACHINES, [(id_,)])).get((id_,))
         if not identity and not await reader.known_machines([id_]):
             raise ApiError(404, "unknown machine: give the full id of one that is or was in the cluster")
+        leader = (await reader.get_many(LEADER, [()])).get(())
+        _check_left(machine, identity, leads=leader is not None and leader.machine == id_)
         if not force:
-            leader = (await reader.get_many(LEADER, [()])).get(())
             _check_idle(await reader.states(id_))
-            _check_left(machine, identity, leads=leader is not None and leader.machine == id_)
         await self._revoke(id_, request.user)
-        await self._end_leases(id_)
+        item = await self._registry.store.get(self._registry.key(MACHINES, id_))
+        if item is not None:
+            await self._registry.store.revoke(item.lease)  # deletes its key and states, so the machine counts as dead
         return Response(204)
-
-    async def _end_leases(self, id_: str) -> None:
-        """Delete the key of a machine and its states, so that it counts as dead, and its leadership."""
-        registry = self._registry
-        keys = [registry.key(MACHINES, id_), registry.key(LEADER)]
-        for item in (await registry.store.get_many(keys)).items:
-            if item.key == keys[0] or LEADER.decode(item).machine == id_:
-                await registry.store.revoke(item.lease)
 
     async def _revoke(self, id_: str, by: str) -> None:
         """Revoke its certificates and delete its records, and the tokens for it, at once."""
@@ -104,9 +98,11 @@ def _check_idle(states: dict[tuple[str, str], UnitState]) -> None:
 
 def _check_left(machine: Machine | None, identity: MachineIdentity | None, *, leads: bool) -> None:
     """Raises ApiError while the fleetd of a server runs: it reaches etcd by itself, and would be back at once."""
-    if machine is None or machine.mode is MachineMode.PARKED or (identity is not None and identity.role != SERVER):
+    if machine is None or machine.mode is MachineMode.PARKED or identity is not None:
         return
-    what = "it leads the cluster" if leads else "its fleetd runs, and reaches etcd by itself"
+    what = "it is a server, and leads the cluster" if leads else "it is a server, and its fleetd runs"
     raise ApiError(
-        409, f"{what}: run `fleetd leave` there, or, if it is in other hands, take its access to etcd away and --force"
+        409,
+        f"{what}: it reaches etcd by itself, and would be back at once. Run `fleetd leave` there; if it is in other "
+        "hands, cut it off, and remove it when list-machines does not show it any more",
     )
