@@ -22,10 +22,10 @@ class Issuer:
         self.known: list[Revocation] = []
         self.signed = 0
         self._signer = Signer(sign_here)
-        self.read: Callable[..., Awaitable[CertificateIdentity]] = self._signer.inspect
+        self.read: Callable[..., Awaitable[tuple[CertificateIdentity, str]]] = self._signer.inspect
 
     async def fingerprint(self) -> str:
-        return await self._signer.fingerprint(self.authority.certificate)
+        return x509.fingerprint(self.authority.certificate)
 
     async def authorities(self) -> str:
         return "".join(each.certificate for each in self.trusted)
@@ -43,7 +43,7 @@ class Issuer:
         return await self._signer.sign(self.authority, request, identity, names=names, server=server, now_s=now_s)
 
     async def read_renewal(self, certificate: str, request: str) -> CertificateIdentity:
-        return await self.read(certificate, [each.certificate for each in self.trusted], request)
+        return (await self.read(certificate, [each.certificate for each in self.trusted], request))[0]
 
     def revocations(self) -> Sequence[Revocation]:
         return self.known
