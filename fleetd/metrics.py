@@ -102,6 +102,14 @@ RECORDS_S = _histogram("fleet_registry_operation_duration_second", "Duration of 
 ANSWERS = _counter("fleet_api_answers_total", "Answered API requests, by HTTP status", "code")
 ANSWER_S = _histogram("fleet_api_answer_duration_seconds", "Duration of API requests", "method")
 
+WORKERS = _gauge("fleet_workers_connected", "Workers that read their changes from this server")
+WORKER_ANSWERS = _counter(
+    "fleet_worker_answers_total", "Answered requests of workers, by call and HTTP status", "call", "code"
+)
+WORKER_STREAMS_CLOSED = _counter(
+    "fleet_worker_streams_closed_total", "Streams of changes that this server has closed, by reason", "reason"
+)
+
 # This machine.
 
 REGISTERED = _gauge("fleet_registered", "1 while this machine is registered with the cluster")

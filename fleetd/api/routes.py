@@ -5,6 +5,7 @@ import posixpath
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Protocol
 from urllib.parse import quote, urlencode
 
 from fleetd import metrics
@@ -17,6 +18,7 @@ from fleetd.api.http import (
     Request,
     Response,
     Route,
+    StreamedResponse,
     check_is_json,
     render_error,
     render_json,
@@ -56,10 +58,18 @@ LEAVE = f"{schema.V2}/leave"
 METRICS = "/metrics"
 HEALTH = "/health"
 OPENAPI = f"{schema.V2}/openapi.json"
+WORKERS = "/fleet/worker/"
 _ROOTS = ("/", schema.V1, schema.V1_ALPHA)
 _ALWAYS = (LEAVE, METRICS)  # answered even while the store is away or the machine is leaving
 
 Leave = Callable[[], Awaitable[schema.Leaving]]
+
+
+class WorkerHandler(Protocol):
+    """What answers workers: their requests are no routes, and are described in store/worker_wire.py."""
+
+    async def handle(self, request: Request) -> Response | StreamedResponse:
+        """The response to a request of a worker."""
 
 
 class Api:
@@ -71,6 +81,7 @@ class Api:
     names, in lower case, that clients over TCP may use. `allowed_usage` limits what the cluster may hold; `now` is a
     clock in seconds, `unix_now` the wall clock, `new_id` returns a unique word, and `machine` this machine. `audit`
     keeps the fields of an entry for each change. `trust` is the authority of the cluster, None where there is none.
+    `workers` answers workers (worker/server.py), None where they cannot come.
     `offload` runs long work in a thread.
     """
 
@@ -93,6 +104,7 @@ class Api:
         offload: Offload = asyncio.to_thread,
         audit: Callable[[Mapping[str, str]], None] = lambda fields: None,
         trust: Trust | None = None,
+        workers: WorkerHandler | None = None,
     ) -> None:
         self._registry = registry
         self._not_ready = not_ready
@@ -105,6 +117,7 @@ class Api:
         self._offload = offload
         self._audit = Audit(audit, lambda: machine().short_id)
         self._trust = trust
+        self._workers = workers
         self._allowed_hosts = allowed_hosts
         self._discovery = render_json(describe_api())
         self.routes = self._make_routes(token_limit, shadows, Quota(registry, allowed_usage, now))
@@ -200,9 +213,11 @@ class Api:
             Route("GET", METRICS, self._get_metrics, view, answer=bytes),
         )
 
-    async def handle(self, request: Request) -> Response:
+    async def handle(self, request: Request) -> Response | StreamedResponse:
         """The response to a request; errors of clients and of the store become responses."""
         try:
+            if self._workers is not None and request.certificate and request.path.startswith(WORKERS):
+                return await self._workers.handle(request)  # no browser has the certificate of a machine
             response = await self._answer(request)
         except (ApiError, MalformedRecord, Unavailable) as error:
             refusal = to_api_error(error)

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import structs
 
 from fleetd.model.machine import Machine
+from fleetd.model.machine_identity import MachineIdentity
 from fleetd.model.names import InvalidName, validate_name
 
 MAX_MACHINE_BYTES = 64 * 1024  # of the record of a machine
@@ -111,8 +112,15 @@ def owner_of(prefix: str, key: str) -> str:
     return key.removeprefix(prefix).partition("/")[2].partition("/")[0]
 
 
-def record_of_worker(said: Machine, address: str, metadata: dict[str, str], host_keys: tuple[str, ...]) -> Machine:
+def record_of_worker(said: Machine, recorded: MachineIdentity) -> Machine:
     """The record of a machine that is a worker: what it says of itself, with what a server recorded when it joined
     instead of what others rely on. It hosts no member of the store, and has no settings of the cluster, for it never
     leads."""
-    return structs.replace(said, address=address, metadata=metadata, host_keys=host_keys, etcd_member="", configured={})
+    return structs.replace(
+        said,
+        address=recorded.address,
+        metadata=recorded.metadata,
+        host_keys=recorded.host_keys,
+        etcd_member="",
+        configured={},
+    )

@@ -42,6 +42,7 @@ from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager
 
 if TYPE_CHECKING:
     from fleetd.api.fleetlock import FleetLock
+    from fleetd.api.worker.server import WorkerApi
 
 log = logging.getLogger(__name__)
 
@@ -156,6 +157,7 @@ class Node:
             new_id=environment.new_id,
             offload=environment.offload,
         )
+        self.workers = self._make_worker_api() if any(address.tls for address in config.listen) else None
         self.api = self._make_api(loop_time)
 
     def _make_api(self, now: Callable[[], float]) -> Api:
@@ -177,7 +179,13 @@ class Node:
             offload=self._environment.offload,
             audit=self._environment.audit,
             allowed_hosts={*config.allowed_hosts, config.public_ip.lower()},
+            workers=self.workers,
         )
+
+    def _make_worker_api(self) -> "WorkerApi":
+        from fleetd.api.worker.server import WorkerApi  # most daemons have no workers
+
+        return WorkerApi(Registry(self.store, self.config.etcd_key_prefix), not_ready=self._not_ready)
 
     def make_fleetlock(self) -> "FleetLock":
         """What answers the FleetLock protocol, over the same store as the API."""
@@ -199,6 +207,8 @@ class Node:
         """Stop the parts. The units and this machine's registration stay as they are."""
         if self._leaving:
             self._leaving.cancel()
+        if self.workers is not None:
+            self.workers.close()
         self._end_parts()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=CLOSE_S)

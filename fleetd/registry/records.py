@@ -296,6 +296,10 @@ class KeySpace:
         """What the keys begin with that hold the private keys of the cluster's authorities."""
         return KeySpace(self.prefix.rstrip("/") + "-authority").prefix
 
+    def lease_key(self, lease: int) -> str:
+        """The key that names the worker to which a server has granted this lease (api/worker/leases.py)."""
+        return f"{self.prefix}leases/{lease}"
+
     @property
     def archive_prefix(self) -> str:
         """What the keys begin with of what is kept for people: no leader and no agent reads them."""

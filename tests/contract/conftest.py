@@ -12,8 +12,8 @@ from fleetd.store.etcd import EtcdStore
 from fleetd.store.protocol import Store
 from fleetd.store.worker import WorkerStore
 from fleetd.systemd.protocol import ServiceManager
+from tests.contract.served_workers import ServedWorkers
 from tests.contract.systemd_harness import Harness, open_harness
-from tests.contract.worker_server import WorkerServer
 from tests.requirements import require_etcd
 from tests.virtual_time import VirtualLoop
 
@@ -77,7 +77,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         return
     etcd = EtcdStore([request.getfixturevalue("shared_etcd").client_url], request_timeout_s=5)
     if isinstance(loop, _WorkerLoop):
-        server = await WorkerServer(etcd).start()
+        server = await ServedWorkers(etcd).start()
         made = _Worker([server.url], etcd)
         yield made
         await made.close()

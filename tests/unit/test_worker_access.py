@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleetd.model.machine import Machine
+from fleetd.model.machine_identity import MachineIdentity
 from fleetd.model.worker_access import Selection, WorkerAccess, find_access, owner_of, record_of_worker
 from fleetd.registry.records import (
     MACHINES,
@@ -155,7 +156,8 @@ def test_what_a_worker_says_of_itself_does_not_decide() -> None:
         configured={"reboot_slots": "9"},
         boot_id="b",
     )
-    found = record_of_worker(said, "10.0.0.7", {"zone": "a"}, ("ssh-ed25519 GOOD",))
+    recorded = MachineIdentity("worker", "10.0.0.7", {"zone": "a"}, ("ssh-ed25519 GOOD",), "seal", 1.0, "ann")
+    found = record_of_worker(said, recorded)
     assert found == Machine(
         OWN, session="s", address="10.0.0.7", metadata={"zone": "a"}, host_keys=("ssh-ed25519 GOOD",), boot_id="b"
     )

@@ -1,0 +1,1 @@
+"""What servers answer to workers, which reach the store through them alone."""
