@@ -50,6 +50,10 @@ class Audit:
         """Something was done to a machine that is not a request of a person."""
         self._write(self._fields(actor, action, machine) | {"FLEET_MACHINE": machine})
 
+    def note(self, actor: Actor, action: str, what: str) -> None:
+        """Something was done that is neither about units nor about a machine."""
+        self._write(self._fields(actor, action, what))
+
     def note_request(self, request: Request) -> None:
         """A request that is not about units has been carried out."""
         self._write(self._fields(request.actor, request.method, request.path))

@@ -38,6 +38,7 @@ from fleetd.api.v2.cordons import Cordons
 from fleetd.api.v2.drains import Drains
 from fleetd.api.v2.host_keys import HostKeys
 from fleetd.api.v2.joining import Joining
+from fleetd.api.v2.logins import Logins
 from fleetd.api.v2.moves import Moves
 from fleetd.api.v2.operations import Operations
 from fleetd.api.v2.plans import Plans
@@ -140,6 +141,7 @@ class Api:
         rollouts = Rollouts(self._registry, applies.undo, audit, self._unix_now, self._new_id)
         plans = Plans(self._registry, self._unix_now, self._offload)
         joining = Joining(self._registry, self._trust, audit, self._unix_now)
+        logins = Logins(self._registry, self._trust, audit, self._unix_now)
         removals = Removals(self._registry, self._trust, self._machine, self._unix_now)
         view, operate, submit, admin = Permission
         v1, v2, results, found = schema.V1, schema.V2, schema.Results, schema.UnitReports
@@ -206,6 +208,8 @@ class Api:
             Route("POST", f"{v2}/plan", plans.post, view, schema.PlanRequest, schema.Plan),
             Route("GET", f"{v2}/settings", settings.get_all, view, answer=schema.Settings),
             Route("PATCH", f"{v2}/settings", settings.patch, admin, schema.SettingChanges),
+            Route("POST", f"{v2}/login", logins.post, view, schema.LoginRequest, schema.Login),
+            Route("POST", f"{v2}/revocations", logins.revoke, admin, schema.RevocationRequest, by_name=True),
             Route("GET", f"{v2}/whoami", self._get_whoami, None, answer=schema.WhoAmI),
             Route("POST", LEAVE, self._post_leave, admin, answer=schema.Leaving),
             Route("GET", OPENAPI, self._get_openapi, view, answer=dict),

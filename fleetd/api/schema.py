@@ -35,6 +35,9 @@ from fleetd.api.join_schema import MachineToken as MachineToken
 from fleetd.api.join_schema import MachineTokenRequest as MachineTokenRequest
 from fleetd.api.join_schema import Renewal as Renewal
 from fleetd.api.join_schema import RenewalRequest as RenewalRequest
+from fleetd.api.login_schema import Login as Login
+from fleetd.api.login_schema import LoginRequest as LoginRequest
+from fleetd.api.login_schema import RevocationRequest as RevocationRequest
 from fleetd.api.plan_schema import NewMachine as NewMachine
 from fleetd.api.plan_schema import Plan as Plan
 from fleetd.api.plan_schema import PlannedDrain as PlannedDrain

@@ -24,13 +24,18 @@ class Trust(Protocol):
         names: Sequence[str] = (),
         server: bool = False,
         now_s: float,
+        life_s: float | None = None,
     ) -> str:
-        """The certificate, as PEM, of the key that made this request. It names this identity, and counts as
-        made at `now_s`, a Unix time. `names` are names and addresses at which it is served, if `server`."""
+        """The certificate, as PEM, of the key that made this request. It names this identity, counts as made at
+        `now_s`, a Unix time, and is valid for `life_s` (None: as long as those of machines). `names` are names and
+        addresses at which it is served, if `server`."""
 
     async def read_renewal(self, certificate: str, request: str) -> CertificateIdentity:
         """Whom a certificate names, which has perhaps expired, if a trusted authority has signed it, and whoever made
         the request has its key."""
+
+    async def revoke(self, subject: str, by: str) -> Revocation:
+        """Revoke all certificates of a subject that were made until now. Raises StoreError."""
 
     def revocations(self) -> Sequence[Revocation]:
         """All that this server knows: a store that was restored may have lost some."""

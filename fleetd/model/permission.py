@@ -70,6 +70,15 @@ class Rights:
         ends_open = (own[:-1] for own in self._names[permission] if own.endswith("*"))
         return any(literal_prefix(own) == own and prefix.startswith(own) for own in ends_open)
 
+    def find_excess(self, wanted: "Rights") -> Grant | None:
+        """The first of the wanted rights that goes beyond these; None if there is none."""
+        return next((grant for grant in wanted.grants if not self._cover_grant(grant)), None)
+
+    def _cover_grant(self, grant: Grant) -> bool:
+        if grant.permission is Permission.VIEW:  # which is for everything, whatever else it comes from
+            return self.allow(Permission.VIEW)
+        return self.cover(grant.permission, grant.pattern)
+
     def __or__(self, other: "Rights") -> "Rights":
         return Rights((*self.grants, *other.grants))
 

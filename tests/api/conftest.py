@@ -32,6 +32,7 @@ class Fleet:
     def __init__(self, registry: Registry, **options: Any) -> None:
         self.registry = registry
         self.rights = EVERY_RIGHT  # of whoever asks
+        self.local = False  # whether over a unix socket
         self.options = {"shadows": lambda name: SYSTEM_UNITS.get(name, ""), **options}
         self.api = Api(registry, **self.options)
 
@@ -47,7 +48,7 @@ class Fleet:
         content = body if isinstance(body, bytes) else b"" if body is None else json_.dumps(body).encode()
         pairs = tuple(parse_qsl(query, keep_blank_values=True))
         actor = Actor(claimed_name(value for name, value in sent if name == USER_HEADER), rights=self.rights)
-        return await self.api.handle(Request(method, unquote(path), pairs, sent, content, actor=actor))
+        return await self.api.handle(Request(method, unquote(path), pairs, sent, content, self.local, actor=actor))
 
     async def refused(self, request: str, body: Any = None, headers: Headers | None = None) -> tuple[int, str]:
         """Send a request that must be refused, and check the error's shape. Return status and message."""

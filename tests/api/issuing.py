@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 
-from fleetd.model.certificate import Authority, CertificateIdentity, Revocation
+from fleetd.model.certificate import MACHINE_LIFE_S, Authority, CertificateIdentity, Revocation, revoke
 from fleetd.trust import x509
 from fleetd.trust.__main__ import answer
 from fleetd.trust.signing import Signer
@@ -19,6 +19,7 @@ class Issuer:
     def __init__(self, now_s: float) -> None:
         self.authority: Authority = x509.make_authority(1, now_s)
         self.trusted = [self.authority]
+        self.now_s = now_s
         self.known: list[Revocation] = []
         self.signed = 0
         self._signer = Signer(sign_here)
@@ -38,12 +39,20 @@ class Issuer:
         names: Sequence[str] = (),
         server: bool = False,
         now_s: float,
+        life_s: float | None = None,
     ) -> str:
         self.signed += 1
-        return await self._signer.sign(self.authority, request, identity, names=names, server=server, now_s=now_s)
+        life_s = MACHINE_LIFE_S if life_s is None else life_s
+        return await self._signer.sign(
+            self.authority, request, identity, names=names, server=server, now_s=now_s, life_s=life_s
+        )
 
     async def read_renewal(self, certificate: str, request: str) -> CertificateIdentity:
         return (await self.read(certificate, [each.certificate for each in self.trusted], request))[0]
+
+    async def revoke(self, subject: str, by: str) -> Revocation:
+        self.known.append(revoke(len(self.known) + 1, subject, by, self.now_s))
+        return self.known[-1]
 
     def revocations(self) -> Sequence[Revocation]:
         return self.known

@@ -1,6 +1,8 @@
 """Permissions: what a role allows, and for which units."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fleetd.model.permission import (
     EVERY_NAME,
@@ -91,3 +93,42 @@ def test_a_role_is_for_a_group_whose_rights_are_not_fixed():
     assert refuse_group_name("-x") == "'-x' is not the name of a group"
     for name in GROUP_RIGHTS:
         assert refuse_group_name(name) == f"the rights of the group {name} are fixed"
+
+
+@pytest.mark.parametrize(
+    ("own", "wanted", "excess"),
+    [
+        ("admin", "admin,view,submit:*", None),
+        ("view", "view", None),
+        ("operate:web-*", "view,operate:web-1*,operate:web-1.service", None),
+        ("submit:*", "submit", None),
+        ("submit", "operate:a*,submit:b?", None),
+        ("view", "view,operate:a.service", "operate:a.service"),
+        ("operate:web-*", "submit:web-1.service", "submit:web-1.service"),
+        ("operate:web-*", "operate:w*", "operate:w*"),
+        ("submit", "admin", "admin:*"),
+        ("", "view", "view:*"),
+    ],
+)
+def test_rights_that_somebody_wants_go_beyond_those_that_they_have(own, wanted, excess):
+    found = parse_rights(own).find_excess(parse_rights(wanted))
+    assert (str(found) if found else None) == excess
+
+
+NAMES = ("a.service", "ab.service", "web-1.service", "web-2.service", "b")
+PATTERNS = st.sampled_from(["*", "a*", "web-*", "web-?.service", "web-[12]*", "?*", "a.service", "b", "*.service"])
+GRANTS = st.builds(
+    lambda permission, pattern: Grant(permission, "*" if permission in ("view", "admin") else pattern),
+    st.sampled_from(Permission),
+    PATTERNS,
+)
+RIGHTS = st.lists(GRANTS, max_size=3).map(Rights)
+
+
+@given(RIGHTS, RIGHTS)
+def test_rights_without_excess_allow_nothing_that_the_others_do_not(own, wanted):
+    if own.find_excess(wanted) is not None:
+        return
+    for permission in Permission:
+        for name in (*NAMES, "*"):
+            assert not wanted.allow_for(permission, name) or own.allow_for(permission, name), (permission, name)

@@ -215,11 +215,15 @@ class Joining:
         return [*stored.values(), *trust.revocations()]
 
     async def _servers(self) -> tuple[str, ...]:
-        """The https URLs of the servers, in order of their ids."""
-        return tuple(url for machine in (await self._registry.machines()).values() if (url := https_url(machine)))
+        return await find_servers(self._registry)
 
     async def _history(self) -> str:
         return _text(await self._registry.store.get(self._registry.history_key))
+
+
+async def find_servers(registry: Registry) -> tuple[str, ...]:
+    """The https URLs of the servers, in order of their ids."""
+    return tuple(url for machine in (await registry.machines()).values() if (url := https_url(machine)))
 
 
 def _text(item: KeyValue | None) -> str:
