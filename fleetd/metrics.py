@@ -113,6 +113,10 @@ WORKER_STREAMS_CLOSED = _counter(
 # This machine.
 
 REGISTERED = _gauge("fleet_registered", "1 while this machine is registered with the cluster")
+CERTIFICATE_EXPIRES = _gauge(
+    "fleet_certificate_not_after_timestamp_seconds",
+    "Unix time at which the certificate of this machine expires; 0 if it has none",
+)
 REGISTRATIONS = _counter(
     "fleet_registrations_total", "Registrations of this machine; each after the first means a lost lease"
 )

@@ -48,6 +48,7 @@ FIELDS = {
     "cordon": "why the machine takes no new units, who cordoned it, and when (Unix time)",
     "drain": "whether the units of the machine are to leave it; in JSON who asked for that, when, and how",
     "reboot": "how far the reboot of the machine has got: queued, draining, ordered, returning or gave-up",
+    "certificate": "when the machine's certificate expires (a Unix time in JSON)",
     "reboot_required": "why the machine wants to be rebooted",
     "at": "when it was set for the cluster (Unix time)",
     "by": "who set it for the cluster",

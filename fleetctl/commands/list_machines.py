@@ -1,5 +1,6 @@
 """list-machines: list the machines of the cluster."""
 
+import time
 from collections.abc import Sequence
 
 from fleetctl import output
@@ -34,6 +35,9 @@ COLUMNS: Columns[schema.Machine] = {
     "drain": lambda machine, full: "yes" if machine.drain else "-",
     "reboot": lambda machine, full: machine.reboot or ("required" if machine.reboot_required else "-"),
     "reboot_required": lambda machine, full: machine.reboot_required or "-",
+    "certificate": lambda machine, full: (
+        render_moment(machine.certificate_expires) if machine.certificate_expires else "-"
+    ),
 }
 VALUES: Values[schema.Machine] = {
     "machine": lambda machine: machine.id,
@@ -44,12 +48,14 @@ VALUES: Values[schema.Machine] = {
     "drain": lambda machine: _describe_drain(machine.drain) if machine.drain else None,
     "reboot": lambda machine: machine.reboot or None,
     "reboot_required": lambda machine: machine.reboot_required or None,
+    "certificate": lambda machine: machine.certificate_expires or None,
 }
 MODES = {
     "parked": "is parked: its fleetd was stopped; its units keep running there, and stay there until it is started "
     "again or `fleetctl forget-machine {id}` removes the machine",
     "leaving": "is leaving: its units move to other machines",
 }
+CERTIFICATE_WARNING_S = 7 * 86400.0  # before it expires: it was to be renewed three days earlier
 LISTING = Listing(COLUMNS, VALUES, default="machine,ip,metadata")
 
 
@@ -61,7 +67,8 @@ LISTING = Listing(COLUMNS, VALUES, default="machine,ip,metadata")
 @list_command(LISTING)
 def command(settings: Settings, view: View[schema.Machine]) -> int:
     """Lists the machines by id; with prefixes of ids, only those. Machines that are parked, leaving, cordoned, drained,
-    in the queue of reboots, or that want to be rebooted, are named on standard error."""
+    in the queue of reboots, that want to be rebooted, or whose certificate is about to expire, are named on standard
+    error."""
     client = open_client(settings)
     with failing_as("Error retrieving list of active machines from fleet API (", ")"):
         machines = client.machines()
@@ -85,6 +92,8 @@ def command(settings: Settings, view: View[schema.Machine]) -> int:
         elif machine.reboot_required:
             why = output.printable(machine.reboot_required)
             output.note(f"machine {place} wants to be rebooted ({why}): fleetctl reboot {machine.id[:8]}")
+        if 0 < machine.certificate_expires < time.time() + CERTIFICATE_WARNING_S:
+            output.note(f"machine {place} {_explain_certificate(machine.certificate_expires)}")
     return 0
 
 
@@ -100,6 +109,14 @@ def _explain_reboot(report: schema.RebootReport) -> str:
     by = f" by {output.printable(report.by)}" if report.by else ""
     remedy = f"; {output.printable(report.remedy)}" if report.remedy else f" (its reboot was asked for{by})"
     return output.printable(report.reason) + remedy
+
+
+def _explain_certificate(expires_s: float) -> str:
+    state = "has" if expires_s < time.time() else "will have"
+    return (
+        f"{state} no valid certificate from {render_moment(expires_s)} on: it has not been renewed; the journal of its "
+        "fleetd says why (journalctl -u fleet)"
+    )
 
 
 def _explain_cordon(cordon: schema.Cordon, id_: str) -> str:

@@ -105,8 +105,8 @@ class Cordon(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class Machine(msgspec.Struct, frozen=True, omit_defaults=True):
     """A machine. All but id, address and metadata are additions to CoreOS fleet's API: `mode` (leaving, parked),
-    `cordon`, `drain`, `reboot` (the phase of its reboot, as in RebootReport) and `rebootRequired` (why it wants to be
-    rebooted)."""
+    `cordon`, `drain`, `reboot` (the phase of its reboot, as in RebootReport), `rebootRequired` (why it wants to be
+    rebooted) and `certificateExpires` (when its certificate expires, a Unix time; not there if it has none)."""
 
     id: str = ""
     primary_ip: str = msgspec.field(name="primaryIP", default="")
@@ -116,6 +116,7 @@ class Machine(msgspec.Struct, frozen=True, omit_defaults=True):
     drain: Drain | None = None
     reboot: str = ""
     reboot_required: str = msgspec.field(name="rebootRequired", default="")
+    certificate_expires: int = msgspec.field(name="certificateExpires", default=0)
 
 
 class MachinePage(msgspec.Struct, frozen=True, omit_defaults=True):

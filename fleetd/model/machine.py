@@ -61,7 +61,8 @@ class Machine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="format
     fleetd is older, and does not say); a restart of fleetd is none. `configured` are the settings of the cluster that
     its fleet.conf has, by name: they count where the store has none, mostly while this machine leads. `host_keys` are
     the public keys of its SSH server, as `KIND BASE64`; () if none are known. `https` is where it serves the API over
-    https, as `HOST:PORT`, or `:PORT` on all its addresses; '' where it does not.
+    https, as `HOST:PORT`, or `:PORT` on all its addresses; '' where it does not. `certificate_expires_s` is the Unix
+    time at which its certificate expires, 0 if it has none.
     """
 
     id: str
@@ -80,6 +81,7 @@ class Machine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="format
     since: float = 0.0
     host_keys: tuple[str, ...] = ()
     https: str = ""
+    certificate_expires_s: float = 0.0
 
     @property
     def short_id(self) -> str:

@@ -29,6 +29,7 @@ from fleetd.config.config import Config, ConfigError, Notice, load_config
 from fleetd.model.decoding import UNREADABLE
 from fleetd.model.machine import Capability, Machine
 from fleetd.process import deferred_parking, identity, log_format, sdnotify
+from fleetd.process.directories import runtime_directory
 from fleetd.process.host_keys import HostKeys
 from fleetd.process.journal_entry import JournalEntries
 from fleetd.process.node import HostEnvironment, Node
@@ -103,7 +104,8 @@ class Daemon:
         lock = claim_machine(runtime_directory(self.config))
         deferred_parking.cancel(runtime_directory(self.config))
         node = await open_node(self.config)
-        server = Server(node.api, peer_rights=await _find_peer_rights(self.config))
+        server = Server(node.api, peer_rights=await _find_peer_rights(self.config), trust=node.trust)
+        _watch_revocations(node, server)
         fleetlock = _serve_fleetlock(node)
         try:
             await server.start(
@@ -166,6 +168,9 @@ class Daemon:
             await node.close()
             node = await open_node(config, former_lease)
             server.api = node.api
+            if node.trust is not None:
+                server.trust = node.trust
+                _watch_revocations(node, server)
             if fleetlock is not None:
                 fleetlock.api = node.make_fleetlock()
             server.peer_rights = await _find_peer_rights(config)
@@ -177,6 +182,12 @@ class Daemon:
 
 def _listening(config: Config) -> tuple[object, ...]:
     return config.listen, config.insecure, config.metrics_listen, config.fleetlock_listen
+
+
+def _watch_revocations(node: Node, server: Server) -> None:
+    """Have connections end whose certificate is revoked."""
+    if node.trust is not None:
+        node.trust.on_revoked = lambda subject: server.close_revoked()
 
 
 def _serve_fleetlock(node: Node) -> Server | None:
@@ -224,7 +235,13 @@ async def open_node(config: Config, former_lease: int = 0) -> Node:
     )
     systemd = SystemdOverDBus(Path(config.units_directory), user=config.systemd_user)
     await systemd.connect()
-    return Node(config, InstrumentedStore(_open_store(config)), systemd, machine, environment, former_lease)
+    store = InstrumentedStore(_open_store(config))
+    trust = None
+    if any(address.tls for address in config.listen):
+        from fleetd.process.trusting import open_trust  # few machines serve https
+
+        trust = open_trust(config, machine, store, environment.find_address)
+    return Node(config, store, systemd, machine, environment, former_lease, trust)
 
 
 async def _find_peer_rights(config: Config) -> PeerRights:
@@ -238,11 +255,6 @@ async def _find_peer_rights(config: Config) -> PeerRights:
 def show_state(agent: Agent) -> None:
     """Print the agent's state as one line of JSON, in answer to SIGUSR1."""
     print(msgspec.json.encode(agent.describe()).decode(), flush=True)  # noqa: T201
-
-
-def runtime_directory(config: Config) -> Path:
-    """Return the directory of the ledger, which only a reboot empties."""
-    return Path(os.environ["XDG_RUNTIME_DIR"], "fleet") if config.systemd_user else Path("/run/fleet")
 
 
 def claim_machine(directory: Path) -> IO[str]:

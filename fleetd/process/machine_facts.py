@@ -1,6 +1,6 @@
 """What may change of this machine while fleetd runs, and is published then: its address, the host keys of its
-SSH server, whether it wants to be rebooted, the reboot that it was refused, and which member of the store's etcd runs
-on it.
+SSH server, when its certificate expires, whether it wants to be rebooted, the reboot that it was refused, and which
+member of the store's etcd runs on it.
 
 All of it is looked at when a heartbeat was answered, so that nothing wakes a machine at rest for it.
 """
@@ -21,7 +21,8 @@ log = logging.getLogger(__name__)
 class MachineFacts:
     """Follows the facts until `run` is cancelled. `find_address` returns the machine's address, '' if there is none at
     present; `find_host_keys` the public keys of its SSH server; `find_reboot_need` why it wants to be rebooted, '' if
-    it does not; `is_own_host` whether others reach this machine by that name or address."""
+    it does not; `find_certificate_end` when its certificate expires; `is_own_host` whether others reach this machine by
+    that name or address."""
 
     def __init__(
         self,
@@ -31,6 +32,7 @@ class MachineFacts:
         find_host_keys: Callable[[], tuple[str, ...]],
         find_reboot_need: Callable[[], str],
         find_refusal: Callable[[], RebootRefusal | None],
+        find_certificate_end: Callable[[], float],
         is_own_host: Callable[[str], Awaitable[bool]],
     ) -> None:
         self._membership = membership
@@ -38,6 +40,7 @@ class MachineFacts:
         self._find_host_keys = find_host_keys
         self._find_reboot_need = find_reboot_need
         self._find_refusal = find_refusal
+        self._find_certificate_end = find_certificate_end
         self._is_own_host = is_own_host
         self._woken = asyncio.Event()
         self._asked_s: float | None = None  # since when the store had been well when it was asked for its members
@@ -48,6 +51,7 @@ class MachineFacts:
             "reboot_required": machine.reboot_required,
             "reboot_refused": machine.reboot_refused,
             "etcd_member": machine.etcd_member,
+            "certificate_expires_s": machine.certificate_expires_s,
         }
 
     def wake(self) -> None:
@@ -77,6 +81,7 @@ class MachineFacts:
             "host_keys": self._find_host_keys(),
             "reboot_required": self._find_reboot_need(),
             "reboot_refused": self._find_refusal(),
+            "certificate_expires_s": self._find_certificate_end(),
         }
         address = self._find_address()
         found |= {"address": address} if address else {}

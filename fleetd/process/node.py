@@ -43,6 +43,7 @@ from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager
 if TYPE_CHECKING:
     from fleetd.api.fleetlock import FleetLock
     from fleetd.api.worker.server import WorkerApi
+    from fleetd.trust.keeper import TrustKeeper
 
 log = logging.getLogger(__name__)
 
@@ -99,8 +100,11 @@ class Node:
         machine: Machine,
         environment: HostEnvironment,
         former_lease: int = 0,
+        trust: "TrustKeeper | None" = None,
     ) -> None:
+        """`trust` keeps this machine's certificate, None for one that needs none."""
         self.config = config
+        self.trust = trust
         self._environment = environment
         self.store = store
         self.systemd = systemd
@@ -141,6 +145,7 @@ class Node:
             find_host_keys=environment.find_host_keys,
             find_reboot_need=environment.find_reboot_need,
             find_refusal=lambda: self.agent.reboot_refusal,
+            find_certificate_end=lambda: trust.expires_at_s if trust else 0.0,
             is_own_host=environment.is_own_host,
         )
         self.election = Election(
@@ -178,6 +183,7 @@ class Node:
             machine=lambda: self.membership.machine,
             offload=self._environment.offload,
             audit=self._environment.audit,
+            trust=self.trust,
             allowed_hosts={*config.allowed_hosts, config.public_ip.lower()},
             workers=self.workers,
         )
@@ -197,6 +203,7 @@ class Node:
     def start(self) -> None:
         """Start the parts."""
         optional = [self._facts.run(), *([] if self.config.disable_engine else [self._run_election()])]
+        optional += [self.trust.run()] if self.trust else []
         self._optional = [asyncio.create_task(part) for part in optional]
         self._tasks = [asyncio.create_task(part) for part in (self.membership.run(), self.agent.run())]
         self._tasks += self._optional
@@ -323,6 +330,7 @@ class Node:
 
     def _render_metrics(self) -> bytes:
         metrics.REGISTERED.set(self.membership.registered.is_set())
+        metrics.CERTIFICATE_EXPIRES.set(self.trust.expires_at_s if self.trust else 0.0)
         if self.election.term:
             self.election.term.show_metrics()
         else:

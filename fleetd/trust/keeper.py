@@ -176,7 +176,7 @@ class TrustKeeper:
     # The work.
 
     def open(self) -> None:
-        """Use what is on the disk, as far as it can be used. Raises OSError if the disk cannot be written."""
+        """Use what is on the disk, as far as it can be used."""
         self._learn(self._files.read_known())
         self._keys = self._key_files() or self._own_knowledge.keys
         if not self._known.authorities:
@@ -256,11 +256,13 @@ class TrustKeeper:
         """Know this from now on, also after a restart."""
         former, self._own_knowledge = self._own_knowledge, knowledge
         if self._trusted():
-            certificates = [each.certificate for each in self._trusted()]
-            self._contexts.trust(certificates)
-            self._files.write_authorities(certificates)
-        if former != knowledge:
-            self._files.write_known(knowledge)
+            self._contexts.trust([each.certificate for each in self._trusted()])
+        try:
+            self._files.write_authorities([each.certificate for each in self._trusted()])
+            if former != knowledge:
+                self._files.write_known(knowledge)
+        except OSError as error:
+            log.warning("cannot keep what this machine knows of certificates: %s", error)
         for each in knowledge.known.revocations:
             if each.before_s > self._revoked.get(each.subject, 0.0):
                 self._revoked[each.subject] = each.before_s
@@ -340,8 +342,8 @@ class TrustKeeper:
             is_linked=bool(cross_certificates(self._known.authorities, signer.certificate)),
             now_s=self._now(),
         )
-        if not reason and names != self._own_knowledge.names:
-            reason = "its names have changed"
+        if not reason and not set(names) <= set(self._own_knowledge.names):
+            reason = "it has another name"
         if not reason:
             return
         now_s = issue_time(self._wanted.subject, self._known.revocations, self._now())

@@ -51,7 +51,17 @@ async def test_the_document_describes_every_entity(document: Any) -> None:
     assert {name: sorted(schema.get("properties", {})) for name, schema in schemas.items()} == {
         "Cordon": ["at", "by", "why"],
         "Drain": ["at", "by", "deadline", "force", "withGlobals"],
-        "Machine": ["cordon", "drain", "id", "metadata", "mode", "primaryIP", "reboot", "rebootRequired"],
+        "Machine": [
+            "certificateExpires",
+            "cordon",
+            "drain",
+            "id",
+            "metadata",
+            "mode",
+            "primaryIP",
+            "reboot",
+            "rebootRequired",
+        ],
         "MachinePage": ["machines", "nextPageToken"],
         "MetadataEdit": ["op", "path", "value"],
         "MetadataEdits": [],

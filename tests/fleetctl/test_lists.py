@@ -1,6 +1,7 @@
 """list-units, list-unit-files, list-machines, forget-machine and cat: fields, order, alignment, errors."""
 
 import json
+import time
 
 import msgspec
 import pytest
@@ -113,6 +114,18 @@ def test_list_machines_shows_addresses_and_sorted_metadata(fleetctl: Fleetctl) -
         "MACHINE\t\tIP\t\tMETADATA\n11111111...\t10.0.0.1\tdisk=ssd,region=eu\n22222222...\t-\t\t-\n"
     )
     assert fleetctl("list-machines", "--full", "--fields=machine").stdout == f"MACHINE\n{'1' * 32}\n{'2' * 32}\n"
+
+
+def test_list_machines_warns_of_a_certificate_that_was_not_renewed(
+    fleetctl: Fleetctl, cluster: ScriptedCluster
+) -> None:
+    for left_s, state in [(10 * 86400, ""), (5 * 86400, "will have"), (-5, "has")]:
+        cluster.register(M1, msgspec.structs.replace(M2, certificate_expires_s=time.time() + left_s))
+        result = fleetctl("list-machines", "--fields=machine,certificate")
+        assert result.stderr.startswith(f"machine 22222222... {state} no valid certificate from 20" if state else "")
+        assert ("it has not been renewed" in result.stderr) is bool(state)
+        assert result.stdout.splitlines()[1].split() == ["11111111...", "-"]
+        assert "UTC" in result.stdout.splitlines()[2]
 
 
 def test_list_machines_warns_of_a_parked_machine_on_stderr(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
@@ -264,7 +277,7 @@ def test_list_unit_files_as_json_has_null_for_missing_values(fleetctl: Fleetctl,
 
 def test_list_machines_as_json_has_metadata_as_an_object(fleetctl: Fleetctl) -> None:
     rows = json.loads(fleetctl("list-machines", "--output=json").stdout)
-    nothing = dict.fromkeys(("mode", "cordon", "drain", "reboot", "reboot_required"))
+    nothing = dict.fromkeys(("mode", "cordon", "drain", "reboot", "reboot_required", "certificate"))
     assert rows == [
         {
             "machine": M1.id,

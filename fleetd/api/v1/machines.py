@@ -48,6 +48,7 @@ def describe_machine(machine: Machine, settings: MachineSettings | None, reboot:
         drain=describe_drain(drain) if drain else None,
         reboot=reboot,
         reboot_required=machine.reboot_required,
+        certificate_expires=int(machine.certificate_expires_s),
     )
 
 
