@@ -23,6 +23,7 @@ BLOCK_ATTEMPTS_HELP = (
 )
 # What completion knows as arguments.
 Completable = Literal[
+    "cluster-actions",
     "commands",
     "files",
     "folders",

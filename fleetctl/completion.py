@@ -192,6 +192,12 @@ def _rollout_actions(cursor: Cursor) -> Iterable[Candidate]:
     return () if cursor.arguments else [Candidate(action, meaning) for action, meaning in ACTIONS.items()]
 
 
+def _cluster_actions(cursor: Cursor) -> Iterable[Candidate]:
+    from fleetctl.commands.cluster import ACTIONS
+
+    return () if cursor.arguments else [Candidate(name, action.meaning) for name, action in ACTIONS.items()]
+
+
 def _machine_actions(cursor: Cursor) -> Iterable[Candidate]:
     from fleetctl.commands.machine import ACTIONS
 
@@ -252,6 +258,7 @@ def _unit_files(cursor: Cursor) -> Iterator[Candidate]:
 
 
 _ARGUMENTS: dict[Completable, Source] = {
+    "cluster-actions": _cluster_actions,
     "commands": _commands,
     "files": _files,
     "folders": lambda cursor: _files(cursor, lambda name: False),

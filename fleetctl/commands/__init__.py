@@ -8,6 +8,7 @@ SUMMARIES = {
     "__complete": "Complete a command line, for shells",
     "apply": "Make the units of a folder those of the cluster",
     "cat": "Print the unit file and the drop-ins of a unit in the cluster",
+    "cluster": "Set a cluster up, and show its servers",
     "cordon": "Keep new units off machines",
     "destroy": "Stop units and remove them from the cluster",
     "diff": "Show what applying a folder would change",

@@ -6,10 +6,24 @@ import click
 
 from fleetctl.actions import Action, run_action
 from fleetctl.command_line import flag, new_command
+from fleetctl.errors import CommandFailed
 from fleetctl.joining import make_token, remove_machines
 from fleetctl.settings import Settings
+from fleetctl.unit_locations import port_option
+
+
+def _add(settings: Settings, words: list[str], *, server: bool, address: str, package: str, ssh_port: int) -> int:
+    if len(words) != 1:
+        raise CommandFailed("machine add takes one machine: fleetctl machine add [USER@]HOST", status=2)
+    if not server:
+        raise CommandFailed("machine add adds only servers so far: give --server", status=2)
+    from fleetctl.cluster.add_server import add_server
+
+    return add_server(settings, words[0], address=address, package=package, port=ssh_port)
+
 
 ACTIONS: dict[str, Action] = {
+    "add": Action("make a machine part of the cluster, over SSH", _add, ("server", "address", "package", "ssh_port")),
     "token": Action("print a token with which a machine can join", make_token, ("machine_id",)),
     "remove": Action("remove machines; their certificates do not count any more", remove_machines, ("force",)),
 }
@@ -17,14 +31,26 @@ ACTIONS: dict[str, Action] = {
 
 @new_command(
     "machine",
-    usage="token [--machine-id=ID] | remove [--force] MACHINE...",
+    usage="add --server [--address=ADDRESS] [--package=FILE] [USER@]HOST | token [--machine-id=ID] | "
+    "remove [--force] MACHINE...",
     completes=("machine-actions", "machines"),
 )
+@flag("--server", text="with add: the machine holds the store, may lead, and has the keys of the cluster")
+@click.option("--address", default="", help="with add: its address for the other servers; '' is the one that SSH has")
+@click.option("--package", default="", metavar="FILE", help="with add: the Debian package of fleet to copy there")
 @click.option("--machine-id", default="", metavar="ID", help="with token: the only machine that may use it")
 @flag("--force", text="with remove: although units run there, which start elsewhere")
+@port_option()
 @click.argument("words", nargs=-1)
 def command(settings: Settings, words: tuple[str, ...], **options: Any) -> int:
     """Adds machines to the cluster, and removes them.
+
+    add makes a machine part of the cluster, over SSH: as root, or as a user whose sudo asks for no password. Root runs
+    it on a server. Fleet is installed from the package that is found here (fleet_VERSION_ARCHITECTURE.deb in this
+    folder, the home directory or the cache of apt), else from that machine's own repositories. Run again, it goes on
+    where it was interrupted. With --server, the machine gets an etcd with a copy of the store; if that fails, it is
+    taken out again. The number of those that vote stays odd: a second server waits for the third, since two that vote
+    stop when either fails.
 
     token prints a join token, with which one machine can join as a worker within an hour: `fleetd join
     https://SERVER:7443 TOKEN` there. The token says which authority the machine is to trust, and is a secret: who has
