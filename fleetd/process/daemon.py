@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import signal
+import socket
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -218,6 +219,7 @@ async def open_node(config: Config, former_lease: int = 0) -> Node:
         find_host_keys=HostKeys().find,
         find_reboot_need=identity.find_reboot_need,
         is_own_host=identity.is_own_host,
+        host_name=socket.gethostname(),
     )
     if unit and not (config.standalone or config.systemd_user):
         park_later = partial(deferred_parking.schedule, config, runtime, unit)
@@ -238,8 +240,9 @@ async def open_node(config: Config, former_lease: int = 0) -> Node:
     store = InstrumentedStore(_open_store(config))
     trust = None
     if any(address.tls for address in config.listen):
-        from fleetd.process.trusting import open_trust  # few machines serve https
+        from fleetd.process.trusting import find_served, open_trust  # few machines serve https
 
+        machine = msgspec.structs.replace(machine, https=find_served(config.listen))
         trust = open_trust(config, machine, store, environment.find_address)
     return Node(config, store, systemd, machine, environment, former_lease, trust)
 

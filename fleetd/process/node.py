@@ -70,7 +70,8 @@ class HostEnvironment(msgspec.Struct, frozen=True):
     supervise it. `park_later` has a process that outlives this one park the machine once the store answers
     (deferred_parking.py). `find_address` returns the current address, '' if there is none or it is not to be followed;
     `find_host_keys` the public keys of the machine's SSH server; `find_reboot_need` why the machine wants to be
-    rebooted, '' if it does not; `is_own_host` whether others reach this machine by that name or address. `unix_now` is
+    rebooted, '' if it does not; `is_own_host` whether others reach this machine by that name or address. `host_name` is
+    its own name, '' if it has none. `unix_now` is
     the wall clock in seconds; `new_id` returns a unique string. `audit` keeps the fields of an entry for each change
     through the API.
     """
@@ -82,6 +83,7 @@ class HostEnvironment(msgspec.Struct, frozen=True):
     find_host_keys: Callable[[], tuple[str, ...]] = lambda: ()
     find_reboot_need: Callable[[], str] = lambda: ""
     is_own_host: Callable[[str], Awaitable[bool]] = _is_elsewhere
+    host_name: str = ""
     unix_now: Callable[[], float] = time.time
     new_id: Callable[[], str] = lambda: uuid.uuid4().hex
     offload: Offload = asyncio.to_thread
@@ -184,7 +186,7 @@ class Node:
             offload=self._environment.offload,
             audit=self._environment.audit,
             trust=self.trust,
-            allowed_hosts={*config.allowed_hosts, config.public_ip.lower()},
+            allowed_hosts={*config.allowed_hosts, config.public_ip.lower(), self._environment.host_name.lower()},
             workers=self.workers,
         )
 

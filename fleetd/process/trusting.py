@@ -1,10 +1,11 @@
 """The certificates of this machine: which it needs, and where they are kept."""
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from fleetd import url
 from fleetd.config.config import Config
+from fleetd.config.options import Address
 from fleetd.model.certificate import SERVER, CertificateIdentity
 from fleetd.model.machine import Machine, is_address
 from fleetd.process.directories import trust_directory
@@ -30,6 +31,13 @@ def open_trust(config: Config, machine: Machine, store: Store, find_address: Cal
     )
     keeper.open()
     return keeper
+
+
+def find_served(addresses: Sequence[Address]) -> str:
+    """Where others reach the API over https, as `Machine.https` says it; '' if it is not served there. An address that
+    is on loopback is said only if there is no other."""
+    served = sorted((address for address in addresses if address.tls), key=lambda each: url.is_on_loopback(str(each)))
+    return str(served[0]).removeprefix("https://") if served else ""
 
 
 def refuse_store(config: Config) -> str:
