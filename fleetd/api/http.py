@@ -87,7 +87,8 @@ class Route(msgspec.Struct, frozen=True):
     """One method of one path. The handler gets the value of the parameter that the path may have (`/{machine}`), ''
     if it has none. It is called for those who have the permission `needs` for everything, or, `by_name`, for some
     units at least: then it checks itself for which. None: for everybody who may connect and is known, and `anonymous`
-    for clients over https without a certificate, too.
+    for clients over https without a certificate, too. Workers answer it only if it is `on_workers`: what they know of
+    the cluster is what concerns themselves.
 
     The OpenAPI description is made of the handler's docstring, the types of the body and of the answer (None: there is
     none, dict: any object, bytes: text), and `query`, a parameter that may be repeated.
@@ -102,6 +103,7 @@ class Route(msgspec.Struct, frozen=True):
     query: str = ""
     by_name: bool = False
     anonymous: bool = False
+    on_workers: bool = False
 
     @property
     def parameter(self) -> str:
@@ -133,10 +135,10 @@ def render_error(status: int, message: str, headers: tuple[tuple[str, str], ...]
     return Response(status, response.headers + headers, response.body)
 
 
-def to_api_error(error: ApiError | MalformedRecord | Unavailable) -> ApiError:
+def to_api_error(error: ApiError | MalformedRecord | Unavailable, no_store: str = NO_STORE) -> ApiError:
     """The error as the client sees it."""
     if isinstance(error, Unavailable):
-        return ApiError(503, f"{NO_STORE}: {error}")
+        return ApiError(503, f"{no_store}: {error}")
     if isinstance(error, NewerRecord):
         return ApiError(500, str(error))
     if isinstance(error, MalformedRecord):

@@ -4,9 +4,9 @@ import asyncio
 import posixpath
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Protocol
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 from fleetd import metrics
 from fleetd.aio import Offload
@@ -63,6 +63,8 @@ WORKERS = "/fleet/worker/"
 _ROOTS = ("/", schema.V1, schema.V1_ALPHA)
 _ALWAYS = (LEAVE, METRICS)  # answered even while the store is away or the machine is leaving
 
+NO_SERVER = "this machine is a worker, and cannot reach the servers of its cluster"
+
 Leave = Callable[[], Awaitable[schema.Leaving]]
 
 
@@ -82,7 +84,7 @@ class Api:
     names, in lower case, that clients over TCP may use. `allowed_usage` limits what the cluster may hold; `now` is a
     clock in seconds, `unix_now` the wall clock, `new_id` returns a unique word, and `machine` this machine. `audit`
     keeps the fields of an entry for each change. `trust` is the authority of the cluster, None where there is none.
-    `workers` answers workers (worker/server.py), None where they cannot come.
+    `workers` answers workers (worker/server.py), None where they cannot come. `servers` are those that a worker asks.
     `offload` runs long work in a thread.
     """
 
@@ -106,8 +108,11 @@ class Api:
         audit: Callable[[Mapping[str, str]], None] = lambda fields: None,
         trust: Trust | None = None,
         workers: WorkerHandler | None = None,
+        servers: Sequence[str] = (),
     ) -> None:
         self._registry = registry
+        self._servers = servers
+        self._no_store = NO_SERVER if servers else NO_STORE
         self._not_ready = not_ready
         self._trouble = trouble
         self._leave = leave
@@ -151,11 +156,11 @@ class Api:
             Route("GET", f"{v1}/units/{{unitName}}", units.get, view),
             Route("PUT", f"{v1}/units/{{unitName}}", units.put, operate, by_name=True),
             Route("DELETE", f"{v1}/units/{{unitName}}", units.delete, submit, by_name=True),
-            Route("GET", f"{v1}/state", states.get_all, view),
-            Route("GET", f"{v1}/state/{{unitName}}", states.get, view),
-            Route("GET", f"{v1}/machines", machines.get_all, view),
+            Route("GET", f"{v1}/state", states.get_all, view, on_workers=True),
+            Route("GET", f"{v1}/state/{{unitName}}", states.get, view, on_workers=True),
+            Route("GET", f"{v1}/machines", machines.get_all, view, on_workers=True),
             Route("PATCH", f"{v1}/machines", machines.patch, admin),
-            Route("GET", f"{v1}/discovery", self._get_discovery, view, answer=dict),
+            Route("GET", f"{v1}/discovery", self._get_discovery, view, answer=dict, on_workers=True),
             Route("GET", f"{v2}/units", reports.get_all, view, answer=found, query="name"),
             Route("GET", f"{v2}/units/{{unitName}}", Contents(self._registry).get, view, answer=schema.UnitContent),
             Route("GET", f"{v2}/units/{{unitName}}/move", moves.get, view, answer=schema.MoveReport),
@@ -170,7 +175,15 @@ class Api:
             Route("DELETE", f"{v2}/machines/{{machine}}", machines.delete, admin),
             Route("PUT", f"{v2}/machines/{{machine}}/cordon", cordons.put, operate, schema.CordonRequest),
             Route("DELETE", f"{v2}/machines/{{machine}}/cordon", cordons.delete, operate),
-            Route("GET", f"{v2}/machines/{{machine}}/drain", drains.get, view, answer=schema.DrainReport, query="unit"),
+            Route(
+                "GET",
+                f"{v2}/machines/{{machine}}/drain",
+                drains.get,
+                view,
+                answer=schema.DrainReport,
+                query="unit",
+                on_workers=True,
+            ),
             Route("PUT", f"{v2}/machines/{{machine}}/drain", drains.put, operate, schema.DrainRequest),
             Route("DELETE", f"{v2}/machines/{{machine}}/drain", drains.delete, operate),
             Route(
@@ -202,7 +215,15 @@ class Api:
             Route("GET", f"{v2}/authorities", joining.get_authorities, None, answer=schema.Authorities, anonymous=True),
             Route("POST", f"{v2}/join", joining.join, None, schema.JoinRequest, schema.JoinAnswer, anonymous=True),
             Route("POST", f"{v2}/renew", joining.renew, None, schema.RenewalRequest, schema.Renewal, anonymous=True),
-            Route("GET", f"{v2}/reboots", reboots.get_all, view, answer=schema.RebootReports, query="machine"),
+            Route(
+                "GET",
+                f"{v2}/reboots",
+                reboots.get_all,
+                view,
+                answer=schema.RebootReports,
+                query="machine",
+                on_workers=True,
+            ),
             Route("GET", f"{v2}/rollouts", rollouts.get_all, view, answer=schema.Rollouts, query="group"),
             Route("POST", f"{v2}/rollouts/{{group}}", rollouts.post, operate, schema.RolloutCommand, by_name=True),
             Route("POST", f"{v2}/plan", plans.post, view, schema.PlanRequest, schema.Plan),
@@ -210,11 +231,11 @@ class Api:
             Route("PATCH", f"{v2}/settings", settings.patch, admin, schema.SettingChanges),
             Route("POST", f"{v2}/login", logins.post, view, schema.LoginRequest, schema.Login),
             Route("POST", f"{v2}/revocations", logins.revoke, admin, schema.RevocationRequest, by_name=True),
-            Route("GET", f"{v2}/whoami", self._get_whoami, None, answer=schema.WhoAmI),
-            Route("POST", LEAVE, self._post_leave, admin, answer=schema.Leaving),
-            Route("GET", OPENAPI, self._get_openapi, view, answer=dict),
-            Route("GET", HEALTH, self._get_health, view, answer=dict),
-            Route("GET", METRICS, self._get_metrics, view, answer=bytes),
+            Route("GET", f"{v2}/whoami", self._get_whoami, None, answer=schema.WhoAmI, on_workers=True),
+            Route("POST", LEAVE, self._post_leave, admin, answer=schema.Leaving, on_workers=True),
+            Route("GET", OPENAPI, self._get_openapi, view, answer=dict, on_workers=True),
+            Route("GET", HEALTH, self._get_health, view, answer=dict, on_workers=True),
+            Route("GET", METRICS, self._get_metrics, view, answer=bytes, on_workers=True),
         )
 
     async def handle(self, request: Request) -> Response | StreamedResponse:
@@ -224,7 +245,7 @@ class Api:
                 return await self._workers.handle(request)  # no browser has the certificate of a machine
             response = await self._answer(request)
         except (ApiError, MalformedRecord, Unavailable) as error:
-            refusal = to_api_error(error)
+            refusal = to_api_error(error, self._no_store)
             response = render_error(refusal.status, str(refusal), refusal.headers)
         if request.method == "HEAD":
             length = ("Content-Length", str(len(response.body)))
@@ -239,7 +260,7 @@ class Api:
             check_caller(request, self._allowed_hosts)
             self._check_certificate(request)
         if (reason := self._not_ready()) and request.path not in _ALWAYS:
-            raise ApiError(503, f"{NO_STORE}: {reason}")
+            raise ApiError(503, f"{self._no_store}: {reason}")
         if not _is_text(request):
             raise ApiError(400, "path and query must be percent-encoded UTF-8")
         if (clean := _clean_path(request.path)) != request.path:
@@ -249,6 +270,8 @@ class Api:
         route = routes.get("GET" if request.method == "HEAD" else request.method)
         if route is None:
             raise _refuse_method(request.path, list(routes))
+        if self._servers and not route.on_workers:
+            raise _refuse_on_worker(self._servers)
         if not request.metrics_only:
             _check_permission(request, route)
         if _has_to_be_json(request, route):
@@ -306,7 +329,7 @@ class Api:
         """Tell whether this fleetd and its store answer."""
         await self._registry.store.revision()
         if trouble := self._trouble():
-            raise ApiError(503, f"{NO_STORE}: {trouble}")
+            raise ApiError(503, f"{self._no_store}: {trouble}")
         return render_json({})
 
     async def _get_metrics(self, _: Request, __: str) -> Response:
@@ -327,6 +350,15 @@ def _check_permission(request: Request, route: Route) -> None:
     if route.needs is None or (route.by_name and request.actor.rights.allow(route.needs)):
         return
     request.check_permission(route.needs)
+
+
+def _refuse_on_worker(servers: Sequence[str]) -> ApiError:
+    """The error for a request that only servers answer."""
+    return ApiError(
+        403,
+        "this machine is a worker: it shows its own units and changes nothing; ask a server: fleetctl "
+        f"--endpoint={servers[0]}, or --tunnel={urlsplit(servers[0]).hostname}",
+    )
 
 
 def _refuse_method(path: str, methods: list[str]) -> ApiError:

@@ -36,6 +36,8 @@ class Config(msgspec.Struct, frozen=True):
     of the cluster that are not the defaults, as text, by name; `roles` what groups of this machine may do, by name."""
 
     verbosity: int
+    role: str
+    servers: tuple[str, ...]
     etcd_servers: tuple[str, ...]
     insecure_etcd: bool
     etcd_username: str
@@ -72,6 +74,16 @@ class Config(msgspec.Struct, frozen=True):
     fleetlock_listen: tuple[Address, ...]
     of_cluster: dict[str, str]
     roles: dict[str, Rights]
+
+    @property
+    def is_worker(self) -> bool:
+        """True if this machine reaches the cluster's store through its servers alone."""
+        return self.role == "worker"
+
+    @property
+    def may_lead(self) -> bool:
+        """True if this machine may lead the cluster."""
+        return not (self.disable_engine or self.is_worker)
 
 
 _ROLE = "role."  # and the name of a group
@@ -157,6 +169,7 @@ def parse_config(
     fields["roles"] = {
         name.removeprefix(_ROLE): _parse_role(item) for name, item in given.items() if name.startswith(_ROLE)
     }
+    _check_role(fields, given)
     _check_certificate(fields, given)
     _check_etcd(fields, given)
     return Config(**fields), notices
@@ -179,6 +192,28 @@ def _parse_role(item: _Given) -> Rights:
         raise ConfigError(f"{item.origin}: {item.name}: {error}") from error
 
 
+def _check_role(fields: Mapping[str, Any], given: Mapping[str, _Given]) -> None:
+    """A worker needs servers, and none of what only servers have."""
+    if fields["role"] != "worker":
+        if fields["servers"]:
+            raise ConfigError(f"{given['servers'].origin}: servers has no effect without role=worker")
+        return
+    origin = given["role"].origin
+    if not fields["servers"]:
+        raise ConfigError(
+            f"{origin}: role=worker needs servers=https://HOST:PORT,…: fleetd join writes both when it takes this "
+            "machine into a cluster"
+        )
+    for name in ("standalone", "fleetlock_listen"):
+        if fields[name]:
+            raise ConfigError(f"{given[name].origin}: {name} is for servers, and this machine has role=worker")
+    if any(not address.path for address in fields["listen"]):
+        raise ConfigError(
+            f"{given['listen'].origin}: listen: a worker serves its API on unix sockets only; remove HOST:PORT, or use "
+            "a server's"
+        )
+
+
 def _check_certificate(fields: Mapping[str, Any], given: Mapping[str, _Given]) -> None:
     """A key without its certificate, or the reverse, would silently mean no client certificate."""
     pair = ("etcd_keyfile", "etcd_certfile")
@@ -189,7 +224,7 @@ def _check_certificate(fields: Mapping[str, Any], given: Mapping[str, _Given]) -
 
 def _check_etcd(fields: Mapping[str, Any], given: Mapping[str, _Given]) -> None:
     """Require encryption and authentication for etcd on other machines: who writes to it is root on every machine."""
-    if fields["standalone"]:
+    if fields["standalone"] or fields["role"] == "worker":
         return
     has_user = bool(fields["etcd_username"])
     for server in fields["etcd_servers"]:

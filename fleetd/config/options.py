@@ -14,9 +14,10 @@ import msgspec
 from fleetd.model.machine import is_address
 from fleetd.model.reboot_window import parse_reboot_windows
 from fleetd.model.timespan import LONGEST_S, parse_time_span
-from fleetd.url import without_user
+from fleetd.url import has_user, without_user
 
 VARIABLE_PREFIX = "FLEET_"
+ROLES = ("server", "worker")
 
 _TRUE = ("1", "t", "T", "TRUE", "true", "True")
 _FALSE = ("0", "f", "F", "FALSE", "false", "False")
@@ -113,6 +114,24 @@ def parse_servers(text: str) -> tuple[str, ...]:
         if not _is_http_url(server):
             shown = without_user(server)
             raise ValueError(f"{shown!r} is not the URL of an etcd server; write http://HOST:PORT or https://HOST:PORT")
+    return servers
+
+
+def parse_role(text: str) -> str:
+    """Parse the role of a machine."""
+    if text not in ROLES:
+        raise ValueError(f"{text!r} is neither server nor worker")
+    return text
+
+
+def parse_fleet_servers(text: str) -> tuple[str, ...]:
+    """Parse a comma-separated list of the https URLs of fleet servers, which may be empty."""
+    servers = tuple(item.strip().rstrip("/") for item in text.split(",") if item.strip())
+    for server in servers:
+        is_origin = _is_http_url(server) and server.startswith("https:") and server.count("/") == 2
+        if not is_origin or has_user(server):
+            shown = without_user(server)
+            raise ValueError(f"{shown!r} is not the URL of a fleet server; write https://HOST:PORT")
     return servers
 
 
@@ -222,6 +241,20 @@ RETIRED = {
 
 OPTIONS: tuple[ConfigOption, ...] = (
     ConfigOption("verbosity", parse_whole_number(0, 9), "0", "Above 0, fleetd logs debug messages, too."),
+    ConfigOption(
+        "role",
+        parse_role,
+        "server",
+        "What this machine is in its cluster: server or worker. A server reaches etcd, may lead, and serves the whole "
+        "API. A worker does not reach etcd: it asks servers, with a certificate that names it, for what concerns it.",
+    ),
+    ConfigOption(
+        "servers",
+        parse_fleet_servers,
+        "",
+        "With role=worker: the servers that it asks, one after the other if one fails, as a comma-separated list of "
+        "https://HOST:PORT.",
+    ),
     ConfigOption(
         "etcd_servers",
         parse_servers,

@@ -68,8 +68,8 @@ class Membership:
 
     `publish(lease)` writes the states of all units here on a lease. It is called before the machine's key is written,
     so that units that already run count from the start. `heard(revision)` is called with the store's revision at each
-    heartbeat. `former_lease` is one that this process held before a reload of its configuration. `unix_now` is the
-    wall clock.
+    heartbeat. `former_lease` is one that this process held before a reload of its configuration. A worker is known
+    by its certificate, and its record has the address that was recorded when it joined. `unix_now` is the wall clock.
     """
 
     def __init__(
@@ -83,6 +83,7 @@ class Membership:
         publish: Callable[[int], Awaitable[None]],
         heard: Callable[[int], None],
         former_lease: int = 0,
+        is_worker: bool = False,
         unix_now: Callable[[], float] = time.time,
     ) -> None:
         self.machine = machine
@@ -99,6 +100,8 @@ class Membership:
         self._publish = publish
         self._heard = heard
         self._former_lease = former_lease
+        self._is_worker = is_worker
+        self._no_store = "" if is_worker else "fleet server unable to communicate with etcd: "
         self._unix_now = unix_now
 
     @property
@@ -156,7 +159,7 @@ class Membership:
             except Duplicate as error:
                 self.refusal, pause_s = str(error), self.ttl_s
             except StoreError as error:
-                self.refusal, pause_s = f"fleet server unable to communicate with etcd: {error}", RETRY_S
+                self.refusal, pause_s = f"{self._no_store}{error}", RETRY_S
             if self.refusal != complaint:
                 complaint = self.refusal
                 log.error("cannot register this machine, retrying: %s", complaint)
@@ -206,7 +209,7 @@ class Membership:
         if not item.lease:
             return 0
         other = decode_machine(item)
-        same = (other.boot_id, other.address) == (self.machine.boot_id, self.machine.address)
+        same = other.boot_id == self.machine.boot_id and (self._is_worker or other.address == self.machine.address)
         if not (same or item.lease == self._former_lease):
             await self._wait_for_former_self(item, other)
         try:

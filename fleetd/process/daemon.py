@@ -21,6 +21,7 @@ import msgspec
 
 from fleetd import __version__
 from fleetd.agent.agent import Agent
+from fleetd.agent.ledger import Ledger
 from fleetd.aio import first_of
 from fleetd.api.connection_limits import ConnectionLimiter
 from fleetd.api.peer import PeerRights, resolve_groups
@@ -30,7 +31,7 @@ from fleetd.config.config import Config, ConfigError, Notice, load_config
 from fleetd.model.decoding import UNREADABLE
 from fleetd.model.machine import Capability, Machine
 from fleetd.process import deferred_parking, identity, log_format, sdnotify
-from fleetd.process.directories import runtime_directory
+from fleetd.process.directories import runtime_directory, trust_directory
 from fleetd.process.host_keys import HostKeys
 from fleetd.process.journal_entry import JournalEntries
 from fleetd.process.node import HostEnvironment, Node
@@ -204,7 +205,12 @@ def _serve_fleetlock(node: Node) -> Server | None:
 def check_config(config: Config) -> None:
     """Raise IdentityError or StoreError if a Node could not be opened with this configuration."""
     identity.read_machine_id()
-    _tls(config)
+    if config.is_worker:
+        from fleetd.process.worker_store import load_own_certificate
+
+        load_own_certificate(trust_directory(config))
+    else:
+        _tls(config)
 
 
 async def open_node(config: Config, former_lease: int = 0) -> Node:
@@ -231,7 +237,11 @@ async def open_node(config: Config, former_lease: int = 0) -> Node:
         metadata=config.metadata,
         version=__version__,
         boot_id=identity.read_boot_id(),
-        capabilities={"GRPC": False, "DISABLE_ENGINE": config.disable_engine, **dict.fromkeys(Capability, True)},
+        capabilities={
+            "GRPC": False,
+            "DISABLE_ENGINE": not config.may_lead,
+            **dict.fromkeys(Capability, True),
+        },
         configured=config.of_cluster,
         host_keys=environment.find_host_keys(),
     )
@@ -288,6 +298,11 @@ def unit_of_process(cgroups: str | None = None) -> str:
 
 
 def _open_store(config: Config) -> Store:
+    if config.is_worker:
+        from fleetd.process.worker_store import load_own_certificate, open_worker_store  # servers need no certificates
+
+        seen = Ledger(runtime_directory(config)).store
+        return open_worker_store(config, seen, load_own_certificate(trust_directory(config)))
     if config.standalone:
         from fleetd.store.embedded import EmbeddedStore  # here: clusters do not need SQLite in memory
 

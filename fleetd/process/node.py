@@ -139,6 +139,7 @@ class Node:
             publish=self.agent.publish_all,
             heard=self._heartbeat_answered,
             former_lease=former_lease,
+            is_worker=config.is_worker,
             unix_now=environment.unix_now,
         )
         self._facts = MachineFacts(
@@ -185,7 +186,8 @@ class Node:
             machine=lambda: self.membership.machine,
             offload=self._environment.offload,
             audit=self._environment.audit,
-            trust=self.trust,
+            trust=None if config.is_worker else self.trust,
+            servers=config.servers,
             allowed_hosts={*config.allowed_hosts, config.public_ip.lower(), self._environment.host_name.lower()},
             workers=self.workers,
         )
@@ -204,7 +206,7 @@ class Node:
 
     def start(self) -> None:
         """Start the parts."""
-        optional = [self._facts.run(), *([] if self.config.disable_engine else [self._run_election()])]
+        optional = [self._facts.run(), *([self._run_election()] if self.config.may_lead else [])]
         optional += [self.trust.run()] if self.trust else []
         self._optional = [asyncio.create_task(part) for part in optional]
         self._tasks = [asyncio.create_task(part) for part in (self.membership.run(), self.agent.run())]

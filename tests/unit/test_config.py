@@ -15,6 +15,7 @@ from fleetd.model.permission import parse_rights
 SAMPLE = Path(__file__).parents[2] / "contrib" / "fleet.conf"
 RETIRED = ("engine_reconcile_interval", "enable_grpc", "disable_watches", "verify_units", "authorized_keys_file")
 
+NO_SERVER = "is not the URL of a fleet server; write https://HOST:PORT"
 NO_ADDRESS = (
     "is not an address to listen on; write /PATH, HOST:PORT, [IPV6]:PORT or :PORT, or one of these after https://"
 )
@@ -39,6 +40,8 @@ def test_without_any_setting_the_defaults_hold_without_notes() -> None:
     assert notices() == []
     assert config() == Config(
         verbosity=0,
+        role="server",
+        servers=(),
         etcd_servers=("http://127.0.0.1:2379", "http://127.0.0.1:4001"),
         insecure_etcd=False,
         etcd_username="",
@@ -277,6 +280,11 @@ def test_a_valid_value_is_read(name: str, text: str, value: object) -> None:
             "'127.0.0.1:2379' is not the URL of an etcd server; write http://HOST:PORT or https://HOST:PORT",
         ),
         ("etcd_servers", "", "'' is not the URL of an etcd server; write http://HOST:PORT or https://HOST:PORT"),
+        ("role", "leader", "'leader' is neither server nor worker"),
+        ("servers", "m1:7443", f"'m1:7443' {NO_SERVER}"),
+        ("servers", "https://m1,http://m2", f"'http://m2' {NO_SERVER}"),
+        ("servers", "https://m1/fleet", f"'https://m1/fleet' {NO_SERVER}"),
+        ("servers", "https://ann:secret@m1", f"'https://m1' {NO_SERVER}"),
         ("listen", "49153", f"'49153' {NO_ADDRESS}"),
         ("listen", "a:70000", f"'a:70000' {NO_ADDRESS}"),
         ("listen", "https://a", f"'https://a' {NO_ADDRESS}"),
@@ -311,6 +319,30 @@ def test_metadata_without_an_equals_sign_is_ignored_and_noted() -> None:
     assert notices("metadata=a=b,junk") == [
         "fleet.conf:1: metadata: 'junk' is ignored: write metadata as key=value,key=value"
     ]
+
+
+WORKER = "role=worker\nservers=https://10.0.0.1:7443, https://[fd00::2]:7443/,\n"
+
+
+def test_a_worker_knows_its_servers_and_needs_no_etcd() -> None:
+    found = config(WORKER + "etcd_servers=http://10.0.0.1:2379\nlisten=/run/a.sock")
+    assert (found.is_worker, found.servers) == (True, ("https://10.0.0.1:7443", "https://[fd00::2]:7443"))
+    assert not config().is_worker
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("role=worker", "fleet.conf:1: role=worker needs servers=https://HOST:PORT"),
+        ("servers=https://m1", "fleet.conf:1: servers has no effect without role=worker"),
+        (WORKER + "standalone=true", "fleet.conf:3: standalone is for servers"),
+        (WORKER + "fleetlock_listen=:1", "fleet.conf:3: fleetlock_listen is for servers"),
+        (WORKER + "listen=/run/a.sock,:80", "fleet.conf:3: listen: a worker serves its API on unix sockets only"),
+    ],
+)
+def test_options_that_do_not_fit_the_role_are_refused(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        config(text)
 
 
 @pytest.mark.covers("5.3.4")
