@@ -12,6 +12,7 @@ import msgspec
 
 from fleetd.model.certificate import Authority
 from fleetd.trust import x509
+from fleetd.trust.renewal import Renewal, ask_servers
 
 
 def _make_authority(
@@ -45,12 +46,22 @@ def _inspect(certificate: str, authorities: Sequence[str], request: str) -> tupl
     return x509.describe(certificate), signers[0]
 
 
+def _renew(servers: Sequence[str], key: str, certificate: str, authorities: Sequence[str]) -> Renewal:
+    """The next certificate of a worker. Raises ValueError."""
+    _, request = x509.make_request(key)
+    found = ask_servers(servers, certificate, request, authorities)
+    if not x509.has_key_of(request, found.certificate):
+        raise ValueError("the server has made a certificate of another key")
+    return found
+
+
 VERBS: Mapping[str, Callable[..., object]] = {
     "make-authority": _make_authority,
     "make-request": x509.make_request,
     "sign": _sign,
     "issue": _issue,
     "inspect": _inspect,
+    "renew": _renew,
 }
 
 

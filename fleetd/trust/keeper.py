@@ -310,7 +310,8 @@ class TrustKeeper:
             if in_files:
                 self._files.forget_key(number)
             if by:
-                raise CannotSign("another authority was made at the same time; see fleetctl cluster status")
+                raise CannotSign("another authority was made at the same time")
+            return record
         log.warning("made authority %d of the cluster", number)
         return record
 
