@@ -11,7 +11,8 @@ import os
 import re
 import signal
 import socket
-from collections.abc import Mapping, Sequence
+import ssl
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -247,14 +248,18 @@ async def open_node(config: Config, former_lease: int = 0) -> Node:
     )
     systemd = SystemdOverDBus(Path(config.units_directory), user=config.systemd_user)
     await systemd.connect()
-    store = InstrumentedStore(_open_store(config))
-    trust = None
+    trust = worker_trust = None
+    if config.is_worker:
+        from fleetd.process.worker_store import open_worker_trust
+
+        worker_trust = open_worker_trust(config, trust_directory(config))
+    store = InstrumentedStore(_open_store(config, worker_trust.client_context if worker_trust else None))
     if any(address.tls for address in config.listen):
         from fleetd.process.trusting import find_served, open_trust  # few machines serve https
 
         machine = msgspec.structs.replace(machine, https=find_served(config.listen))
         trust = open_trust(config, machine, store, environment.find_address)
-    return Node(config, store, systemd, machine, environment, former_lease, trust)
+    return Node(config, store, systemd, machine, environment, former_lease, trust, worker_trust)
 
 
 async def _find_peer_rights(config: Config) -> PeerRights:
@@ -297,12 +302,13 @@ def unit_of_process(cgroups: str | None = None) -> str:
     return names[-1] if names else OWN_UNIT
 
 
-def _open_store(config: Config) -> Store:
+def _open_store(config: Config, context: Callable[[], ssl.SSLContext] | None = None) -> Store:
+    """The store. `context` is the TLS of a worker's connections to servers, None: that of its files."""
     if config.is_worker:
         from fleetd.process.worker_store import load_own_certificate, open_worker_store  # servers need no certificates
 
         seen = Ledger(runtime_directory(config)).store
-        return open_worker_store(config, seen, load_own_certificate(trust_directory(config)))
+        return open_worker_store(config, seen, context or load_own_certificate(trust_directory(config)))
     if config.standalone:
         from fleetd.store.embedded import EmbeddedStore  # here: clusters do not need SQLite in memory
 

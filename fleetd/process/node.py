@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from fleetd.api.fleetlock import FleetLock
     from fleetd.api.worker.server import WorkerApi
     from fleetd.trust.keeper import TrustKeeper
+    from fleetd.trust.worker import WorkerTrust
 
 log = logging.getLogger(__name__)
 
@@ -103,10 +104,12 @@ class Node:
         environment: HostEnvironment,
         former_lease: int = 0,
         trust: "TrustKeeper | None" = None,
+        worker_trust: "WorkerTrust | None" = None,
     ) -> None:
-        """`trust` keeps this machine's certificate, None for one that needs none."""
+        """`trust` keeps the certificate of a server, None for one that needs none; `worker_trust` that of a worker."""
         self.config = config
         self.trust = trust
+        self._own_trust = own_trust = trust or worker_trust
         self._environment = environment
         self.store = store
         self.systemd = systemd
@@ -148,7 +151,7 @@ class Node:
             find_host_keys=environment.find_host_keys,
             find_reboot_need=environment.find_reboot_need,
             find_refusal=lambda: self.agent.reboot_refusal,
-            find_certificate_end=lambda: trust.expires_at_s if trust else 0.0,
+            find_certificate_end=lambda: own_trust.expires_at_s if own_trust else 0.0,
             is_own_host=environment.is_own_host,
         )
         self.election = Election(
@@ -186,7 +189,7 @@ class Node:
             machine=lambda: self.membership.machine,
             offload=self._environment.offload,
             audit=self._environment.audit,
-            trust=None if config.is_worker else self.trust,
+            trust=self.trust,
             servers=config.servers,
             allowed_hosts={*config.allowed_hosts, config.public_ip.lower(), self._environment.host_name.lower()},
             workers=self.workers,
@@ -207,7 +210,7 @@ class Node:
     def start(self) -> None:
         """Start the parts."""
         optional = [self._facts.run(), *([self._run_election()] if self.config.may_lead else [])]
-        optional += [self.trust.run()] if self.trust else []
+        optional += [self._own_trust.run()] if self._own_trust else []
         self._optional = [asyncio.create_task(part) for part in optional]
         self._tasks = [asyncio.create_task(part) for part in (self.membership.run(), self.agent.run())]
         self._tasks += self._optional
@@ -334,7 +337,7 @@ class Node:
 
     def _render_metrics(self) -> bytes:
         metrics.REGISTERED.set(self.membership.registered.is_set())
-        metrics.CERTIFICATE_EXPIRES.set(self.trust.expires_at_s if self.trust else 0.0)
+        metrics.CERTIFICATE_EXPIRES.set(self._own_trust.expires_at_s if self._own_trust else 0.0)
         if self.election.term:
             self.election.term.show_metrics()
         else:

@@ -10,6 +10,7 @@ from fleetd.store.protocol import StoreError
 from fleetd.store.worker import WorkerStore
 from fleetd.trust.contexts import TlsContexts
 from fleetd.trust.files import TrustFiles
+from fleetd.trust.worker import WorkerTrust
 
 ANSWER_TIMEOUTS = 2  # a server that asks etcd gets as many timeouts of a request to etcd
 
@@ -38,3 +39,11 @@ def load_own_certificate(directory: Path) -> Callable[[], ssl.SSLContext]:
     except OSError as error:
         raise StoreError(f"cannot use the certificate of this machine ({files.certificate}): {error}") from error
     return lambda: contexts.client
+
+
+def open_worker_trust(config: Config, directory: Path) -> WorkerTrust:
+    """The keeper of this worker's certificate, as it is in the directory. Raises StoreError."""
+    load_own_certificate(directory)
+    keeper = WorkerTrust(TrustFiles(directory), config.servers)
+    keeper.open()
+    return keeper

@@ -27,7 +27,7 @@ class Answers:
 
 
 def ask(urls, authority):
-    key, request = x509.make_request()
+    _, request = x509.make_request()
     worker = CertificateIdentity("machine", "w1", "worker")
     certificate = x509.sign(authority.authority, request, uris(worker), now_s=time.time(), life_s=60)
     return asyncio.to_thread(ask_servers, urls, certificate, request, [authority.authority.certificate])
