@@ -37,6 +37,12 @@ def state_value(**fields: Any) -> bytes:
 async def make_store() -> EmbeddedStore:
     """A store with what is of OWN, of OTHER, and of the cluster."""
     store = EmbeddedStore(":memory:", offload=inline, cluster_id="c0ffee")
+    await fill(store)
+    return store
+
+
+async def fill(store: EmbeddedStore) -> None:
+    """Write these records."""
     prefix = KEYS.prefix
     secrets = [
         f"{prefix}units/{UNIT}",
@@ -59,7 +65,6 @@ async def make_store() -> EmbeddedStore:
     }
     await store.transact([], [Put(key, SECRET) for key in secrets])
     await store.transact([], [Put(key, value) for key, value in own.items()])
-    return store
 
 
 class Caller:
