@@ -15,7 +15,7 @@ import msgspec
 
 from fleetd import __version__
 from fleetd.api import schema
-from fleetd.config.config import Config, ConfigError, load_config
+from fleetd.config.config import DEFAULT_PATH, Config, ConfigError, load_config
 from fleetd.model.decoding import UNREADABLE
 from fleetd.process import log_format
 from fleetd.process.identity import name_process
@@ -66,8 +66,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "command",
         nargs="*",
-        metavar="version | leave",
-        help="print the version, or make this machine leave the cluster",
+        metavar="version | leave | join URL TOKEN",
+        help="print the version, make this machine leave the cluster, or make it a worker of that of the server at URL",
     )
     return parser
 
@@ -91,8 +91,12 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
 
         log_format.setup(0)
         return park(Path(arguments.command[1]))
+    if arguments.command[:1] == ["join"]:
+        from fleetd.process.join_command import run_join
+
+        return run_join(arguments.command[1:], arguments.config or DEFAULT_PATH, environ)
     if command not in ("", "leave"):
-        complain(f"unknown command {command!r}: use version, leave, or no arguments")
+        complain(f"unknown command {command!r}: use version, leave, join, or no arguments")
         parser.print_usage(sys.stderr)
         return 1
     overrides = parse_overrides(arguments)

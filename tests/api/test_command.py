@@ -49,7 +49,7 @@ def test_an_unknown_option_is_usage_and_status_2(capsys: pytest.CaptureFixture[s
 def test_an_unexpected_argument_is_usage_and_status_1(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments, {}) == 1
     error = capsys.readouterr().err
-    assert error.startswith(f"fleetd: unknown command '{' '.join(arguments)}': use version, leave, or no")
+    assert error.startswith(f"fleetd: unknown command '{' '.join(arguments)}': use version, leave, join,")
     assert "usage: fleetd " in error
 
 
