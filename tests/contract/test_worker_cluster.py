@@ -1,0 +1,222 @@
+"""A worker among servers as they are: https, certificates, permissions, and the records that they keep for it."""
+
+import asyncio
+import logging
+import ssl
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from contrib.testbed.etcd import free_port
+from fleetd.api.server import Server
+from fleetd.config.config import parse_config
+from fleetd.config.options import Address
+from fleetd.model.certificate import WORKER
+from fleetd.model.machine import Machine
+from fleetd.model.machine_identity import MachineIdentity
+from fleetd.model.unit import TargetState, Unit
+from fleetd.process.node import HostEnvironment, Node
+from fleetd.registry.records import MACHINES, UNITS
+from fleetd.registry.registry import Registry
+from fleetd.store.protocol import Put, Unavailable
+from fleetd.store.worker import Forbidden, WorkerStore
+from fleetd.testing.simulated_systemd import SimulatedSystemd
+from tests.api.served import LOOPBACK
+from tests.certificates import TestAuthority, TestTrust
+from tests.contract.test_worker_node import PATIENCE_S, STATE, UNIT, SharedStore, W
+
+SERVER = parse_config("agent_ttl=1s\nlisten=https://:7443", "the test", {}, {})[0]
+WORKER_CONFIG = parse_config("agent_ttl=1s\nrole=worker\nservers=https://a", "the test", {}, {})[0]
+RECORDED = MachineIdentity(WORKER, "192.0.2.7", {"zone": "a"}, ())
+
+
+class Cluster:
+    """Two servers, and a worker with a certificate."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.authority = TestAuthority(folder)
+        self.store = SharedStore(":memory:", cluster_id="c")
+        self.registry = Registry(self.store)
+        self.systemd = SimulatedSystemd()
+        self.trusts: dict[str, TestTrust] = {}
+        self.servers: dict[str, Server] = {}
+        self.nodes: dict[str, Node] = {}
+        self.urls: list[str] = []
+        self.stores: list[WorkerStore] = []
+
+    async def start(self) -> "Cluster":
+        await self.store.transact([], [self.registry.put(RECORDED, W)])
+        for name in "ac":
+            machine = Machine(id=name * 32, session=name, address="10.0.0.1")
+            environment = HostEnvironment(self.folder / name)
+            node = self.nodes[name] = Node(SERVER, self.store, SimulatedSystemd(), machine, environment)
+            address = Address(host=LOOPBACK, port=free_port(), tls=True)
+            self.trusts[name] = TestTrust(self.authority)
+            self.servers[name] = Server(node.api, trust=self.trusts[name])
+            await self.servers[name].start([address], insecure=False)
+            self.urls.append(f"https://{LOOPBACK}:{address.port}")
+            node.start()
+        self.worker = self.new_worker(self.authority.machine(W, WORKER))
+        await self.registry.write_unit(Unit("u.service", UNIT, TargetState.LAUNCHED), None)
+        await self.wait_for_key(STATE)
+        return self
+
+    def new_store(self, certificate: Path) -> WorkerStore:
+        context = self.authority.client_context(certificate)
+        store = WorkerStore(self.urls, lambda: context, request_timeout_s=1.0)
+        self.stores.append(store)
+        return store
+
+    def new_worker(self, certificate: Path) -> Node:
+        machine = Machine(id=W, session="w", address="10.0.0.9", metadata={"zone": "b", "gpu": "yes"}, boot_id="b")
+        environment = HostEnvironment(self.folder / "w")
+        node = self.nodes["w"] = Node(WORKER_CONFIG, self.new_store(certificate), self.systemd, machine, environment)
+        node.start()
+        return node
+
+    async def wait(self, holds: Callable[[], bool]) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            while not holds():  # noqa: ASYNC110 (no event says it)
+                await asyncio.sleep(0.02)
+
+    async def wait_for_key(self, key: str) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            while await self.store.get(key) is None:  # noqa: ASYNC110 (as above)
+                await asyncio.sleep(0.02)
+
+    async def stop(self) -> None:
+        for store in self.stores:
+            await store.close()
+        for node in self.nodes.values():
+            await node.close()
+        for server in self.servers.values():
+            await server.stop()
+        await self.store.end()
+
+
+@pytest.fixture
+async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
+    made = Cluster(tmp_path)
+    try:
+        yield await made.start()
+    finally:
+        await made.stop()
+
+
+async def test_a_worker_runs_its_units_and_says_nothing_of_itself_that_counts(cluster: Cluster) -> None:
+    record = (await cluster.registry.read(MACHINES))[W,]
+    assert (record.session, record.address, record.metadata) == ("w", "192.0.2.7", {"zone": "a"})
+    unit = (await cluster.registry.read(UNITS))["u.service",]
+    await cluster.registry.write_unit(msgspec.structs.replace(unit, target=TargetState.LOADED), unit)
+    await cluster.wait(lambda: not cluster.systemd.processes())
+
+
+async def test_a_worker_stays_registered_when_the_server_that_it_asks_leaves(cluster: Cluster) -> None:
+    lease = cluster.worker.membership.lease
+    for name in "ac":
+        await cluster.servers[name].stop()
+        await cluster.nodes[name].close()
+        await asyncio.sleep(2.5)
+        assert cluster.worker.membership.lease == lease
+        assert await cluster.store.get(STATE) is not None
+        if name == "a":
+            unit = (await cluster.registry.read(UNITS))["u.service",]
+            await cluster.registry.write_unit(msgspec.structs.replace(unit, target=TargetState.LOADED), unit)
+            await cluster.wait(lambda: not cluster.systemd.processes())
+            break
+
+
+async def test_a_worker_asks_only_for_what_is_its_own(cluster: Cluster) -> None:
+    store = cluster.new_store(cluster.authority.machine(W, WORKER))
+    keys = {item.key for item in (await store.range("/fleet/")).items}
+    assert keys
+    assert all(W in key or key in ("/fleet/cluster", "/fleet/history") for key in keys), keys
+    with pytest.raises(Forbidden, match="a worker reads only what is of its own machine"):
+        await store.get("/fleet/units/u.service")
+    with pytest.raises(Forbidden, match="may write only its own machine"):
+        await store.transact([], [Put("/fleet/history", b"x")])
+
+
+async def test_a_worker_that_starts_again_adopts_its_registration(cluster: Cluster) -> None:
+    lease, pids = cluster.worker.membership.lease, dict(cluster.systemd.processes())
+    await cluster.worker.close()
+    again = cluster.new_worker(cluster.authority.machine(W, WORKER))
+    await cluster.wait(again.membership.registered.is_set)
+    assert (again.membership.lease, dict(cluster.systemd.processes())) == (lease, pids)
+
+
+async def test_a_worker_at_rest_has_two_connections_and_asks_for_nothing_but_its_lease(cluster: Cluster) -> None:
+    await asyncio.sleep(1)
+    busy = cluster.servers["a"]
+    seen: list[str] = []
+    workers = cluster.nodes["a"].workers
+    assert workers is not None
+    handle = busy.api.handle
+
+    class Counting:
+        async def handle(self, request: object) -> object:
+            seen.append(request.path)  # type: ignore[attr-defined]
+            return await handle(request)  # type: ignore[arg-type]
+
+    busy.api = Counting()  # type: ignore[assignment]
+    await asyncio.sleep(3)
+    assert set(seen) <= {"/fleet/worker/v1/keep-alive"}, seen
+    assert len(seen) <= 11
+
+
+@pytest.mark.parametrize(
+    ("age_s", "said"),
+    [(7200.0, "it refuses this machine: .*expired"), (-3600.0, "")],
+    ids=["expired", "made-by-a-clock-that-is-an-hour-ahead"],
+)
+async def test_a_certificate_out_of_its_time_is_refused_in_words(cluster: Cluster, age_s: float, said: str) -> None:
+    store = cluster.new_store(cluster.authority.machine(W, WORKER, age_s=age_s))
+    if not said:
+        assert await store.cluster_id()
+        return
+    with pytest.raises(Unavailable, match=said):
+        await store.cluster_id()
+
+
+async def test_a_revoked_machine_is_told_so_and_keeps_its_units(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    before = dict(cluster.systemd.processes())
+    for name, trust in cluster.trusts.items():
+        trust.revoke(f"machine/{W}")
+        cluster.servers[name].close_revoked()
+    await cluster.wait(lambda: "it refuses this machine" in caplog.text)
+    await asyncio.sleep(2)
+    assert "revoked" in caplog.text
+    assert dict(cluster.systemd.processes()) == before
+    with pytest.raises(Unavailable, match=r"refuses this machine: .*revoked"):
+        await cluster.stores[0].cluster_id()
+
+
+async def test_a_certificate_of_another_cluster_gets_nothing(cluster: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    other = TestAuthority(tmp_path / "other")
+    for context in (other.client_context(other.machine(W, WORKER)), cluster.authority.client_context(other.machine(W))):
+        store = WorkerStore(cluster.urls, lambda context=context: context, request_timeout_s=1.0)  # type: ignore[misc]
+        with pytest.raises(Unavailable) as refused:
+            await store.cluster_id()
+        assert "certificate" in str(refused.value).lower() or "unknown ca" in str(refused.value).lower()
+        await store.close()
+
+
+async def test_a_server_cannot_be_played_by_a_worker(cluster: Cluster, tmp_path: Path) -> None:
+    """Its certificate does not serve."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cluster.authority.machine("x", WORKER))
+    server = await asyncio.start_server(lambda reader, writer: None, LOOPBACK, 0, ssl=context)
+    port = server.sockets[0].getsockname()[1]
+    own = cluster.authority.client_context(cluster.authority.machine(W, WORKER))
+    store = WorkerStore([f"https://{LOOPBACK}:{port}"], lambda: own, request_timeout_s=1.0)
+    with pytest.raises(Unavailable, match="unsuitable certificate purpose"):
+        await store.cluster_id()
+    await store.close()
+    server.close()
