@@ -11,7 +11,7 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
-from fleetctl.endpoint import Endpoint, choose_endpoint, tls_context
+from fleetctl.endpoint import Endpoint, choose_endpoint, own_paths, tls_context
 from fleetctl.errors import ClientError, CommandFailed, SshFailed
 from fleetctl.output import debug, printable
 from fleetctl.settings import Settings
@@ -36,6 +36,7 @@ _BATCH_UNITS = 128  # one transaction of the store, so that the answer comes wit
 _BATCH_BYTES = 1024 * 1024
 _PAGE_SIZE = 10_000
 _DAEMON_HERE = "is fleetd running here? See systemctl status fleet, or name another machine's API with --endpoint"
+_USERS_DAEMON = "is your own fleetd running? systemctl --user enable --now fleet.socket fleet.service starts it"
 _DAEMON_THERE = "is fleetd running there, with its API open on this port? --endpoint names another"
 _REMEDIES = {
     errno.ENOENT: ("no such socket", _DAEMON_HERE),
@@ -84,6 +85,7 @@ class Client:
         self._endpoint = endpoint.text
         self._timeout_s = timeout_s
         self._socket = endpoint.socket
+        self._is_users = endpoint.is_users
         self._transport = _open_transport(endpoint, timeout_s, tls, bastion)
         self._headers = {"User-Agent": f"fleetctl/{__version__}", "Accept": schema.JSON_TYPE}
 
@@ -403,9 +405,14 @@ class Client:
             text, remedy = error.verify_message, "--ca-file names the authority that signed its certificate"
         elif self._socket and isinstance(error, OSError) and error.errno in _REMEDIES:
             text, remedy = _REMEDIES[error.errno]
+            if self._is_users:
+                remedy = _USERS_DAEMON if error.errno == errno.ENOENT else "this is the socket of another user"
+            elif error.errno == errno.ENOENT and os.path.exists(own_paths().socket):
+                remedy = "your own fleetd is asked with --user"
         else:
             text = (error.strerror if isinstance(error, OSError) else "") or str(error) or type(error).__name__
-            remedy = _DAEMON_HERE if self._socket else _DAEMON_THERE
+            here = _USERS_DAEMON if self._is_users else _DAEMON_HERE
+            remedy = here if self._socket else _DAEMON_THERE
         return Unreachable(f"cannot reach fleetd at {self._endpoint}: {printable(text).lower()}; {remedy}")
 
 

@@ -1,5 +1,6 @@
 """Parses and validates --endpoint and the TLS files; connects to nothing."""
 
+import os
 from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -12,13 +13,15 @@ from fleetctl.settings import DEFAULT_ENDPOINT, Settings
 if TYPE_CHECKING:  # slow to import, and --help does not need it
     import ssl
 
+    from fleetd.model.user_instance import UserPaths
+
 _FORMS = "use unix:///PATH, http://HOST:PORT or https://HOST:PORT"
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """An address of the API, `text` as it was given: a unix socket's path, or a TCP host and port.
 
-    `login` is USER:PASSWORD or '', `path` what precedes /fleet/v1.
+    `login` is USER:PASSWORD or '', `path` what precedes /fleet/v1. `is_users`: it is that of the user's own fleetd.
     """
 
     text: str
@@ -28,6 +31,14 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     tls: bool = False
     login: str = ""
     path: str = ""
+    is_users: bool = False
+
+
+def own_paths() -> "UserPaths":
+    """Where the fleetd of the user who runs this has its files."""
+    from fleetd.model.user_instance import find_user_paths  # late: rarely needed
+
+    return find_user_paths(os.environ, os.getuid(), os.path.expanduser("~"))
 
 
 def parse_endpoint(text: str) -> Endpoint:
@@ -77,6 +88,11 @@ def choose_endpoint(settings: Settings) -> Endpoint:
             "address of fleetd's API with --endpoint"
         )
     _warn_of_ignored_options(settings)
+    if settings.user and settings.endpoint == DEFAULT_ENDPOINT:
+        if settings.tunnel:
+            _refuse("--user with --tunnel needs --endpoint=unix:///run/user/UID/fleet.sock, of your user id there")
+        socket = own_paths().socket
+        return Endpoint(text=f"unix://{socket}", socket=socket, is_users=True)
     first, *others = settings.endpoint.split(",")
     if others:
         output.warning(f"warning: multiple endpoints given, but only the first ({first}) is used")

@@ -9,7 +9,7 @@ import shlex
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ import msgspec
 
 from fleetctl import output, terminal
 from fleetctl.client import Client
+from fleetctl.endpoint import own_paths
 from fleetctl.errors import CommandFailed, SshFailed, failing_as
 from fleetctl.settings import HostKeyChecking, Settings
 from fleetctl.unit_locations import Location
@@ -70,7 +71,7 @@ class Remote:
             return self._run_at_terminal(place, argv)
         if self._is_here(place):
             try:
-                environment = {**os.environ, "SYSTEMD_PAGER": ""}
+                environment = {**self._environment, "SYSTEMD_PAGER": ""}
                 return subprocess.run(argv, stdin=subprocess.DEVNULL, env=environment, check=False).returncode
             except OSError as error:
                 raise CommandFailed(f"Error running local command: {error}", FAILED_STATUS) from error
@@ -144,7 +145,7 @@ class Remote:
         end = End(place, FAILED_STATUS, "the command ended unexpectedly")
         try:
             if self._is_here(place):
-                end = End(place, _run_here(command, stdout.feed, stderr.feed))
+                end = End(place, _run_here(command, self._environment, stdout.feed, stderr.feed))
             else:
                 with self.connect(place) as connection:
                     end = End(place, run_command(connection, command, stdout=stdout.feed, stderr=stderr.feed))
@@ -156,7 +157,13 @@ class Remote:
             emit(end)
 
     def _is_here(self, place: Location) -> bool:
-        return not self._always_ssh and place.machine == local_machine_id()
+        return not self._always_ssh and place.machine == local_machine_id(self._settings.user)
+
+    @property
+    def _environment(self) -> Mapping[str, str]:
+        """That of commands on this machine. Where nobody has logged in, as with su, systemctl --user would not find the
+        user's systemd."""
+        return {"XDG_RUNTIME_DIR": own_paths().runtime, **os.environ} if self._settings.user else os.environ
 
 
 class _Lines:
@@ -178,9 +185,14 @@ class _Lines:
             self.feed(b"\n")
 
 
-def _run_here(command: str, stdout: Callable[[bytes], None], stderr: Callable[[bytes], None]) -> int:
-    pipe = subprocess.PIPE
-    with subprocess.Popen(["/bin/sh", "-c", command], stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe) as process:
+def _run_here(
+    command: str,
+    environment: Mapping[str, str],
+    stdout: Callable[[bytes], None],
+    stderr: Callable[[bytes], None],
+) -> int:
+    pipe, argv = subprocess.PIPE, ["/bin/sh", "-c", command]
+    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, env=environment) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         errors = threading.Thread(target=_copy, args=(process.stderr.fileno(), stderr), daemon=True)
@@ -195,12 +207,22 @@ def _copy(source: int, sink: Callable[[bytes], None]) -> None:
         sink(data)
 
 
-def local_machine_id() -> str:
-    """The id of this machine, '' if it has none."""
+def local_machine_id(is_user: bool = False) -> str:
+    """The id of this machine, or that of the user's own fleetd; '' if it has none."""
     try:
-        return MACHINE_ID.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError):
+        machine_id = MACHINE_ID.read_text(encoding="ascii").strip()
+        if not is_user:
+            return machine_id
+        from fleetd.model.user_instance import user_machine_id  # late: rarely needed
+
+        return user_machine_id(machine_id, os.getuid())
+    except (OSError, ValueError):
         return ""
+
+
+def systemctl(settings: Settings) -> list[str]:
+    """The command that speaks to the systemd that runs the units."""
+    return ["systemctl", "--user"] if settings.user else ["systemctl"]
 
 
 def _in_order(events: Iterator[Line | End], places: Sequence[Location]) -> Iterator[tuple[End, list[Line]]]:

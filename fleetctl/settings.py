@@ -25,6 +25,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The value of every global option. Each field is an option of that name (`_` as `-`, the unit `_s` left out)."""
 
     endpoint: str = DEFAULT_ENDPOINT
+    user: bool = False
     driver: str = "API"
     request_timeout_s: float = 3.0
     ca_file: str = ""
@@ -45,6 +46,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 HELP = {
     "endpoint": "address of fleetd's API: unix:///PATH, http://HOST:PORT or https://HOST:PORT",
+    "user": "use your own fleetd (fleetd --user), and its units with systemctl --user and journalctl --user",
     "driver": "only API is supported",
     "request_timeout": "seconds to wait for the answer to one request",
     "ca_file": "CA certificates to check the API's certificate against (default: the system's)",

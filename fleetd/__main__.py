@@ -15,7 +15,7 @@ import msgspec
 
 from fleetd import __version__
 from fleetd.api import schema
-from fleetd.config.config import DEFAULT_PATH, Config, ConfigError, load_config
+from fleetd.config.config import DEFAULT_PATH, USER_FLAG, Config, ConfigError, load_config, own_paths
 from fleetd.model.decoding import UNREADABLE
 from fleetd.process import log_format
 from fleetd.process.identity import name_process
@@ -58,6 +58,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("-version", "--version", action="store_true", help="print the version")
     parser.add_argument("--standalone", action="store_true", help="run a cluster of one machine, without etcd")
     parser.add_argument(
+        "--user",
+        action="store_true",
+        help="run units under your own systemd, with your own configuration, state and socket",
+    )
+    parser.add_argument(
         "--listen", action="append", metavar="ADDRESS", help="serve the API at this address, too: PATH or HOST:PORT"
     )
     parser.add_argument(
@@ -75,6 +80,8 @@ def build_parser() -> argparse.ArgumentParser:
 def parse_overrides(arguments: argparse.Namespace) -> dict[str, str]:
     """Return the flags as options of the configuration."""
     overrides = {name: "true" for name in ("standalone", "insecure") if getattr(arguments, name)}
+    if arguments.user:
+        overrides[USER_FLAG] = "true"
     return {**overrides, "listen": ",".join(arguments.listen)} if arguments.listen else overrides
 
 
@@ -103,7 +110,7 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     try:
         config, notices = load_config(arguments.config, environ, overrides)
         if command == "leave":
-            return leave(local_socket(config))
+            return leave(local_socket(config, environ), config.systemd_user)
     except (ConfigError, _LeaveError) as error:
         complain(str(error))
         return 1
@@ -121,18 +128,21 @@ def complain(text: str) -> None:
     print(f"fleetd: {text}", file=sys.stderr)  # noqa: T201
 
 
-def local_socket(config: Config) -> str:
+def local_socket(config: Config, environ: Mapping[str, str]) -> str:
     """Return the path of the daemon's socket: the first unix socket it listens on, else the default one."""
-    return next((address.path for address in config.listen if address.path), DEFAULT_SOCKET)
+    default = own_paths(environ).socket if config.systemd_user else DEFAULT_SOCKET
+    return next((address.path for address in config.listen if address.path), default)
 
 
-def leave(path: str) -> int:
-    """Make this machine leave its cluster, and wait until it has. Returns the exit status. Raises _LeaveError."""
+def leave(path: str, is_user: bool = False) -> int:
+    """Make this machine leave its cluster, and wait until it has. `is_user`: that of a user. Returns the exit status.
+    Raises _LeaveError."""
+    systemctl = "systemctl --user" if is_user else "systemctl"
     shown: tuple[str, ...] | None = None
     while True:
         progress = _post_leave(path)
         if progress.left:
-            print("this machine has left the cluster; systemctl restart fleet.service makes it join again")  # noqa: T201
+            print(f"this machine has left the cluster; {systemctl} restart fleet.service makes it join again")  # noqa: T201
             return 0
         if progress.waiting_for != shown:
             shown = progress.waiting_for

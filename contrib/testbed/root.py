@@ -16,6 +16,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 OPAQUE = (
     "etc/systemd/system",
     "etc/systemd/network",
+    "etc/systemd/user",
     "etc/systemd/journald.conf.d",
     "etc/init.d",
     "etc/tmpfiles.d",
@@ -113,6 +114,7 @@ def install_fleet(root: Path, config: dict[str, str]) -> None:
     for name, target_wants in (("fleet.service", "multi-user.target.wants"), ("fleet.socket", "sockets.target.wants")):
         _write(system / name, (CHECKOUT / "units" / name).read_text())
         _link(system / target_wants / name, f"/etc/systemd/system/{name}")
+        _write(root / "etc/systemd/user" / name, (CHECKOUT / "units/user" / name).read_text())
     # The programs are in this checkout, perhaps below a home directory or /tmp. A private or protected /proc would hide
     # the machine's own boot id, which nspawn mounts there: a reboot would look like a restart of fleetd.
     settings = (

@@ -46,7 +46,8 @@ def command(
     places = places_of_all(reports)
     if not places:
         raise CommandFailed(explain_absence(reports[0], "running"))
-    named = [f"--unit={report.name}" for report in reports]
+    option = "--user-unit" if settings.user else "--unit"
+    named = [f"{option}={report.name}" for report in reports]
     argv = ["sudo"] * sudo + ["journalctl", *named, "--no-pager", "-n", str(lines), "--output", form]
     argv += ["-f"] * follow
     remote = Remote(settings, client, ssh_port)

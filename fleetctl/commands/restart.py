@@ -11,7 +11,7 @@ from fleetctl.command_line import BLOCK_ATTEMPTS_HELP, bound_s, missing_option, 
 from fleetctl.commands.start import wait_for
 from fleetctl.commands.submit import apply_creations, plan_creations, resolve_units
 from fleetctl.errors import CommandFailed, failing_as
-from fleetctl.remote import Remote
+from fleetctl.remote import Remote, systemctl
 from fleetctl.selection import expand_patterns, is_active
 from fleetctl.settings import Settings
 from fleetctl.unit_locations import Location, explain_absence, pick_place, places_of, remote_options
@@ -80,7 +80,8 @@ def _pick(report: schema.UnitReport, machine: str) -> Location:
 
 
 def _restart_on_one(settings: Settings, client: Client, port: int, name: str, place: Location) -> int:
-    argv = ["sh", "-c", _AS_ROOT, "systemctl", "restart", "--", name]
+    as_root = [] if settings.user else ["sh", "-c", _AS_ROOT]
+    argv = [*as_root, *systemctl(settings), "restart", "--", name]
     status = Remote(settings, client, port).run(place, argv)
     if status == 0:
         output.result(output.unit_line(name, "restarted", str(place)))

@@ -10,7 +10,7 @@ from fleetctl.client import open_client
 from fleetctl.command_line import new_command, unit_arguments
 from fleetctl.errors import CommandFailed
 from fleetctl.listing import JSON, Values, render_json
-from fleetctl.remote import Remote, show_in_order
+from fleetctl.remote import Remote, show_in_order, systemctl
 from fleetctl.selection import expand_patterns, find_all, is_no_template
 from fleetctl.settings import Settings
 from fleetctl.unit_locations import explain_absence, has_machine, pick_place, places_of, remote_options
@@ -64,7 +64,7 @@ def command(settings: Settings, units: tuple[str, ...], form: str, machine: str,
         if number:
             output.result("")
         [report] = find_all(client, [unit], "show", has_machine)
-        status = _show(remote, report, machine)
+        status = _show(settings, remote, report, machine)
         if status:
             return status
     return 0
@@ -80,11 +80,11 @@ def _rows(report: schema.UnitReport, machine: str) -> list[Row]:
     ]
 
 
-def _show(remote: Remote, report: schema.UnitReport, machine: str) -> int:
+def _show(settings: Settings, remote: Remote, report: schema.UnitReport, machine: str) -> int:
     places = places_of(report)
     if not places:
         raise CommandFailed(explain_absence(report, "loaded"))
-    argv = ["systemctl", "status", "-l", "--", report.name]
+    argv = [*systemctl(settings), "status", "-l", "--", report.name]
     if machine:
         return remote.run(pick_place(places, machine, report.name), argv)
     if len(places) == 1 and not report.is_global:

@@ -36,16 +36,18 @@ class Peer(msgspec.Struct, frozen=True):
 class PeerRights:
     """The rights of processes on this machine, by their groups."""
 
-    def __init__(self, by_group: Mapping[int, tuple[str, Rights]] | None = None) -> None:
-        """`by_group` are the names and the rights of groups by their ids."""
+    def __init__(self, by_group: Mapping[int, tuple[str, Rights]] | None = None, *, is_user: bool = False) -> None:
+        """`by_group` are the names and the rights of groups by their ids. `is_user`: this is the fleetd of a user,
+        whose sockets belong to a group that others may be in, too."""
         self._by_group = by_group or {}
+        self._is_user = is_user
 
     def find(self, peer: Peer, socket_group: int | None = None) -> tuple[Rights, tuple[str, ...]]:
-        """The rights of a peer, and the groups that give them. Root, fleetd's own user and the group of the socket's
-        file may do everything."""
+        """The rights of a peer, and the groups that give them. Root, fleetd's own user and, unless that is an ordinary
+        one, the group of the socket's file may do everything."""
         if peer.is_foreign:
             return NO_RIGHTS, ()
-        if peer.user in (0, os.geteuid()) or socket_group in peer.groups:
+        if peer.user in (0, os.geteuid()) or (socket_group in peer.groups and not self._is_user):
             return EVERY_RIGHT, ()
         given = [self._by_group[group] for group in sorted(peer.groups & self._by_group.keys())]
         rights = NO_RIGHTS
@@ -53,18 +55,37 @@ class PeerRights:
             rights |= each
         return rights, tuple(name for name, _ in given)
 
+    def describe_refusal(self, peer: Peer) -> str:
+        """What a process is told that may do nothing."""
+        if peer.is_foreign:
+            return (
+                "the API does not serve processes in containers (another PID or user namespace), whose users are not "
+                "those of this machine: run fleetctl on the machine itself, or use a TCP address"
+            )
+        if self._is_user:
+            return (
+                f"this is the fleetd of user {os.geteuid()}, and user {peer.user} is another: only that user and root "
+                "may use it, and groups that role.GROUP names in its fleet.conf"
+            )
+        groups = ", ".join(GROUP_RIGHTS)
+        return (
+            f"user {peer.user} is neither root nor in one of the groups {groups}: usermod -aG {ADMIN_GROUP} USER lets "
+            "a user do everything, the others let them see or operate (fleetd(8))"
+        )
 
-def resolve_groups(roles: Mapping[str, Rights]) -> tuple[PeerRights, list[str]]:
+
+def resolve_groups(roles: Mapping[str, Rights], is_user: bool = False) -> tuple[PeerRights, list[str]]:
     """Look up the groups that have rights: those that always have, and `roles`, by name. Returns those of `roles` that
-    this machine does not have, too. It asks the name service, which may take seconds."""
+    this machine does not have, too. `is_user`: this is the fleetd of a user, which the groups of the system's fleetd
+    have nothing to do with. It asks the name service, which may take seconds."""
     by_group: dict[int, tuple[str, Rights]] = {}
     missing = []
-    for name, rights in {**GROUP_RIGHTS, **roles}.items():
+    for name, rights in {**({} if is_user else GROUP_RIGHTS), **roles}.items():
         try:
             by_group[grp.getgrnam(name).gr_gid] = (name, rights)
         except KeyError:
             missing += [name] if name in roles else []
-    return PeerRights(by_group), missing
+    return PeerRights(by_group, is_user=is_user), missing
 
 
 def identify_peer(connection: Any) -> Peer:
@@ -89,20 +110,6 @@ def user_name(user: int) -> str:
         return pwd.getpwuid(user).pw_name
     except KeyError:
         return str(user)
-
-
-def describe_refusal(peer: Peer) -> str:
-    """What a process is told that may do nothing."""
-    if peer.is_foreign:
-        return (
-            "the API does not serve processes in containers (another PID or user namespace), whose users are not those "
-            "of this machine: run fleetctl on the machine itself, or use a TCP address"
-        )
-    groups = ", ".join(GROUP_RIGHTS)
-    return (
-        f"user {peer.user} is neither root nor in one of the groups {groups}: usermod -aG {ADMIN_GROUP} USER lets a "
-        "user do everything, the others let them see or operate (fleetd(8))"
-    )
 
 
 def _supplementary_groups(connection: Any, pid: int) -> Iterable[int]:

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from fleetd import __version__, aiohttp_import, metrics
 from fleetd.api.connection_limits import MAX_CONNECTIONS, OVERLOADED, RETRY_SOON, ConnectionLimiter, RequestBudget
 from fleetd.api.http import ApiError, Request, Response, StreamedResponse, render_error
-from fleetd.api.peer import Peer, PeerRights, describe_refusal, identify_peer, socket_group, user_name
+from fleetd.api.peer import Peer, PeerRights, identify_peer, socket_group, user_name
 from fleetd.api.schema import USER_HEADER
 from fleetd.api.sockets import ListenError, check_exposure, open_socket
 from fleetd.api.tls_clients import TlsClient, read_client
@@ -83,7 +83,7 @@ class _Connection(aiohttp_import.RequestHandler):
             rights, groups = self.listener.server.peer_rights.find(self.peer, socket_group(connection))
             self.actor = Actor(rights=rights, groups=groups)
             if not rights:
-                self._refuse(describe_refusal(self.peer))
+                self._refuse(self.listener.server.peer_rights.describe_refusal(self.peer))
                 return
             self.listener.admit(self, self.peer.user or None)
         elif transport.get_extra_info("ssl_object") is not None:

@@ -13,8 +13,10 @@ from fleetd import url
 from fleetd.config.options import OPTIONS, RETIRED, VARIABLE_PREFIX, Address, ConfigOption
 from fleetd.model.permission import Rights, parse_rights, refuse_group_name
 from fleetd.model.reboot_window import RebootWindow
+from fleetd.model.user_instance import UserPaths, find_user_paths, user_defaults
 
 DEFAULT_PATH = "/etc/fleet/fleet.conf"
+USER_FLAG = "systemd_user"  # fleetd --user sets this option
 
 
 class ConfigError(Exception):
@@ -112,8 +114,13 @@ def load_config(
 ) -> tuple[Config, list[Notice]]:
     """Read the file (None: `default_path`, if it exists), then variables, then flags; later ones take precedence.
 
-    `overrides` maps option names to values, as text. Raises ConfigError.
+    `overrides` maps option names to values, as text. With USER_FLAG among them, default path and defaults are those of
+    the user. Raises ConfigError.
     """
+    defaults: Mapping[str, str] = {}
+    if USER_FLAG in overrides:
+        paths = own_paths(environ)
+        default_path, defaults = f"{paths.config}/fleet.conf", user_defaults(paths)
     source = default_path if path is None else path
     if path is not None and os.path.isdir(path):
         raise ConfigError(f"Provided config {path} is a directory, not a file")
@@ -121,17 +128,23 @@ def load_config(
         with open(source, encoding="utf-8") as file:
             text = file.read()
             is_public = bool(os.fstat(file.fileno()).st_mode & stat.S_IROTH)
+            owner = os.fstat(file.fileno()).st_uid
     except FileNotFoundError as error:
         if path is not None:
             raise ConfigError(f"Unable to use config file {path}: {error.strerror}") from error
-        text, is_public = "", False
+        text, is_public, owner = "", False, 0
     except OSError as error:
         raise ConfigError(f"Unable to use config file {source}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"Unable to use config file {source}: byte {error.start} is not UTF-8") from error
     credential = _read_credential(environ)
-    config, notices = parse_config(text, source, environ, overrides, credential)
-    return config, notices + (_find_secrets(text, source) if is_public else [])
+    config, notices = parse_config(text, source, environ, overrides, credential, defaults)
+    return config, notices + (_find_secrets(text, source, owner) if is_public else [])
+
+
+def own_paths(environ: Mapping[str, str]) -> UserPaths:
+    """The paths of the user who runs this process."""
+    return find_user_paths(environ, os.getuid(), environ.get("HOME") or os.path.expanduser("~"))
 
 
 def parse_config(
@@ -140,8 +153,10 @@ def parse_config(
     environ: Mapping[str, str],
     overrides: Mapping[str, str],
     credential: "_Given | None" = None,
+    defaults: Mapping[str, str] | None = None,
 ) -> tuple[Config, list[Notice]]:
-    """Merge a file's text, a credential, variables and flags; later ones take precedence. Raises ConfigError."""
+    """Merge a file's text, a credential, variables and flags; later ones take precedence. `defaults` are those that
+    differ from OPTIONS. Raises ConfigError."""
     notices: list[Notice] = []
     given: dict[str, _Given] = {}
     sources = (
@@ -158,8 +173,12 @@ def parse_config(
         else:
             notices.append(Notice(item.origin, f"unknown option {item.name!r} is ignored"))
     fields: dict[str, Any] = {}
+    defaults = dict(defaults or {})
+    if given.keys() & {"etcd_servers", "servers"}:
+        defaults.pop("standalone", None)
     for option in OPTIONS:
-        item = given.get(option.name) or _Given(option.name, option.default, "default")
+        default = defaults.get(option.name, option.default)
+        item = given.get(option.name) or _Given(option.name, default, "default")
         fields[option.field] = _parse_value(option, item)
         if warning := option.warn(item.value):
             notices.append(Notice(item.origin, f"{option.name}: {warning}"))
@@ -262,14 +281,15 @@ def _read_credential(environ: Mapping[str, str]) -> _Given | None:
         raise ConfigError(f"Unable to use the credential {path}: {error}") from error
 
 
-def _find_secrets(text: str, source: str) -> list[Notice]:
-    """Warn of passwords in a configuration file that every local user can read."""
+def _find_secrets(text: str, source: str, owner: int) -> list[Notice]:
+    """Warn of passwords in a configuration file of this user that every local user can read."""
     told = [
         item
         for item in _read_file(text, source, [])
         if (item.name == "etcd_password" and item.value) or (item.name == "etcd_servers" and url.has_user(item.value))
     ]
-    remedy = f"every local user can read it: chown root:fleet {source}; chmod 640 {source}"
+    command = f"chmod 600 {source}" if owner else f"chown root:fleet {source}; chmod 640 {source}"
+    remedy = f"every local user can read it: {command}"
     return [Notice(item.origin, f"{item.name} holds a password, and {remedy}") for item in told]
 
 

@@ -31,6 +31,7 @@ from fleetd.api.sockets import ListenError, inherited_sockets
 from fleetd.config.config import Config, ConfigError, Notice, load_config
 from fleetd.model.decoding import UNREADABLE
 from fleetd.model.machine import Capability, Machine
+from fleetd.model.user_instance import user_boot_id, user_machine_id
 from fleetd.process import deferred_parking, identity, log_format, sdnotify
 from fleetd.process.directories import runtime_directory, trust_directory
 from fleetd.process.host_keys import HostKeys
@@ -104,7 +105,8 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._ended.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload.set)
-        lock = claim_machine(runtime_directory(self.config))
+        systemctl = "systemctl --user" if self.config.systemd_user else "systemctl"
+        lock = claim_machine(runtime_directory(self.config), systemctl)
         deferred_parking.cancel(runtime_directory(self.config))
         node = await open_node(self.config)
         server = Server(node.api, peer_rights=await _find_peer_rights(self.config), trust=node.trust)
@@ -205,7 +207,7 @@ def _serve_fleetlock(node: Node) -> Server | None:
 
 def check_config(config: Config) -> None:
     """Raise IdentityError or StoreError if a Node could not be opened with this configuration."""
-    identity.read_machine_id()
+    read_machine_id(config)
     if config.is_worker:
         from fleetd.process.worker_store import load_own_certificate
 
@@ -218,26 +220,36 @@ async def open_node(config: Config, former_lease: int = 0) -> Node:
     """Connect to systemd and make a Node. The store is not used yet."""
     unit = unit_of_process() if "INVOCATION_ID" in os.environ else ""
     runtime = runtime_directory(config)
+    boot_id = identity.read_boot_id()
+    machine_id = read_machine_id(config)
+    systemd = SystemdOverDBus(Path(config.units_directory), user=config.systemd_user)
+    await systemd.connect()
+    if config.systemd_user:
+        runtime /= "ledger"
+        boot_id = user_boot_id(boot_id, await systemd.started_us())
+        identity.begin_boot(runtime, boot_id)
     environment = HostEnvironment(
         runtime=runtime,
         own_unit=unit,
         audit=JournalEntries().write,
         find_address=identity.find_address if not config.public_ip else lambda: config.public_ip,
         find_host_keys=HostKeys().find,
-        find_reboot_need=identity.find_reboot_need,
-        is_own_host=identity.is_own_host,
         host_name=socket.gethostname(),
     )
+    if not config.systemd_user:  # a user can reboot no machine
+        environment = msgspec.structs.replace(
+            environment, find_reboot_need=identity.find_reboot_need, is_own_host=identity.is_own_host
+        )
     if unit and not (config.standalone or config.systemd_user):
         park_later = partial(deferred_parking.schedule, config, runtime, unit)
         environment = msgspec.structs.replace(environment, park_later=park_later)
     machine = Machine(
-        id=identity.read_machine_id(),
+        id=machine_id,
         session=environment.new_id(),
         address=environment.find_address(),
         metadata=config.metadata,
         version=__version__,
-        boot_id=identity.read_boot_id(),
+        boot_id=boot_id,
         capabilities={
             "GRPC": False,
             "DISABLE_ENGINE": not config.may_lead,
@@ -246,8 +258,6 @@ async def open_node(config: Config, former_lease: int = 0) -> Node:
         configured=config.of_cluster,
         host_keys=environment.find_host_keys(),
     )
-    systemd = SystemdOverDBus(Path(config.units_directory), user=config.systemd_user)
-    await systemd.connect()
     trust = worker_trust = None
     if config.is_worker:
         from fleetd.process.worker_store import open_worker_trust
@@ -264,7 +274,7 @@ async def open_node(config: Config, former_lease: int = 0) -> Node:
 
 async def _find_peer_rights(config: Config) -> PeerRights:
     """What local users may do. Groups are looked up here alone: the name service may take its time."""
-    found, missing = await asyncio.to_thread(resolve_groups, config.roles)
+    found, missing = await asyncio.to_thread(resolve_groups, config.roles, config.systemd_user)
     for name in missing:
         log.warning("role.%s has no effect: this machine has no such group; reload fleetd once it has", name)
     return found
@@ -275,8 +285,16 @@ def show_state(agent: Agent) -> None:
     print(msgspec.json.encode(agent.describe()).decode(), flush=True)  # noqa: T201
 
 
-def claim_machine(directory: Path) -> IO[str]:
-    """Lock this machine for this fleetd, until the returned file is closed. Raises AlreadyRunning and OSError."""
+def read_machine_id(config: Config) -> str:
+    """Return the id of this machine, or that of its user with systemd_user: fleetds that run beside each other never
+    share one. Raises IdentityError."""
+    machine_id = identity.read_machine_id()
+    return user_machine_id(machine_id, os.getuid()) if config.systemd_user else machine_id
+
+
+def claim_machine(directory: Path, systemctl: str = "systemctl") -> IO[str]:
+    """Lock this machine for this fleetd, until the returned file is closed. Raises AlreadyRunning, which says to ask
+    `systemctl`, and OSError."""
     directory.mkdir(parents=True, exist_ok=True)
     lock = (directory / "lock").open("a+")
     os.fchmod(lock.fileno(), 0o600)  # any user who can read it could lock it
@@ -287,7 +305,7 @@ def claim_machine(directory: Path) -> IO[str]:
         pid = lock.read().strip() or "unknown"
         lock.close()
         raise AlreadyRunning(
-            f"another fleetd (process {pid}) runs on this machine; see systemctl status fleet"
+            f"another fleetd (process {pid}) runs on this machine; see {systemctl} status fleet"
         ) from None
     lock.truncate(0)
     lock.write(f"{os.getpid()}\n")

@@ -3,6 +3,7 @@
 import asyncio
 import ipaddress
 import re
+import shutil
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
@@ -41,6 +42,18 @@ def read_machine_id(path: Path = MACHINE_ID_PATH) -> str:
 def read_boot_id(path: Path = BOOT_ID_PATH) -> str:
     """Return the kernel's id of this boot."""
     return path.read_text().strip()
+
+
+def begin_boot(directory: Path, boot_id: str) -> None:
+    """Empty a directory for what outlives fleetd but not the boot, unless this boot filled it. For where no reboot does
+    that: what a user's systemd ran ends with it, and the user's files may stay. Raises OSError."""
+    marker = directory / "boot"
+    if marker.exists() and marker.read_text() == boot_id:
+        return
+    if directory.exists():
+        shutil.rmtree(directory)
+    directory.mkdir(parents=True)
+    marker.write_text(boot_id)
 
 
 def find_address() -> str:

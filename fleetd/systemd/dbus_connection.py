@@ -22,6 +22,7 @@ MAX_CALLS_IN_FLIGHT = 64  # both libraries drop the connection when some 350 fil
 CALL_TIMEOUT_S = 25.0
 RETRY_FIRST_S = 0.1
 RETRY_LONGEST_S = 5.0
+JOIN_ATTEMPTS = 50
 
 SYSTEMD = "org.freedesktop.systemd1"
 MANAGER = f"{SYSTEMD}.Manager"
@@ -60,11 +61,13 @@ class RefusedBySystemd(ServiceManagerError):
         self.code = code
 
 
+class NotOnBus(ManagerUnavailable):
+    """The bus is there, and systemd is not on it."""
+
+
 def _error(request: str, destination: str, code: str, message: str) -> ServiceManagerError:
-    if code in NOBODY_THERE and destination == SYSTEMD:
-        return ManagerUnavailable(
-            f"{request}: systemd is not on the bus ({message}); to have it reconnect: kill -USR1 1"
-        )
+    if code in NOBODY_THERE and destination in (SYSTEMD, BUS):
+        return NotOnBus(f"{request}: systemd is not on the bus ({message}); to have it reconnect: kill -USR1 1")
     if code in _NO_ANSWER:
         return ManagerUnavailable(f"{request}: {message}")
     return RefusedBySystemd(request, code, message)
@@ -103,9 +106,10 @@ class SystemBus:
         self._library = importlib.import_module(chosen)
         self._open = importlib.import_module(f"{chosen}.aio").MessageBus
         self._address = address
+        self._is_user = user
         self._type = self._library.BusType.SESSION if user else self._library.BusType.SYSTEM
         self._name = "the user's bus" if user else "the system bus"
-        self._remedy = "check DBUS_SESSION_BUS_ADDRESS" if user else "see systemctl status dbus"
+        self._remedy = "check DBUS_SESSION_BUS_ADDRESS and XDG_RUNTIME_DIR" if user else "see systemctl status dbus"
         self._errors = tuple(
             getattr(self._library, name) for name in ("AuthError", "InvalidAddressError", "InvalidMessageError")
         )
@@ -121,7 +125,7 @@ class SystemBus:
 
     async def connect(self) -> None:
         """Connect unless connected, and reconnect from then on whenever the connection is lost."""
-        await self._connect()
+        await self._connect_first()
         if self._keeper is None:
             self._keeper = asyncio.create_task(self._keep_connected())
 
@@ -187,6 +191,16 @@ class SystemBus:
         interface, _, member = qualified.partition(".")
         body = await self.call(request, "Get", "ss", f"{SYSTEMD}.{interface}", member, path=path, interface=PROPERTIES)
         return body[0].value
+
+    async def _connect_first(self) -> None:
+        """A user's systemd joins the user's bus only after that has started, and this connection may start it."""
+        for _ in range(JOIN_ATTEMPTS if self._is_user else 0):
+            try:
+                await self._connect()
+                return
+            except NotOnBus:
+                await asyncio.sleep(RETRY_FIRST_S)
+        await self._connect()
 
     async def _connect(self) -> None:
         async with self._connecting:

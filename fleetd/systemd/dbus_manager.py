@@ -11,6 +11,7 @@ from typing import Any
 
 from msgspec import structs
 
+from fleetd.config.config import own_paths
 from fleetd.model.admission import name_taken
 from fleetd.model.content import DropIn
 from fleetd.model.job_result import REFUSED, SKIPPED
@@ -67,12 +68,14 @@ class SystemdOverDBus:
     def __init__(
         self, units_directory: Path = Path("/run/fleet/units"), *, user: bool = False, library: str | None = None
     ) -> None:
-        runtime = (
-            Path(os.environ.get("XDG_RUNTIME_DIR", "/run"), "systemd/user") if user else Path("/run/systemd/system")
-        )
+        runtime, address = Path("/run/systemd/system"), None
+        if user:
+            paths = own_paths(os.environ)
+            runtime = Path(paths.runtime, "systemd/user")
+            address = os.environ.get("DBUS_SESSION_BUS_ADDRESS") or f"unix:path={paths.bus}"
         self._files = UnitFiles(units_directory, runtime)
         self._user = user
-        self._bus = SystemBus(self._start_anew, self._note_signal, library=library, user=user)
+        self._bus = SystemBus(self._start_anew, self._note_signal, library=library, user=user, address=address)
         self._search_path: tuple[str, ...] | None = None
         self._by_path: dict[str, str] = {}  # D-Bus object → name, for units with files here
         self._changed: dict[str, None] = {}
@@ -422,6 +425,11 @@ class SystemdOverDBus:
             await asyncio.sleep(JOURNAL_LAG_S)
             log = await last_lines(name, user=self._user)
         return render_failure(ending, log)
+
+    async def started_us(self) -> int:
+        """When this systemd started, in microseconds since the boot; a daemon-reexec does not change it."""
+        what = "ask systemd since when it runs"
+        return int(await self._bus.get_one(MANAGER_PATH, "Manager.UserspaceTimestampMonotonic", what))
 
     async def machine_is_stopping(self) -> bool:
         state = await self._bus.get_one(MANAGER_PATH, "Manager.SystemState", "ask systemd for its state")

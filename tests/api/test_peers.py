@@ -152,6 +152,27 @@ def test_rights_are_those_of_all_groups_together(peer: Peer, rights: Any, groups
     assert RIGHTS.find(peer, 77) == (rights, groups)
 
 
+@only_root
+async def test_a_users_own_fleetd_serves_that_user_and_root_alone(fleet: Any, open_directory: Path) -> None:
+    rights = PeerRights({VIEWERS: ("friends", parse_rights("view"))}, is_user=True)
+    path = str(open_directory / "s")
+    async with serving(fleet.api, Address(path=path), peer_rights=rights):
+        os.chown(path, 0, OTHER_GROUP)  # the user's own group, which others may be in
+        refused = await asyncio.to_thread(as_user, path, get("/fleet/v1/units"))
+        assert code(refused) == 403
+        assert b"this is the fleetd of user 0, and user 65534 is another" in refused
+        assert code(await asyncio.to_thread(as_user, path, get("/fleet/v1/units"), VIEWERS)) == 200
+        root = Client(Address(path=path))
+        assert (await ask(root, "GET", "/fleet/v1/units"))[0].status == 200
+
+
+def test_the_groups_of_the_systems_fleetd_have_nothing_to_do_with_a_users() -> None:
+    rights, missing = resolve_groups({"root": parse_rights("view")}, is_user=True)
+    assert missing == []
+    assert rights.find(Peer(UNPRIVILEGED, frozenset({0, 1, 2}))) == (parse_rights("view"), ("root",))
+    assert rights.find(Peer(UNPRIVILEGED, frozenset(range(1, 1000)))) == (NO_RIGHTS, ())
+
+
 def test_groups_are_looked_up_by_name_and_missing_ones_named() -> None:
     rights, missing = resolve_groups({"daemon": parse_rights("operate:web-*"), "nobody-has-this": parse_rights("view")})
     assert missing == ["nobody-has-this"]

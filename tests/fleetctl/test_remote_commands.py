@@ -206,6 +206,30 @@ def test_a_unit_of_this_machine_needs_no_ssh(
     assert "paramiko" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "ran"),
+    [
+        (["status", "own"], "systemctl --user status -l -- own.service"),
+        (["journal", "own"], "journalctl --user-unit=own.service --no-pager -n 10 --output short"),
+        (
+            ["restart", f"--machine={local_machine_id(True)[:6]}", "everywhere"],
+            "systemctl --user restart -- everywhere",
+        ),
+    ],
+)
+def test_a_unit_of_ones_own_fleetd_here_is_asked_of_ones_own_systemd(
+    here: Callable[..., subprocess.CompletedProcess[str]], cluster: ScriptedCluster, arguments: list[str], ran: str
+) -> None:
+    own = Machine(local_machine_id(True), address="192.0.2.1")
+    cluster.register(own)
+    cluster.outcomes["own.service"] = ScriptedOutcome(machine=own)
+    cluster.outcomes["everywhere.service"] = ScriptedOutcome(machine=own)
+    cluster.add("own.service", target="launched")
+    cluster.add("everywhere.service", target="launched", text=GLOBAL)
+    done = here("--user", *arguments)
+    assert (done.returncode, done.stdout.startswith(ran)) == (3, True), (done.stdout, done.stderr)
+
+
 @pytest.mark.covers("3.8.41", "3.8.42", "10.2.2")
 def test_a_global_unit_on_this_machine_alone_has_a_heading(
     here: Callable[..., subprocess.CompletedProcess[str]],

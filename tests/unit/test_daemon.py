@@ -49,7 +49,8 @@ def test_without_systemd_on_the_bus_it_exits_with_one_line(tmp_path: Path) -> No
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
-        "CRITICAL cannot run: connect to the user's bus: no such file or directory; check DBUS_SESSION_BUS_ADDRESS\n"
+        "CRITICAL cannot run: connect to the user's bus: no such file or directory; check DBUS_SESSION_BUS_ADDRESS "
+        "and XDG_RUNTIME_DIR\n"
     )
     assert not (tmp_path / "s").exists()
 
