@@ -104,6 +104,14 @@ class Cluster:
             self.wait_ready()
         return machine
 
+    def add_bare_machine(self, config: Config | None = None) -> Machine:
+        """Add a machine on which fleet is installed, with this fleet.conf alone, and not started; boot it."""
+        machine = self._build({}, None)
+        root.write_config(machine.root, config or {})
+        root.disable_fleet(machine.root)
+        machine.boot()
+        return machine
+
     def machine(self, name_or_id: str) -> Machine:
         """A machine by its name, id, address, or the beginning of its id as lists show it."""
         for machine in self.machines:

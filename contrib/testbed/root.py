@@ -127,6 +127,12 @@ def install_fleet(root: Path, config: dict[str, str]) -> None:
     _write(system / "fleet.service.d/testbed.conf", "\n".join(("[Service]", *settings, "")))
 
 
+def disable_fleet(root: Path) -> None:
+    """Have the machine start fleet only when it is told to."""
+    for target_wants, name in (("multi-user.target.wants", "fleet.service"), ("sockets.target.wants", "fleet.socket")):
+        (root / "etc/systemd/system" / target_wants / name).unlink()
+
+
 def install_etcd(root: Path, name: str, client_url: str, members: Mapping[str, str]) -> None:
     """Have the machine run the member of this name of an etcd cluster, whose `members` are name → peer URL."""
     options = {
