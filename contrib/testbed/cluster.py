@@ -107,7 +107,7 @@ class Cluster:
     def add_bare_machine(self, config: Config | None = None) -> Machine:
         """Add a machine on which fleet is installed, with this fleet.conf alone, and not started; boot it."""
         machine = self._build({}, None)
-        root.write_config(machine.root, config or {})
+        root.write_config(machine.root, dict(config or {}))
         root.disable_fleet(machine.root)
         machine.boot()
         return machine

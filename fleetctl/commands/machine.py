@@ -61,6 +61,6 @@ def command(settings: Settings, words: tuple[str, ...], **options: Any) -> int:
     certificates do not count any more, their connections end within a second, and what the cluster knows of them is
     deleted. It is refused while units run there, unless --force is given: then they start elsewhere, whether or not
     they stop there, which is for a machine that is in other hands; drain any other before. A server leaves first
-    (`fleetd leave`), since it reaches etcd by itself.
+    (`fleetd leave`), since it reaches etcd by itself; --force then revokes its certificates.
     """
     return run_action("machine", ACTIONS, settings, words, options)

@@ -110,12 +110,20 @@ async def test_the_machine_that_is_asked_does_not_remove_itself(worker: Fleet, f
     )
 
 
-@pytest.mark.parametrize("force", [True, False])
-async def test_an_unknown_machine_is_refused(fleet: Fleet, force: bool) -> None:
-    assert await fleet.refused(REMOVE, {"force": force}) == (
+async def test_an_unknown_machine_is_refused_and_a_server_that_has_left_is_revoked_by_force(fleet: Fleet) -> None:
+    status, why = await fleet.refused(REMOVE, {})
+    assert (status, why.split(";")[0]) == (
         404,
         "unknown machine: give the full id of one that is or was in the cluster",
     )
+    assert (await fleet.ask(REMOVE, {"force": True})).status == 204
+    assert [each.subject for each in await revocations(fleet)] == [f"machine/{M1}"]
+
+
+@pytest.mark.parametrize("force", [True, False])
+async def test_what_is_no_machine_id_is_refused(fleet: Fleet, force: bool) -> None:
+    refused = await fleet.refused("POST /fleet/v2/machines/m1/remove", {"force": force})
+    assert refused == (400, "'m1' is no machine id, which has 32 hexadecimal digits")
 
 
 async def test_numbers_go_on_from_those_on_disk_which_a_restore_does_not_undo(worker: Fleet) -> None:

@@ -6,6 +6,7 @@ from fleetd.api import schema
 from fleetd.api.http import ApiError, Request, Response, parse_json
 from fleetd.api.trust import Trust
 from fleetd.model.certificate import MACHINE, CertificateIdentity, revoke
+from fleetd.model.join_token import refuse_machine_id
 from fleetd.model.machine import Machine, MachineMode
 from fleetd.model.machine_identity import MachineIdentity
 from fleetd.model.unit import UnitState
@@ -50,8 +51,14 @@ class Removals:
         reader = self._registry.at_one_revision()
         identity = (await reader.get_many(MACHINE_IDENTITIES, [(id_,)])).get((id_,))
         machine = (await reader.get_many(MACHINES, [(id_,)])).get((id_,))
-        if not identity and not await reader.known_machines([id_]):
-            raise ApiError(404, "unknown machine: give the full id of one that is or was in the cluster")
+        if refusal := refuse_machine_id(id_):
+            raise ApiError(400, refusal)
+        if not force and not identity and not await reader.known_machines([id_]):
+            raise ApiError(
+                404,
+                "unknown machine: give the full id of one that is or was in the cluster; --force revokes the "
+                "certificates of a server that has left",
+            )
         leader = (await reader.get_many(LEADER, [()])).get(())
         _check_left(machine, identity, leads=leader is not None and leader.machine == id_)
         if not force:
@@ -104,5 +111,5 @@ def _check_left(machine: Machine | None, identity: MachineIdentity | None, *, le
     raise ApiError(
         409,
         f"{what}: it reaches etcd by itself, and would be back at once. Run `fleetd leave` there; if it is in other "
-        "hands, cut it off, and remove it when list-machines does not show it any more",
+        "hands, cut it off. When list-machines does not show it any more, remove it with --force",
     )
