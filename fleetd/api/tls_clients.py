@@ -29,7 +29,8 @@ class TlsClient(msgspec.Struct, frozen=True):
             return 401, self.flaw or f"this needs a client certificate: {LOGIN}"
         subject = self.certificate.subject
         if is_revoked(self.certificate):
-            return 403, f"the certificate of {subject} was revoked; {LOGIN}"
+            remedy = "have it join again (fleetd join)" if self.certificate.kind == MACHINE else LOGIN
+            return 403, f"the certificate of {subject} was revoked; {remedy}"
         if now_s >= self.certificate.expires_at_s:
             remedy = "it has to be renewed" if self.certificate.kind == MACHINE else LOGIN
             return 401, (

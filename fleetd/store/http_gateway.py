@@ -378,4 +378,25 @@ def failures_named(timeout_s: float = 0) -> Iterator[None]:
     except TimeoutError as error:
         raise TimedOut(f"no answer for {timeout_s:g} s") from error
     except (aiohttp.ClientError, OSError) as error:
-        raise EndpointFailed(without_user(str(error)) or type(error).__name__) from error
+        raise EndpointFailed(_explain_tls(error) or without_user(str(error)) or type(error).__name__) from error
+
+
+_ALERTS = {  # what the other side says of this side's certificate, by OpenSSL's names
+    "ALERT_UNKNOWN_CA": "it does not know the authority that signed this machine's certificate",
+    "ALERT_CERTIFICATE_EXPIRED": "it says that this machine's certificate has expired",
+    "ALERT_CERTIFICATE_REVOKED": "it says that this machine's certificate was revoked",
+    "ALERT_CERTIFICATE_REQUIRED": "it requires a client certificate",
+}
+
+
+def _explain_tls(error: Exception) -> str:
+    """What is wrong with a certificate, '' if that is not why the connection failed."""
+    cause: object = error
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        cause = error.certificate_error
+    elif isinstance(error, aiohttp.ClientConnectorError):
+        cause = error.os_error
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return f"certificate verify failed: {cause.verify_message}"
+    reason = str(getattr(cause, "reason", "") or cause)
+    return next((words for alert, words in _ALERTS.items() if alert in reason), "")

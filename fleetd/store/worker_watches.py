@@ -108,7 +108,8 @@ class Watches:
             try:
                 await first_of(self._follow(tuple(self._watches), backoff), self._changed.wait())
             except StoreError as failure:
-                log.info("the watches of this machine ended, opening them again: %s", failure)
+                if backoff.is_first:
+                    log.info("the watches of this machine ended, opening them again: %s", failure)
                 if await self._gateway.closed_within(backoff.next_s()):
                     return
 
