@@ -28,6 +28,7 @@ from fleetctl.cluster.server_setup import (
     install_etcd,
     is_active,
     quiet_other_etcd,
+    read_authorities,
     read_authority,
     read_conf,
     start_etcd,
@@ -45,6 +46,7 @@ from fleetd.model.certificate import Authority
 T = TypeVar("T")
 COPYING_S = 120.0  # the longest wait for a new member's copy of the store
 REACH_S = 5.0
+CRASHES = 3  # of the new member's etcd, after which it is not waited for
 
 
 def add_server(settings: Settings, target: str, *, address: str, package: str, port: int) -> int:
@@ -52,8 +54,8 @@ def add_server(settings: Settings, target: str, *, address: str, package: str, p
     require_root("machine add --server")
     here = this_machine()
     etcd_authority = read_authority(here, layout.ETCD_CA, layout.ETCD_CA_KEY)
-    authority = read_authority(here, layout.AUTHORITY, layout.AUTHORITY_KEY)
-    if etcd_authority is None or authority is None or not here.has(layout.ETCD_YAML):
+    authorities = read_authorities(here)
+    if etcd_authority is None or not authorities or not here.has(layout.ETCD_YAML):
         raise CommandFailed(
             "this machine has no etcd that fleetctl has set up, so no server can be added from here: run fleetctl "
             "cluster init, or use a server of the cluster"
@@ -67,11 +69,9 @@ def add_server(settings: Settings, target: str, *, address: str, package: str, p
         tell(install_etcd(host))
         tell(quiet_other_etcd(host))
         check_ways(newcomer, ask_etcd(admin.members))
-        for each, certificate, key in (
-            (etcd_authority, layout.ETCD_CA, layout.ETCD_CA_KEY),
-            (authority, layout.AUTHORITY, layout.AUTHORITY_KEY),
-        ):
-            write_authority(host, each, certificate, key)
+        write_authority(host, etcd_authority, layout.ETCD_CA, layout.ETCD_CA_KEY)
+        for authority in authorities:
+            write_authority(host, authority, *layout.authority_files(authority.number))
         is_new = newcomer.member_of(ask_etcd(admin.members)) is None
         names = [newcomer.address, facts.hostname]
         write_etcd_certificate(host, etcd_authority, facts.machine, names, make=is_new)
@@ -179,8 +179,10 @@ def join_etcd(newcomer: Newcomer, admin: EtcdAdmin) -> None:
         learner = ask_etcd(lambda: admin.add_learner(newcomer.peer_url))
         try:
             copy_store(newcomer, admin)
-        except BaseException as failure:
-            undo(newcomer, admin, learner, failure)
+        except (CommandFailed, SshFailed) as failure:
+            raise CommandFailed(f"{failure}\n{undo(newcomer, admin, learner)}") from failure
+        except KeyboardInterrupt:
+            output.note(undo(newcomer, admin, learner))
             raise
         present = newcomer.member_of(ask_etcd(admin.members))
         assert present is not None
@@ -219,28 +221,32 @@ def copy_store(newcomer: Newcomer, admin: EtcdAdmin) -> None:
     own = admin_of(newcomer)
     deadline = time.monotonic() + COPYING_S
     while newcomer.member_of(ask_etcd(admin.members)) is None or own.applied_index() < wanted:
-        if time.monotonic() > deadline:
-            why = etcd_log(newcomer.host) or "its log says why: journalctl -u fleet-etcd.service"
-            raise CommandFailed(f"{newcomer.host.name}: its etcd has no copy of the store after {COPYING_S:g} s: {why}")
+        crashes = newcomer.host.try_to("systemctl", "show", "--value", "--property=NRestarts", "fleet-etcd.service")
+        has_crashed = int(crashes.output.strip() or 0) >= CRASHES
+        if has_crashed or time.monotonic() > deadline:
+            what = "crashes" if has_crashed else f"has no copy of the store after {COPYING_S:g} s"
+            why = etcd_log(newcomer.host) or "journalctl -u fleet-etcd.service says why there"
+            raise CommandFailed(f"{newcomer.host.name}: its etcd {what}: {why}")
         time.sleep(POLL_S)
 
 
-def undo(newcomer: Newcomer, admin: EtcdAdmin, learner: Member, failure: BaseException) -> None:
-    """Take the new member out of etcd again, and say so."""
-    output.error(str(failure) or "Interrupted")
+def undo(newcomer: Newcomer, admin: EtcdAdmin, learner: Member) -> str:
+    """Take the new member out of etcd again; returns what was done, in words."""
+    name = newcomer.host.name
     try:
         admin.remove(learner)
         members = admin.members()
     except EtcdFailed as error:
-        output.error(f"etcd still has the new member, which has no vote, and does no harm: {error}")
+        said = [f"etcd still has the new member, which has no vote and does no harm ({error})"]
     else:
-        output.note(f"Took the etcd of {newcomer.host.name} out again: {describe_members(members)}")
+        said = [f"Took the etcd of {name} out again: {describe_members(members)}"]
         if count_voters(members) % 2 == 0:
-            output.note("The store stops answering when one of them fails: add a third server soon")
+            said.append("The store stops answering when one of them fails: add a third server soon")
     try:
         newcomer.host.try_to("systemctl", "disable", "--now", "--quiet", "fleet-etcd.service")
     except SshFailed:
-        output.note(f"{newcomer.host.name} does not answer any more; the next attempt stops its etcd")
+        said.append(f"{name} does not answer any more; the next attempt stops its etcd")
+    return "\n".join(said)
 
 
 def admin_of(newcomer: Newcomer) -> EtcdAdmin:

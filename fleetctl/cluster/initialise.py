@@ -16,6 +16,7 @@ from fleetctl.cluster.server_setup import (
     install_etcd,
     is_active,
     quiet_other_etcd,
+    read_authorities,
     read_authority,
     read_conf,
     start_etcd,
@@ -98,12 +99,14 @@ def make_authorities(host: Host) -> bool:
     """Make the authority of the cluster and the one of etcd, if they are missing; returns whether one was made."""
     from fleetd.trust import x509
 
-    made = False
-    for certificate, key in ((layout.AUTHORITY, layout.AUTHORITY_KEY), (layout.ETCD_CA, layout.ETCD_CA_KEY)):
-        if read_authority(host, certificate, key) is None:
-            write_authority(host, x509.make_authority(1, time.time()), certificate, key)
-            made = True
-    return made
+    now_s = time.time()
+    has_authority = bool(read_authorities(host))
+    if not has_authority:
+        write_authority(host, x509.make_authority(1, now_s), *layout.authority_files(1))
+    has_etcd_ca = read_authority(host, layout.ETCD_CA, layout.ETCD_CA_KEY) is not None
+    if not has_etcd_ca:
+        write_authority(host, x509.make_authority(1, now_s), layout.ETCD_CA, layout.ETCD_CA_KEY)
+    return not (has_authority and has_etcd_ca)
 
 
 def local_admin(others: tuple[str, ...] = ()) -> EtcdAdmin:

@@ -13,7 +13,6 @@ ETCD_CERTIFICATE, ETCD_KEY = f"{ETCD_DIRECTORY}/etcd.pem", f"{ETCD_DIRECTORY}/et
 ETCD_DATA = "/var/lib/fleet/etcd"
 ETCD_PROGRAM = "/usr/bin/etcd"
 TRUST_DIRECTORY = "/var/lib/fleet/trust"
-AUTHORITY, AUTHORITY_KEY = f"{TRUST_DIRECTORY}/authority-1.pem", f"{TRUST_DIRECTORY}/authority-1.key"
 
 CLIENT_PORT, PEER_PORT, API_PORT = 2379, 2380, 7443
 LOCAL_ENDPOINT = f"https://127.0.0.1:{CLIENT_PORT}"
@@ -49,6 +48,11 @@ peer-transport-security:
   trusted-ca-file: {ca}
   client-cert-auth: true
 """
+
+
+def authority_files(number: int) -> tuple[str, str]:
+    """Where the certificate and the key of the cluster's authority of this number are."""
+    return f"{TRUST_DIRECTORY}/authority-{number}.pem", f"{TRUST_DIRECTORY}/authority-{number}.key"
 
 
 def url(address: str, port: int) -> str:

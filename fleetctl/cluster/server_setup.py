@@ -4,6 +4,7 @@ Each step may be repeated; it returns what it has done, in words, '' if there wa
 """
 
 import json
+import re
 import time
 from collections.abc import Iterable, Mapping
 
@@ -35,6 +36,9 @@ every = json.dumps({"key": "AA==", "range_end": "AA==", "count_only": True}).enc
 answer = urllib.request.urlopen(urllib.request.Request("http://127.0.0.1:2379/v3/kv/range", every), timeout=5)
 print(json.load(answer).get("count", 0))
 """
+
+
+_AUTHORITY = re.compile(r"authority-[0-9]{1,9}\.pem", re.ASCII)
 
 
 class FleetConf(msgspec.Struct, frozen=True):
@@ -117,14 +121,22 @@ def is_active(host: Host, unit: str) -> bool:
     return host.try_to("systemctl", "is-active", "--quiet", unit).status == 0
 
 
-def read_authority(host: Host, certificate_path: str, key_path: str) -> Authority | None:
+def read_authority(host: Host, certificate_path: str, key_path: str, number: int = 1) -> Authority | None:
     """An authority from its files, None if it is not there. Raises CommandFailed."""
     certificate, key = host.read(certificate_path), host.read(key_path)
     if certificate is None:
         return None
     if key is None:
         raise CommandFailed(f"{host.name}: {certificate_path} has no {key_path} beside it: restore that from a backup")
-    return Authority(1, certificate, key)
+    return Authority(number, certificate, key)
+
+
+def read_authorities(host: Host) -> list[Authority]:
+    """The authorities of the cluster whose keys are on the machine. Raises CommandFailed."""
+    listed = host.try_to("ls", layout.TRUST_DIRECTORY).output.split()
+    numbers = sorted(int(name[len("authority-") : -len(".pem")]) for name in listed if _AUTHORITY.fullmatch(name))
+    found = (read_authority(host, *layout.authority_files(number), number) for number in numbers)
+    return [authority for authority in found if authority is not None]
 
 
 def write_authority(host: Host, authority: Authority, certificate_path: str, key_path: str) -> None:
@@ -162,6 +174,7 @@ def start_etcd(host: Host) -> None:
     """Enable and start fleet-etcd.service. Raises CommandFailed with the end of its log if it does not run."""
     host.run("systemctl", "daemon-reload", doing="reload systemd")
     host.run("systemctl", "enable", "--quiet", "fleet-etcd.service", doing="enable fleet-etcd.service")
+    host.try_to("systemctl", "reset-failed", "fleet-etcd.service")  # and forget how often it was restarted
     done = host.try_to("systemctl", "restart", "fleet-etcd.service")
     if done.status:
         raise CommandFailed(f"{host.name}: fleet-etcd.service does not start: {etcd_log(host) or done.last_words}")

@@ -67,7 +67,7 @@ def test_the_package_installs_runs_upgrades_in_place_and_goes_while_a_unit_keeps
     machine.cut_network()
 
     said = install(machine, package)
-    assert "Set etcd_servers= in /etc/fleet/fleet.conf" in said
+    assert "For a new cluster: fleetctl cluster init" in said
     assert machine.run(["fleetd", "--version"]).stdout.strip().endswith(__version__)
     enabled = machine.run(["systemctl", "is-enabled", "fleet.socket", "fleet.service"]).stdout.split()
     assert enabled == ["enabled", "enabled"]
@@ -105,6 +105,95 @@ def test_the_package_installs_runs_upgrades_in_place_and_goes_while_a_unit_keeps
     write_config(machine.root, {"standalone": "true"})
     install(machine, package, "--option=Dpkg::Options::=--force-confold")
     assert machine.run(["fleetctl", "list-machines", "--no-legend", "--full"]).stdout.startswith(machine.id)
+
+
+@pytest.mark.xdist_group("test_package")
+def test_three_bare_machines_are_a_cluster_in_the_five_commands_of_the_readme(
+    new_cluster: Callable[..., Cluster], package: Path
+) -> None:
+    cluster = new_cluster(machines=3, fleetd=False, ssh=True, etcd_members=0)
+    a, b, c = cluster.machines
+    for machine in cluster.machines:
+        machine.run(["mount", "-t", "tmpfs", "none", str(CHECKOUT)])
+        machine.run(["rm", "-f", "/usr/sbin/policy-rc.d"])
+    prepare_administrator(cluster, a, package)
+    install, init, add_b, add_c, start = commands_of_the_readme(package)
+
+    said = sh(a, install).stdout
+    assert "For a new cluster: fleetctl cluster init" in said
+    said = sh(a, init).stdout
+    assert said.splitlines()[-2:] == [
+        "This machine is a server of the cluster: 1 server, of which none may fail",
+        "Next, from here: fleetctl machine add root@HOST --server",
+    ]
+    assert sh(a, init).stdout.splitlines() == said.splitlines()[-2:], "nothing is done twice"
+    assert a.run(["ss", "-Hltn", "sport = :2379"]).stdout.count(":2379") == 2, "loopback, and its address"
+
+    # A machine whose etcd fails takes nothing with it.
+    b.path("/root/etcd").write_text("#!/bin/sh\nexit 1\n")
+    b.run(["chmod", "755", "/root/etcd"])
+    b.run(["mount", "--bind", "/root/etcd", "/usr/bin/etcd"])
+    failed = sh(a, add_b, check=False)
+    assert (failed.returncode, "Traceback" in failed.stderr) == (1, False)
+    assert "b: its etcd crashes" in failed.stderr
+    assert "Took the etcd of b out again: 1 server, of which none may fail" in failed.stderr
+    assert sh(a, "fleetctl list-machines --no-legend --full").stdout.split()[0] == a.id
+    b.run(["umount", "/usr/bin/etcd"])
+
+    said = sh(a, add_b).stdout
+    assert "b is a server of the cluster: fleet runs there" in said
+    assert f"The etcd of {b.address} votes once there is a further server" in said
+    b.power_cut()
+    sh(a, "fleetctl submit units/hello.service")  # the second server has no vote: the store goes on without it
+    b.boot()
+    for machine in (b, c):
+        machine.run(["mount", "-t", "tmpfs", "none", str(CHECKOUT)], check=False)
+    said = sh(a, add_c).stdout
+    assert said.splitlines()[-1] == "The cluster has 3 servers, of which 1 may fail"
+    again = sh(a, add_c).stdout.splitlines()
+    assert again == ["c is a server of the cluster: fleet runs there", said.splitlines()[-1]]
+
+    sh(a, start)
+    for machine in cluster.machines:
+        listed = sh(machine, "fleetctl list-machines --no-legend --full --fields=machine").stdout.split()
+        assert sorted(listed) == sorted(each.id for each in cluster.machines)
+    a.power_cut()
+    cluster.wait_until("the unit runs elsewhere", lambda: runs_hello(b))
+    refused = sh(b, "fleetctl machine add root@c", check=False)
+    assert refused.returncode != 0
+
+
+def prepare_administrator(cluster: Cluster, machine: Machine, package: Path) -> None:
+    """Give root on this machine the package, a unit, and a key and the names of the other machines."""
+    shutil.copy(package, machine.path("/root") / package.name)
+    machine.path("/root/units").mkdir()
+    shutil.copy(CHECKOUT / "units/hello.service", machine.path("/root/units"))
+    key = machine.path("/root/.ssh/id_ed25519")
+    shutil.copy(cluster.ssh_key, key)
+    key.chmod(0o600)
+    with machine.path("/etc/hosts").open("a") as hosts:
+        for name, each in zip("abc", cluster.machines, strict=True):
+            hosts.write(f"{each.address} {name}\n")
+
+
+def commands_of_the_readme(package: Path) -> list[str]:
+    """The commands of its first screen, with the name that the package has here."""
+    block = re.search(r"```sh\n(apt install .*?)```", (CHECKOUT / "README.md").read_text(), re.DOTALL)
+    assert block is not None
+    commands = [line.partition("#")[0].strip() for line in block[1].splitlines()]
+    assert commands[0].startswith("apt install ./fleet_")
+    return [f"apt install ./{package.name}", *commands[1:]]
+
+
+def sh(machine: Machine, command: str, *, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run a command as root types it, who lets fleetctl record the keys of new hosts."""
+    exports = "export DEBIAN_FRONTEND=noninteractive FLEETCTL_STRICT_HOST_KEY_CHECKING=accept-new HOME=/root"
+    return machine.run(["sh", "-c", f"cd /root; {exports}; {command}"], timeout_s=APT_TIMEOUT_S, check=check)
+
+
+def runs_hello(machine: Machine) -> bool:
+    listed = sh(machine, "fleetctl list-units --no-legend --fields=unit,active", check=False)
+    return listed.stdout.split() == ["hello.service", "active"]
 
 
 def test_lintian_finds_no_errors_in_the_package(package: Path) -> None:
