@@ -132,6 +132,10 @@ class Client:
         """A new join token. Raises ApiError if the machine that is asked has no authority."""
         return self._ask("POST", f"{schema.V2}/machine-tokens", request, schema.MachineToken)
 
+    def rotate_authority(self) -> schema.NewAuthority:
+        """Have another authority of the cluster made. Raises ApiError if the machine that is asked cannot."""
+        return self._ask("POST", f"{schema.V2}/authorities", None, schema.NewAuthority)
+
     def remove_machine(self, id_: str, *, force: bool = False) -> None:
         """Remove a machine and revoke its certificates. Raises ApiError if it is unknown, or is in use."""
         body = msgspec.json.encode(schema.MachineRemoval(force))

@@ -18,12 +18,21 @@ def _init(_: Settings, words: list[str], *, address: str) -> int:
     return initialise(address)
 
 
+def _rotate_ca(settings: Settings, words: list[str]) -> int:
+    from fleetctl.cluster.rotation import rotate_authority
+
+    if words:
+        raise CommandFailed("cluster rotate-ca takes no arguments", status=2)
+    return rotate_authority(settings)
+
+
 ACTIONS = {
     "init": Action("make this machine the first server of a cluster", _init, ("address",)),
+    "rotate-ca": Action("replace the authority that signs the certificates of the cluster", _rotate_ca),
 }
 
 
-@new_command("cluster", usage="init [--address=ADDRESS]", completes=("cluster-actions",))
+@new_command("cluster", usage="init [--address=ADDRESS] | rotate-ca", completes=("cluster-actions",))
 @click.option("--address", default="", help="init: the address of this machine for the others (default: detected)")
 @click.argument("words", nargs=-1)
 def command(settings: Settings, words: tuple[str, ...], **options: Any) -> int:
@@ -31,5 +40,9 @@ def command(settings: Settings, words: tuple[str, ...], **options: Any) -> int:
     the authority of the cluster and the certificates of etcd, writes /etc/fleet/etcd.yaml and what fleet.conf needs,
     and starts fleet-etcd.service and fleet.service. It changes nothing that is there already, and goes on where it was
     interrupted. fleetctl machine add adds further machines.
+
+    rotate-ca has another authority made, whose certificates all machines then get by themselves. What the former one
+    has signed counts for 30 days more. It is for when a private key of the authority may be in other hands, as after
+    the removal of a server, or is lost.
     """
     return run_action("cluster", ACTIONS, settings, words, options)

@@ -87,8 +87,8 @@ class Route(msgspec.Struct, frozen=True):
     """One method of one path. The handler gets the value of the parameter that the path may have (`/{machine}`), ''
     if it has none. It is called for those who have the permission `needs` for everything, or, `by_name`, for some
     units at least: then it checks itself for which. None: for everybody who may connect and is known, and `anonymous`
-    for clients over https without a certificate, too. Workers answer it only if it is `on_workers`: what they know of
-    the cluster is what concerns themselves.
+    for clients over https without a certificate, too, and `for_servers` for those with that of a server. Workers answer
+    it only if it is `on_workers`: what they know of the cluster is what concerns themselves.
 
     The OpenAPI description is made of the handler's docstring, the types of the body and of the answer (None: there is
     none, dict: any object, bytes: text), and `query`, a parameter that may be repeated.
@@ -103,6 +103,7 @@ class Route(msgspec.Struct, frozen=True):
     query: str = ""
     by_name: bool = False
     anonymous: bool = False
+    for_servers: bool = False
     on_workers: bool = False
 
     @property

@@ -34,6 +34,31 @@ class Authorities(msgspec.Struct, frozen=True):
     fingerprint: str
 
 
+class NewAuthority(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The authority that signs from now on: its number, and the `fingerprint` of its certificate (SHA-256 of the DER).
+    What the former one has signed counts until `formerUntil` (a Unix time). `keyFile` is where its private key is on
+    the machine that was asked, if that is not in the store: the other servers fetch it from there."""
+
+    number: int
+    fingerprint: str
+    former_until: float = msgspec.field(name="formerUntil")
+    key_file: str = msgspec.field(name="keyFile", default="")
+
+
+class AuthorityKey(msgspec.Struct, frozen=True):
+    """An authority: its number, its certificate and its private key, both as PEM."""
+
+    number: int
+    certificate: str
+    key: str
+
+
+class AuthorityKeys(msgspec.Struct, frozen=True):
+    """The authorities whose private keys are in files of the machine that was asked. For its fellow servers alone."""
+
+    keys: tuple[AuthorityKey, ...]
+
+
 class JoinRequest(msgspec.Struct, frozen=True):
     """The body: the secret of a token, which is its last part, and a request for a certificate (PKCS #10, as PEM),
     whose key alone counts. `machine` is the machine's id; `address`, `metadata`, `hostKeys` (of its SSH server, each as

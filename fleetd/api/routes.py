@@ -47,7 +47,7 @@ from fleetd.api.v2.removals import Removals
 from fleetd.api.v2.reports import Reports
 from fleetd.api.v2.rollouts import Rollouts
 from fleetd.api.v2.settings import Settings
-from fleetd.model.certificate import MACHINE
+from fleetd.model.certificate import MACHINE, SERVER, CertificateIdentity
 from fleetd.model.machine import Machine
 from fleetd.model.permission import Permission
 from fleetd.model.quota import Usage
@@ -213,6 +213,8 @@ class Api:
                 schema.MachineToken,
             ),
             Route("GET", f"{v2}/authorities", joining.get_authorities, None, answer=schema.Authorities, anonymous=True),
+            Route("POST", f"{v2}/authorities", joining.post_authority, admin, answer=schema.NewAuthority),
+            Route("GET", f"{v2}/authority-keys", joining.get_keys, None, answer=schema.AuthorityKeys, for_servers=True),
             Route("POST", f"{v2}/join", joining.join, None, schema.JoinRequest, schema.JoinAnswer, anonymous=True),
             Route("POST", f"{v2}/renew", joining.renew, None, schema.RenewalRequest, schema.Renewal, anonymous=True),
             Route(
@@ -287,7 +289,7 @@ class Api:
         if not request.refusal[0] and (request.certificate is None or request.certificate.kind != MACHINE):
             return
         route = self._resources.get((request.path, None), {}).get(request.method)
-        if route is not None and route.anonymous:
+        if route is not None and (route.anonymous or (route.for_servers and _is_server(request.certificate))):
             return
         if request.certificate is None:
             raise ApiError(*request.refusal)
@@ -343,6 +345,10 @@ class Api:
         if not request.local:
             raise ApiError(403, "only the machine itself may ask for this: run `fleetd leave` there")
         return render_json(await self._leave())
+
+
+def _is_server(certificate: CertificateIdentity | None) -> bool:
+    return certificate is not None and certificate.role == SERVER
 
 
 def _check_permission(request: Request, route: Route) -> None:

@@ -28,11 +28,14 @@ from fleetd.api.cluster_schema import Setting as Setting
 from fleetd.api.cluster_schema import SettingChanges as SettingChanges
 from fleetd.api.cluster_schema import Settings as Settings
 from fleetd.api.join_schema import Authorities as Authorities
+from fleetd.api.join_schema import AuthorityKey as AuthorityKey
+from fleetd.api.join_schema import AuthorityKeys as AuthorityKeys
 from fleetd.api.join_schema import JoinAnswer as JoinAnswer
 from fleetd.api.join_schema import JoinRequest as JoinRequest
 from fleetd.api.join_schema import MachineRemoval as MachineRemoval
 from fleetd.api.join_schema import MachineToken as MachineToken
 from fleetd.api.join_schema import MachineTokenRequest as MachineTokenRequest
+from fleetd.api.join_schema import NewAuthority as NewAuthority
 from fleetd.api.join_schema import Renewal as Renewal
 from fleetd.api.join_schema import RenewalRequest as RenewalRequest
 from fleetd.api.login_schema import Login as Login

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from fleetd.model.certificate import CertificateIdentity, Revocation
+from fleetd.model.certificate import Authority, CertificateIdentity, Revocation, TrustedAuthority
 
 
 class Trust(Protocol):
@@ -39,3 +39,15 @@ class Trust(Protocol):
 
     def revocations(self) -> Sequence[Revocation]:
         """All that this server knows: a store that was restored may have lost some."""
+
+    async def rotate(self, by: str) -> TrustedAuthority:
+        """Make another authority, which signs from now on; it raises StoreError, too."""
+
+    def former_until(self, authority: TrustedAuthority) -> float:
+        """The Unix time until which what the authority before this one has signed counts."""
+
+    def key_file(self, authority: TrustedAuthority) -> str:
+        """The file with the private key of the authority on this machine, '' if the key is in the store."""
+
+    def keys_in_files(self) -> Sequence[Authority]:
+        """The authorities of the cluster whose private keys are in files here: for other servers alone."""

@@ -12,7 +12,7 @@ import msgspec
 
 from fleetd.model.certificate import Authority
 from fleetd.trust import x509
-from fleetd.trust.renewal import Renewal, ask_servers
+from fleetd.trust.renewal import Renewal, ask_servers, fetch_keys
 
 
 def _make_authority(
@@ -55,6 +55,14 @@ def _renew(servers: Sequence[str], key: str, certificate: str, authorities: Sequ
     return found
 
 
+def _fetch_keys(
+    servers: Sequence[str], own: tuple[str, str], authorities: Sequence[str], wanted: str
+) -> tuple[Authority, ...]:
+    """The keys that another server has, each of which fits its certificate. Raises ValueError."""
+    found = fetch_keys(servers, own, authorities, wanted)
+    return tuple(each for each in found if x509.is_key_of(each.key, each.certificate))
+
+
 VERBS: Mapping[str, Callable[..., object]] = {
     "make-authority": _make_authority,
     "make-request": x509.make_request,
@@ -62,6 +70,7 @@ VERBS: Mapping[str, Callable[..., object]] = {
     "issue": _issue,
     "inspect": _inspect,
     "renew": _renew,
+    "fetch-keys": _fetch_keys,
 }
 
 

@@ -43,6 +43,7 @@ from fleetd.trust.stored import StoredTrust
 
 log = logging.getLogger(__name__)
 
+FETCH_RETRY_S = 300.0
 LONGEST_SLEEP_S = 3600.0  # clocks are set, and a watch may be mute
 FIRST_RETRY_S = 1.0
 LONGEST_RETRY_S = 60.0
@@ -170,8 +171,22 @@ class TrustKeeper:
         """Make another authority, which signs from now on. Raises StoreError, and ValueError where none can be made."""
         await self._read()
         made = await self._make_authority(by)
+        await self._read()
         self._changed.set()
         return made
+
+    def former_until(self, authority: TrustedAuthority) -> float:
+        """The Unix time until which what the authority before this one has signed counts."""
+        return authority.at_s + self._lives.machine_s
+
+    def key_file(self, authority: TrustedAuthority) -> str:
+        """The file with the private key of the authority on this machine, '' if there is none."""
+        found = (each.number for each in self._key_files() if each.certificate == authority.certificate)
+        return next((str(self._files.directory / f"authority-{number}.key") for number in found), "")
+
+    def keys_in_files(self) -> tuple[Authority, ...]:
+        """The authorities of the cluster whose private keys are in files here: for other servers."""
+        return self._key_files()
 
     # The work.
 
@@ -198,6 +213,7 @@ class TrustKeeper:
                 if not self._known.authorities:
                     await self._publish_or_make()
                     revision = await self._read()
+                await self._fetch_keys()
                 await self._renew()
                 backoff.reset()
                 await first_of(self._stored.wait(revision), asyncio.sleep(self._sleep_s()), self._changed.wait())
@@ -216,7 +232,7 @@ class TrustKeeper:
 
     def _sleep_s(self) -> float:
         """Until something is due."""
-        due = [LONGEST_SLEEP_S]
+        due = [LONGEST_SLEEP_S if self._lacks() is None else min(FETCH_RETRY_S, self._lives.machine_s / 10)]
         if self.own is not None and not self.is_revoked(self.own):
             due.append(self.own.renew_at_s - self._now())
         end_s = next_end(self._known.authorities, self._now(), self._lives.machine_s)
@@ -314,6 +330,46 @@ class TrustKeeper:
             return record
         log.warning("made authority %d of the cluster", number)
         return record
+
+    def _lacks(self) -> TrustedAuthority | None:
+        """The authority that is to sign, if its key is in files of other servers alone."""
+        if not self._known.authorities or self._own_knowledge.keys:
+            return None
+        last = self._known.authorities[-1]
+        return None if any(each.certificate == last.certificate for each in self._keys) else last
+
+    async def _fetch_keys(self) -> None:
+        """Have the keys of authorities that another server has made, and has in files, in files here, too."""
+        lacks = self._lacks()
+        if lacks is None or self.own is None:
+            return
+        try:
+            found = await self._signer.call(
+                "fetch-keys",
+                tuple[Authority, ...],
+                servers=await self._stored.find_servers(self._wanted.name),
+                own=(str(self._files.certificate), str(self._files.key)),
+                authorities=[each.certificate for each in self._trusted()],
+                wanted=lacks.certificate,
+            )
+        except (Refused, SigningFailed) as error:
+            log.warning(
+                "this server does not have the private key of authority %d, which signs now, and cannot fetch it, "
+                "retrying (copying authority-%d.key and .pem to %s does it, too): %s",
+                lacks.number,
+                lacks.number,
+                self._files.directory,
+                error,
+            )
+            return
+        numbers = {each.certificate: each.number for each in self._known.authorities}
+        taken = {each.number for each in self._files.read_keys()}
+        for each in found:
+            number = numbers.get(each.certificate, 0)
+            if number and number not in taken:
+                self._files.write_key(msgspec.structs.replace(each, number=number))
+                log.info("has fetched the private key of authority %d from another server", number)
+        self._keys = (*self._key_files(), *self._own_knowledge.keys)
 
     # This machine's certificate.
 

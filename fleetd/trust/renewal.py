@@ -1,17 +1,23 @@
-"""Asks servers for the next certificate of a worker (POST /fleet/v2/renew), in the process that makes the request."""
+"""Asks servers over https, in a process that ends with it: for the next certificate of a worker, and for the keys of
+authorities that another server has in files."""
 
 import ssl
 import time
 from collections.abc import Sequence
 from http.client import HTTPException, HTTPSConnection
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
 
 from fleetd import __version__
+from fleetd.model.certificate import Authority
 from fleetd.model.decoding import UNREADABLE
 
-PATH = "/fleet/v2/renew"
+RENEW = "/fleet/v2/renew"
+KEYS = "/fleet/v2/authority-keys"
+T = TypeVar("T")
+
 TIMEOUT_S = 20.0  # for each server
 MAX_ANSWER = 1024 * 1024  # bytes
 _OF_CLOCKS = (9, 10)  # OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED
@@ -33,33 +39,72 @@ class _Refusal(msgspec.Struct, frozen=True):
     error: _Detail = _Detail()
 
 
+class KeysAnswer(msgspec.Struct, frozen=True):
+    """The authorities whose private keys are in files of a server."""
+
+    keys: tuple[Authority, ...] = ()
+
+
 def ask_servers(servers: Sequence[str], certificate: str, request: str, authorities: Sequence[str]) -> Renewal:
-    """The answer of the first server that gives one. Only those are asked that one of these authorities has signed a
-    certificate for. Raises ValueError, with what each has said."""
+    """The renewed certificate, of the first server that gives one. Only those are asked that one of these authorities
+    has signed a certificate for. Raises ValueError, with what each has said."""
+    body = msgspec.json.encode({"certificate": certificate, "csr": request})
+    return _ask_each(servers, "POST", RENEW, body, _make_context(authorities), Renewal)
+
+
+def fetch_keys(
+    servers: Sequence[str], own: tuple[str, str], authorities: Sequence[str], wanted: str
+) -> tuple[Authority, ...]:
+    """The keys of authorities, of the first server that has that of the certificate `wanted`. `own` are the files with
+    the certificate and the key of the server that asks. Raises ValueError, with what each has said."""
+    context = _make_context(authorities)
+    try:
+        context.load_cert_chain(*own)
+    except OSError as error:
+        raise ValueError(f"cannot use the certificate {own[0]}: {error}") from error
+    refusals = []
+    for server in servers:
+        try:
+            found = _ask_each([server], "GET", KEYS, None, context, KeysAnswer).keys
+        except ValueError as error:
+            refusals.append(str(error))
+            continue
+        if any(each.certificate == wanted for each in found):
+            return found
+        refusals.append(f"{server}: it does not have it")
+    raise ValueError("; ".join(refusals) or "no other server serves https")
+
+
+def _make_context(authorities: Sequence[str]) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False  # servers' certificates alone may serve
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_verify_locations(cadata="".join(authorities))
-    body = msgspec.json.encode({"certificate": certificate, "csr": request})
+    return context
+
+
+def _ask_each(
+    servers: Sequence[str], method: str, path: str, body: bytes | None, context: ssl.SSLContext, kind: type[T]
+) -> T:
     refusals = []
     for server in servers:
         try:
-            return _ask(server, body, context)
+            return _ask(server, method, path, body, context, kind)
         except ValueError as error:
             refusals.append(f"{server}: {error}")
     raise ValueError("; ".join(refusals) or "no server is known")
 
 
-def _ask(server: str, body: bytes, context: ssl.SSLContext) -> Renewal:
+def _ask(server: str, method: str, path: str, body: bytes | None, context: ssl.SSLContext, kind: type[T]) -> T:
     url = urlsplit(server)
     connection = HTTPSConnection(url.hostname or "", url.port, timeout=TIMEOUT_S, context=context)
     headers = {"User-Agent": f"fleetd/{__version__}", "Content-Type": "application/json"}
     try:
-        connection.request("POST", PATH, body, headers)
+        connection.request(method, path, body, headers)
         answer = connection.getresponse()
         content = answer.read(MAX_ANSWER)
         if answer.status == 200:
-            return msgspec.json.decode(content, type=Renewal)
+            return msgspec.json.decode(content, type=kind)
         raise ValueError(msgspec.json.decode(content, type=_Refusal).error.message or answer.reason)
     except ssl.SSLCertVerificationError as error:
         why = f"its certificate does not count ({error.verify_message})"

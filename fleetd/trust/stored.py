@@ -9,7 +9,8 @@ import msgspec
 from fleetd.model.authorities import Known
 from fleetd.model.certificate import Authority, Revocation, TrustedAuthority
 from fleetd.model.decoding import UNREADABLE
-from fleetd.registry.records import AUTHORITIES, REVOCATIONS
+from fleetd.model.machine import https_url
+from fleetd.registry.records import AUTHORITIES, MACHINES, REVOCATIONS
 from fleetd.registry.registry import Registry
 from fleetd.store.protocol import Compacted, Conflict, Put, Unchanged
 
@@ -59,6 +60,12 @@ class StoredTrust:
     async def add_revocation(self, revocation: Revocation) -> bool:
         """Write a revocation. False if its number is taken."""
         return await self._create([self._put(revocation)])
+
+    async def find_servers(self, but: str) -> tuple[str, ...]:
+        """The https URLs of all servers but the machine of this id."""
+        machines = await self._registry.read(MACHINES)
+        urls = (https_url(machine) for (id_,), machine in machines.items() if id_ != but)
+        return tuple(filter(None, urls))
 
     async def restore(self, missing: Known, keys: Sequence[Authority]) -> None:
         """Write what a store has lost. Another server may do the same."""

@@ -110,6 +110,11 @@ def has_key_of(request: str, certificate: str) -> bool:
     return bool(_public_key(request) == _load_certificate(certificate).public_key())
 
 
+def is_key_of(key: str, certificate: str) -> bool:
+    """True if this is the private key of the certificate. Raises ValueError."""
+    return bool(_load_key(key).public_key() == _load_certificate(certificate).public_key())
+
+
 def describe(certificate: str) -> dict[str, object]:
     """What `ssl.SSLSocket.getpeercert()` would say of the certificate, as far as parse_peer_certificate needs it.
     Nobody has checked who signed it. Raises ValueError."""

@@ -2,7 +2,14 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 
-from fleetd.model.certificate import MACHINE_LIFE_S, Authority, CertificateIdentity, Revocation, revoke
+from fleetd.model.certificate import (
+    MACHINE_LIFE_S,
+    Authority,
+    CertificateIdentity,
+    Revocation,
+    TrustedAuthority,
+    revoke,
+)
 from fleetd.trust import x509
 from fleetd.trust.__main__ import answer
 from fleetd.trust.signing import Signer
@@ -22,6 +29,7 @@ class Issuer:
         self.now_s = now_s
         self.known: list[Revocation] = []
         self.signed = 0
+        self.keys_are_in = ""  # the file that is said to have the key of the authority
         self._signer = Signer(sign_here)
         self.read: Callable[..., Awaitable[tuple[CertificateIdentity, str]]] = self._signer.inspect
 
@@ -56,3 +64,17 @@ class Issuer:
 
     def revocations(self) -> Sequence[Revocation]:
         return self.known
+
+    async def rotate(self, by: str) -> TrustedAuthority:
+        self.authority = x509.make_authority(self.authority.number + 1, self.now_s)
+        self.trusted.append(self.authority)
+        return TrustedAuthority(self.authority.number, self.authority.certificate, by=by, at_s=self.now_s)
+
+    def former_until(self, authority: TrustedAuthority) -> float:
+        return authority.at_s + MACHINE_LIFE_S
+
+    def key_file(self, authority: TrustedAuthority) -> str:
+        return self.keys_are_in
+
+    def keys_in_files(self) -> Sequence[Authority]:
+        return self.trusted if self.keys_are_in else ()

@@ -67,6 +67,7 @@ def test_every_route_is_described_and_tested() -> None:
         "GET /fleet/v1/units",
         "GET /fleet/v1/units/{unitName}",
         "GET /fleet/v2/authorities",
+        "GET /fleet/v2/authority-keys",
         "GET /fleet/v2/host-keys",
         "GET /fleet/v2/machines/{machine}/drain",
         "GET /fleet/v2/openapi.json",
@@ -84,6 +85,7 @@ def test_every_route_is_described_and_tested() -> None:
         "PATCH /fleet/v1/machines",
         "PATCH /fleet/v2/settings",
         "POST /fleet/v2/apply",
+        "POST /fleet/v2/authorities",
         "POST /fleet/v2/join",
         "POST /fleet/v2/leave",
         "POST /fleet/v2/login",
@@ -107,9 +109,9 @@ def test_every_route_is_described_and_tested() -> None:
 
 def takes_only_text(label: str) -> bool:
     """True for a route without a body and with text parameters alone."""
-    return label.startswith(("GET", "DELETE", "POST /fleet/v2/leave")) and not label.endswith(
-        ("v1/machines", "v1/state", "v1/units")
-    )
+    return label.startswith(
+        ("GET", "DELETE", "POST /fleet/v2/leave", "POST /fleet/v2/authorities")
+    ) and not label.endswith(("v1/machines", "v1/state", "v1/units"))
 
 
 RIGHT, WRONG = GenerationMode.POSITIVE, GenerationMode.NEGATIVE

@@ -16,6 +16,7 @@ SERVICE = [{"section": "Service", "name": "ExecStart", "value": "/bin/true"}]
 BY_ANN = (*JSON, ("Fleet-User", "ann"))
 # Whoever may connect may ask who they are; machines that have no certificate yet may ask for one.
 OPEN = {"/fleet/v2/whoami", "/fleet/v2/authorities", "/fleet/v2/join", "/fleet/v2/renew"}
+OF_SERVERS = "/fleet/v2/authority-keys"
 
 
 def holding(text: str) -> Rights:
@@ -39,8 +40,8 @@ async def test_each_route_refuses_who_lacks_its_permission_before_it_looks_at_th
 ) -> None:
     fleet.rights = Rights([Grant(held)]) if held else NO_RIGHTS
     for route in fleet.api.routes:
-        if route.path == "/fleet/v2/leave":
-            continue  # on the machine's own socket alone: test_routes
+        if route.path == "/fleet/v2/leave" or route.for_servers:
+            continue  # on the machine's own socket alone: test_routes; for servers alone: test_authorities
         response = await fleet.ask(f"{route.method} {route.path}", b"\xff not JSON")
         is_allowed = route.needs is None or fleet.rights.allow(route.needs)
         assert (response.status == 403) is not is_allowed, route
@@ -54,7 +55,8 @@ def test_each_route_that_changes_something_needs_more_than_to_view(fleet: Fleet)
     reads = {"/fleet/v2/reports", "/fleet/v2/plan", "/fleet/v2/login"}
     for route in fleet.api.routes:
         if route.method == "GET":
-            assert route.needs is (None if route.path in OPEN else Permission.VIEW), route
+            assert route.needs is (None if route.path in {*OPEN, OF_SERVERS} else Permission.VIEW), route
+            assert route.for_servers is (route.path == OF_SERVERS)
         else:
             assert (route.needs is Permission.VIEW) is (route.path in reads), route
 

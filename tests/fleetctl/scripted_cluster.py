@@ -127,11 +127,12 @@ class ScriptedCluster(Api):
     async def _open(self, path: str) -> None:
         self._store = _Store(":memory:", offload=inline)
         self.registry = Registry(self._store)
+        self.trust = Issuer(time.time())
         super().__init__(
             self.registry,
             token_limit=PAGE_SIZE,
             shadows=lambda name: self.system_units.get(name, ""),
-            trust=Issuer(time.time()),
+            trust=self.trust,
         )
         await self._register((M1, M2))
         self._server = Server(self)

@@ -50,11 +50,10 @@ class TrustingServer:
             CertificateIdentity("machine", name, SERVER),
             TrustFiles(self.directory),
             Registry(store),
-            signer=signer(),
             unix_now=lambda: unix_now() + ahead_s,
             lives=lives,
             on_revoked=self.revoked.append,
-            **arguments,
+            **{"signer": signer(), **arguments},
         )
         self.keeper = self._make()
         self._task: asyncio.Task[None] | None = None

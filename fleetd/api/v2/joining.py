@@ -18,6 +18,7 @@ from fleetd.api.trust import Trust
 from fleetd.model.actor import Actor
 from fleetd.model.certificate import (
     MACHINE,
+    SERVER,
     WORKER,
     CertificateIdentity,
     Revocation,
@@ -106,6 +107,31 @@ class Joining:
         trust = self._find_trust()
         authorities = await _refuse_with(409, trust.authorities())
         return render_json(schema.Authorities(authorities, await _refuse_with(409, trust.fingerprint())))
+
+    async def post_authority(self, request: Request, _: str) -> Response:
+        """Make another authority of the cluster, which signs from now on. What the former one has signed counts for the
+        life of one more certificate of a machine, in which every machine gets one of the new authority."""
+        trust = self._find_trust()
+        made = await _refuse_with(409, trust.rotate(request.user))
+        return render_json(
+            schema.NewAuthority(
+                made.number,
+                await _refuse_with(409, trust.fingerprint()),
+                trust.former_until(made),
+                trust.key_file(made),
+            )
+        )
+
+    async def get_keys(self, request: Request, _: str) -> Response:
+        """Give another server, which is known by its certificate, the private keys of authorities that are in files."""
+        asks = request.certificate
+        if asks is None or (asks.kind, asks.role) != (MACHINE, SERVER):
+            raise ApiError(403, "the private keys of the authorities are for servers of the cluster alone")
+        self._audit.note(Actor(asks.subject, asks.subject), "fetch", "keys of authorities")
+        keys = self._find_trust().keys_in_files()
+        return render_json(
+            schema.AuthorityKeys(tuple(schema.AuthorityKey(each.number, each.certificate, each.key) for each in keys))
+        )
 
     async def join(self, request: Request, _: str) -> Response:
         """Give a machine that has a join token its certificate, and record what it says of itself. Over https, without
