@@ -161,10 +161,11 @@ async def attack(requests: list[tuple[str, wire.Request]]) -> None:
         for received in attack.received:
             assert SECRET not in received
         attack.received.clear()
+        own = await attack.store.get_many([f"/fleet/machines/{OWN}", f"/fleet/states/{OWN}/{UNIT}"])
+        assert OTHER_LEASE not in [item.lease for item in own.items]
+        assert all(b"10.0.0.7" in item.value for item in own.items if item.key == f"/fleet/machines/{OWN}")
     assert await attack.others() == before
     assert await attack.store.time_to_live(OTHER_LEASE) == 50.0
-    machine = await attack.store.get(f"/fleet/machines/{OWN}")
-    assert machine is None or b"10.0.0.7" in machine.value
     await attack.store.close()
 
 
