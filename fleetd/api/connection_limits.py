@@ -30,16 +30,18 @@ class ConnectionLimiter:
         self._busy: dict[Hashable, Callable[[], None]] = {}
         self._users: dict[Hashable, Hashable] = {}  # connection → its user
 
-    def add(self, connection: Hashable, close: Callable[[], None], user: Hashable = None) -> bool:
+    def add(
+        self, connection: Hashable, close: Callable[[], None], user: Hashable = None, most: int = MAX_CONNECTIONS
+    ) -> bool:
         """Admit a new, idle connection; False if that closed the one that has been idle longest, maybe this one. One
-        `user` (an id, or what a certificate names; None: it is not bounded by users) has a quarter of the connections
-        at most."""
+        `user` (an id, or what a certificate names; None: it is not bounded by users) has a quarter of the connections,
+        and no more than `most`."""
         self._idle[connection] = close
         if user is not None:
             self._users[connection] = user
         count = len(self._idle) + len(self._busy)
         own = sum(1 for each in self._users.values() if each == user)
-        if count <= self.max_connections and own <= max(1, self.max_connections // 4):
+        if count <= self.max_connections and own <= max(1, min(most, self.max_connections // 4)):
             return True
         of_user = (each for each in self._idle if self._users.get(each) == user)
         longest = next(of_user if count <= self.max_connections else iter(self._idle))

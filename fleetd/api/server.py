@@ -32,6 +32,7 @@ MAX_ANONYMOUS_BYTES = 64 * 1024  # of the body of a client over https whose cert
 _IDLE_TIMEOUT_S = 75.0
 _READ_AHEAD_BYTES = 64 * 1024  # per connection
 _BACKLOG = 16  # connections that the loop accepts at once, before the limiter can close the first of them
+WITH_WORKERS = 4  # times as many connections
 METRICS_CONNECTIONS = 32
 METRICS_BYTES = 4 * 1024 * 1024
 _MAX_REFUSED = 64  # connections of clients without rights that are told so at once; more are closed without a word
@@ -89,7 +90,7 @@ class _Connection(aiohttp_import.RequestHandler):
         elif transport.get_extra_info("ssl_object") is not None:
             self.tls_client = read_client(transport.get_extra_info("peercert"))
             self.actor = self.tls_client.actor()
-            self.listener.admit(self, self.tls_client.subject)
+            self.listener.admit(self, self.tls_client.subject, self.tls_client.most_connections)
         else:
             self.actor = Actor(rights=EVERY_RIGHT)  # insecure=true
             self.listener.admit(self)
@@ -184,10 +185,10 @@ class _Listener(aiohttp_import.Server):
     def __call__(self) -> aiohttp_import.RequestHandler:
         return _Connection(self, self, loop=asyncio.get_running_loop(), **self._options)
 
-    def admit(self, connection: _Connection, user: int | str | None = None) -> None:
+    def admit(self, connection: _Connection, user: int | str | None = None, most: int = MAX_CONNECTIONS) -> None:
         """Admit a connection of an ordinary user, of what a certificate names ('': of none), or of root or whoever
-        (None); over the limit, the one that has been idle longest is closed."""
-        found_room = self.limiter.add(connection, connection.abort, user)
+        (None), who has `most` of them; over a limit, the one that has been idle longest is closed."""
+        found_room = self.limiter.add(connection, connection.abort, user, most)
         now_s = asyncio.get_running_loop().time()
         if not found_room and now_s - self._limit_logged_s > _LIMIT_LOG_S:
             self._limit_logged_s = now_s
@@ -212,9 +213,11 @@ def _render_raw(response: Response) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode() + response.body
 
 
-def _max_connections() -> int:
-    """A quarter of the file descriptors; the rest is for the store, D-Bus, files and connections being accepted."""
-    return min(MAX_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
+def _max_connections(has_workers: bool) -> int:
+    """A quarter of the file descriptors; the rest is for the store, D-Bus, files and connections being accepted. Where
+    workers may come, room for a thousand of them, each with a stream and a few requests."""
+    most = WITH_WORKERS * MAX_CONNECTIONS if has_workers else MAX_CONNECTIONS
+    return min(most, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
 
 
 class Server:
@@ -243,7 +246,7 @@ class Server:
         self.peer_rights = peer_rights if peer_rights is not None else PeerRights()
         self.client_timeout_s = client_timeout_s
         self.render_error = render_error
-        self.limiter = limiter if limiter is not None else ConnectionLimiter(_max_connections())
+        self.limiter = limiter if limiter is not None else ConnectionLimiter(_max_connections(trust is not None))
         self._listeners = (  # of the API, and of metrics alone
             _Listener(self, self.limiter),
             _Listener(self, ConnectionLimiter(METRICS_CONNECTIONS, METRICS_BYTES), metrics_only=True),

@@ -6,9 +6,11 @@ from typing import Any
 
 import msgspec
 
+from fleetd.api.connection_limits import MAX_CONNECTIONS
 from fleetd.model.actor import Actor
 from fleetd.model.certificate import BACKDATED_S, MACHINE, CertificateIdentity, parse_peer_certificate
 
+MACHINE_CONNECTIONS = 24
 LOGIN = "fleetctl login --tunnel SERVER gets one, for whoever may log in to a server of the cluster over SSH"
 
 
@@ -22,6 +24,12 @@ class TlsClient(msgspec.Struct, frozen=True):
     def subject(self) -> str:
         """What its connections are bounded by; those without a certificate are bounded together."""
         return self.certificate.subject if self.certificate else ""
+
+    @property
+    def most_connections(self) -> int:
+        """How many connections it may have at once: a worker reads one stream, and sends a few requests at a time."""
+        is_machine = self.certificate is not None and self.certificate.kind == MACHINE
+        return MACHINE_CONNECTIONS if is_machine else MAX_CONNECTIONS
 
     def refuse(self, now_s: float, is_revoked: Callable[[CertificateIdentity], bool]) -> tuple[int, str]:
         """The status and the words with which it is refused at this time; '' if its certificate counts."""

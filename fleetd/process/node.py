@@ -168,7 +168,8 @@ class Node:
             new_id=environment.new_id,
             offload=environment.offload,
         )
-        self.workers = self._make_worker_api() if any(address.tls for address in config.listen) else None
+        serves_workers = not config.servers and any(address.tls for address in config.listen)
+        self.workers = self._make_worker_api() if serves_workers else None
         self.api = self._make_api(loop_time)
 
     def _make_api(self, now: Callable[[], float]) -> Api:
