@@ -18,7 +18,7 @@ from fleetctl.command_line import (
     normalise_arguments,
     render_sections,
 )
-from fleetctl.commands import HIDDEN, SUMMARIES
+from fleetctl.commands import FORMER, HIDDEN, SUMMARIES
 from fleetctl.errors import ClientError, CommandFailed
 from fleetctl.suggestion import nearest, render_hint
 
@@ -47,6 +47,7 @@ class Root(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> Command:
         """The command of this name or unique prefix. Raises UnknownCommand."""
+        cmd_name = FORMER.get(cmd_name, cmd_name)
         names = [cmd_name] if cmd_name in SUMMARIES else [name for name in SUMMARIES if name.startswith(cmd_name)]
         if len(names) != 1:
             raise UnknownCommand(cmd_name)

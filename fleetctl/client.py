@@ -11,17 +11,16 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
-from fleetctl.endpoint import Endpoint, choose_endpoint, own_paths, tls_context
+from fleetctl.endpoint import Endpoint, TlsContext, choose_endpoint, own_paths, tls_contexts
 from fleetctl.errors import ClientError, CommandFailed, SshFailed
 from fleetctl.output import debug, printable
+from fleetctl.request_paths import MAX_QUERY, cut_query, move_path, reboot_path, unit_path
 from fleetctl.settings import Settings
 from fleetd import __version__
 from fleetd.api import schema
 from fleetd.model.decoding import UNREADABLE
 
 if TYPE_CHECKING:  # HTTP, TLS and SSH are slow to import, and --help does not need them
-    import ssl
-
     from fleetctl.http_transport import Answer, HttpTransport
     from fleetctl.ssh.connection import Connection
     from fleetctl.ssh.tunnel import TunnelTransport
@@ -30,8 +29,6 @@ if TYPE_CHECKING:  # HTTP, TLS and SSH are slow to import, and --help does not n
 T = TypeVar("T")
 Page = TypeVar("Page", schema.UnitPage, schema.UnitStatePage, schema.MachinePage)
 
-# HTTP servers refuse request lines over 8 KiB, some proxies shorter ones.
-_MAX_QUERY = 4000
 _BATCH_UNITS = 128  # one transaction of the store, so that the answer comes within --request-timeout
 _BATCH_BYTES = 1024 * 1024
 _PAGE_SIZE = 10_000
@@ -78,7 +75,7 @@ class Client:
         self,
         endpoint: Endpoint,
         timeout_s: float,
-        tls: "ssl.SSLContext | None" = None,
+        tls: "Sequence[TlsContext]" = (),
         bastion: "Connection | None" = None,
     ) -> None:
         self.bastion = bastion
@@ -92,7 +89,7 @@ class Client:
     def unit(self, name: str) -> schema.Unit | None:
         """One unit with its options, None if it does not exist."""
         try:
-            return self._get(_unit_path(name), schema.Unit)
+            return self._get(unit_path(name), schema.Unit)
         except ApiError as error:
             if error.code == 404:
                 return None
@@ -156,27 +153,27 @@ class Client:
 
     def drain_report(self, id_: str, units: Iterable[str] = ()) -> schema.DrainReport:
         """How far the drain of a machine has got: what is on it, and as many of these units as fit in a URL."""
-        query = _cut_query("unit", units)[:1]
+        query = cut_query("unit", units)[:1]
         path = f"{schema.V2}/machines/{quote(id_, safe='')}/drain"
         return self._get("?".join([path, *query]), schema.DrainReport)
 
     def reboot(self, id_: str, request: schema.RebootRequest) -> schema.RebootReport:
         """Have a machine rebooted when its turn comes. Raises ApiError if it is unknown, absent, leaving or parked."""
-        answer = self._call("PUT", _reboot_path(id_), msgspec.json.encode(request))
-        return self._decode(answer, f"PUT {_reboot_path(id_)}", schema.RebootReport)
+        answer = self._call("PUT", reboot_path(id_), msgspec.json.encode(request))
+        return self._decode(answer, f"PUT {reboot_path(id_)}", schema.RebootReport)
 
     def cancel_reboot(self, id_: str) -> None:
         """Take a machine out of the queue. Raises ApiError if it is rebooting already."""
-        self._call("DELETE", _reboot_path(id_))
+        self._call("DELETE", reboot_path(id_))
 
     def reboots(self, ids: Iterable[str] = ()) -> dict[str, schema.RebootReport]:
         """The queue of reboots, in its order, and these machines in any case: machine → report."""
         wanted = list(ids)
-        queries = _cut_query("machine", wanted)
+        queries = cut_query("machine", wanted)
         if len(queries) <= 1:
             return self._get_reboots("".join(queries))
         found = self._get_reboots("")
-        for query in _cut_query("machine", (id_ for id_ in wanted if id_ not in found)):
+        for query in cut_query("machine", (id_ for id_ in wanted if id_ not in found)):
             found |= self._get_reboots(query)
         return found
 
@@ -188,7 +185,7 @@ class Client:
         """The SSH host keys that these machines publish: machine → keys, each as `KIND BASE64`. An older fleetd, which
         knows of none, answers for none."""
         found: dict[str, tuple[str, ...]] = {}
-        for query in _cut_query("machine", ids):
+        for query in cut_query("machine", ids):
             try:
                 answer = self._get(f"{schema.V2}/host-keys?{query}", schema.MachineHostKeys)
             except (ApiError, NotFleet) as error:
@@ -200,11 +197,11 @@ class Client:
 
     def move(self, name: str, request: schema.MoveRequest) -> None:
         """Move a unit to a machine. Raises ApiError if it does not fit there."""
-        self._call("PUT", _move_path(name), msgspec.json.encode(request))
+        self._call("PUT", move_path(name), msgspec.json.encode(request))
 
     def move_report(self, name: str) -> schema.MoveReport:
         """Where the move of a unit stands. Raises ApiError if there is no such unit."""
-        return self._get(_move_path(name), schema.MoveReport)
+        return self._get(move_path(name), schema.MoveReport)
 
     def plan(self, request: schema.PlanRequest) -> schema.Plan:
         """What would happen; nothing is changed. Raises ApiError if it cannot be planned."""
@@ -213,7 +210,7 @@ class Client:
     def rollouts(self, groups: Iterable[str] = ()) -> dict[str, schema.Rollout]:
         """The last rollouts of these groups, of those that had any, with their members; or of all, by group."""
         found: dict[str, schema.Rollout] = {}
-        for query in _cut_query("group", groups) or [""]:
+        for query in cut_query("group", groups) or [""]:
             path = f"{schema.V2}/rollouts" + (f"?{query}" if query else "")
             found |= {rollout.group: rollout for rollout in self._ask("GET", path, None, schema.Rollouts).rollouts}
         return found
@@ -227,6 +224,17 @@ class Client:
     def whoami(self) -> schema.WhoAmI:
         """Who the machine that is asked takes the user for, and what they may do."""
         return self._ask("GET", f"{schema.V2}/whoami", None, schema.WhoAmI)
+
+    def login(self, request: schema.LoginRequest) -> schema.Login:
+        """A certificate for https. Raises ApiError if whoever asks may not have it."""
+        answer = self._ask("POST", f"{schema.V2}/login", request, schema.Login)
+        if not answer.servers:
+            raise NotFleet(200, f"{self._endpoint} names no server: check --endpoint")
+        return answer
+
+    def revoke(self, subject: str) -> None:
+        """Revoke the certificates of a person or a service. Raises ApiError."""
+        self._call("POST", f"{schema.V2}/revocations", msgspec.json.encode(schema.RevocationRequest(subject)))
 
     def settings(self) -> list[schema.Setting]:
         """The settings of the cluster, by name."""
@@ -254,7 +262,7 @@ class Client:
         query = urlencode([("name", name) for name in names], errors="surrogateescape")
         if not names:
             return {}
-        if len(query) > _MAX_QUERY:
+        if len(query) > MAX_QUERY:
             answer = self._ask("POST", f"{schema.V2}/reports", schema.ReportRequest(tuple(names)), schema.UnitReports)
         else:
             answer = self._get_reports(query)
@@ -301,7 +309,7 @@ class Client:
         """One operation by version 1 of the API, which costs fleetd one request to the store less."""
         try:
             if operation.destroy:
-                self._call("DELETE", _unit_path(operation.name))
+                self._call("DELETE", unit_path(operation.name))
             else:
                 self.put_unit(operation)
         except ApiError as error:
@@ -312,7 +320,7 @@ class Client:
         """Create or change one unit by version 1 of the API. Raises ApiError if that is refused."""
         body = schema.Unit(name=operation.name, options=operation.options, desired_state=operation.desired_state)
         condition = {"If-None-Match": "*"} if operation.only_new else {}
-        self._call("PUT", _unit_path(operation.name), msgspec.json.encode(body), condition)
+        self._call("PUT", unit_path(operation.name), msgspec.json.encode(body), condition)
 
     def set_target(self, name: str, target: str) -> None:
         """Set a unit's target state. Setting the same state again starts a launched unit that has ended."""
@@ -405,8 +413,10 @@ class Client:
     def _unreachable(self, error: Exception) -> Unreachable:
         import ssl
 
-        if isinstance(error, ssl.SSLCertVerificationError):
-            text, remedy = error.verify_message, "--ca-file names the authority that signed its certificate"
+        if isinstance(error, ssl.SSLError):
+            from fleetctl.tls_errors import explain
+
+            text, remedy = explain(error)
         elif self._socket and isinstance(error, OSError) and error.errno in _REMEDIES:
             text, remedy = _REMEDIES[error.errno]
             if self._is_users:
@@ -414,14 +424,15 @@ class Client:
             elif error.errno == errno.ENOENT and os.path.exists(own_paths().socket):
                 remedy = "your own fleetd is asked with --user"
         else:
-            text = (error.strerror if isinstance(error, OSError) else "") or str(error) or type(error).__name__
+            said = error.strerror if isinstance(error, OSError) else ""
+            text = (said or str(error) or type(error).__name__).lower()
             here = _USERS_DAEMON if self._is_users else _DAEMON_HERE
             remedy = here if self._socket else _DAEMON_THERE
-        return Unreachable(f"cannot reach fleetd at {self._endpoint}: {printable(text).lower()}; {remedy}")
+        return Unreachable(f"cannot reach fleetd at {self._endpoint}: {printable(text)}; {remedy}")
 
 
 def _open_transport(
-    endpoint: Endpoint, timeout_s: float, tls: "ssl.SSLContext | None", bastion: "Connection | None"
+    endpoint: Endpoint, timeout_s: float, tls: "Sequence[TlsContext]", bastion: "Connection | None"
 ) -> "HttpTransport | TunnelTransport":
     if bastion is None:
         from fleetctl.http_transport import HttpTransport
@@ -441,30 +452,6 @@ def _own_name() -> str:
     except KeyError:  # an id without a name, as in containers
         return ""
     return "".join(filter(str.isprintable, name)).encode().decode("latin-1")  # HTTP's own encoding of UTF-8
-
-
-def _cut_query(key: str, values: Iterable[str]) -> list[str]:
-    """As few queries as these values fit in, each short enough for a URL."""
-    queries: list[str] = []
-    for value in values:
-        pair = urlencode([(key, value)], errors="surrogateescape")
-        if queries and len(queries[-1]) + len(pair) < _MAX_QUERY:
-            queries[-1] += f"&{pair}"
-        else:
-            queries.append(pair)
-    return queries
-
-
-def _unit_path(name: str) -> str:
-    return f"{schema.V1}/units/{quote(name, safe='', errors='surrogateescape')}"
-
-
-def _move_path(name: str) -> str:
-    return f"{schema.V2}/units/{quote(name, safe='', errors='surrogateescape')}/move"
-
-
-def _reboot_path(id_: str) -> str:
-    return f"{schema.V2}/machines/{quote(id_, safe='')}/reboot"
 
 
 def put_operation(
@@ -492,7 +479,7 @@ def cut_into_batches(operations: Iterable[schema.UnitOperation]) -> Iterator[lis
 def open_client(settings: Settings) -> Client:
     """The client that the global options describe. Connects only to the bastion yet. Raises CommandFailed."""
     endpoint = choose_endpoint(settings)
-    tls = tls_context(settings) if endpoint.tls else None
+    tls = tls_contexts(settings, endpoint) if endpoint.tls else ()
     bastion = _open_bastion(settings) if settings.tunnel else None
     return Client(endpoint, settings.request_timeout_s, tls, bastion)
 

@@ -1,6 +1,8 @@
 """Parses and validates --endpoint and the TLS files; connects to nothing."""
 
 import os
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -13,7 +15,10 @@ from fleetctl.settings import DEFAULT_ENDPOINT, Settings
 if TYPE_CHECKING:  # slow to import, and --help does not need it
     import ssl
 
+    from fleetctl.logins import Login
     from fleetd.model.user_instance import UserPaths
+
+TlsContext = Callable[[], "ssl.SSLContext"]
 
 _FORMS = "use unix:///PATH, http://HOST:PORT or https://HOST:PORT"
 
@@ -109,7 +114,55 @@ def _warn_of_ignored_options(settings: Settings) -> None:
         output.warning(f"warning: ignored: {options} (fleetctl uses only fleetd's API)")
 
 
-def tls_context(settings: Settings) -> "ssl.SSLContext":
+def tls_contexts(settings: Settings, endpoint: Endpoint) -> "Sequence[TlsContext]":
+    """What makes the contexts of TLS to this endpoint, to be tried in this order until one trusts the server: that of
+    the options, or of the login to the cluster that has this address; if there are none, those of all logins, and the
+    system's authorities. Raises CommandFailed."""
+    named = (settings.ca_file, settings.cert_file, settings.key_file)
+    if any((*named, settings.etcd_cafile, settings.etcd_certfile, settings.etcd_keyfile)):
+        context = _bundle_context(settings) or _tls_context(settings)
+        return [lambda: context]
+    from fleetctl.logins import choose_login, find_logins
+
+    logins = find_logins()
+    if own := choose_login(logins, endpoint.host, endpoint.port):
+        return [partial(_login_context, own)]
+    return [*(partial(_login_context, login) for login in logins), partial(_tls_context, settings)]
+
+
+def _login_context(login: "Login") -> "ssl.SSLContext":
+    """TLS with the certificate of a login. Raises CommandFailed."""
+    try:
+        return login.context()
+    except (OSError, ValueError) as error:
+        _refuse(f"{login.folder} cannot be used for TLS: {error}; fleetctl login makes it again, or remove it")
+
+
+def _bundle_context(settings: Settings) -> "ssl.SSLContext | None":
+    """TLS with what `fleetctl login --for` wrote, which is all in one file; None if --cert-file names something
+    else. Raises CommandFailed."""
+    from fleetctl.logins import fleet_context, split_certificates
+
+    path = settings.cert_file
+    if not path or any((settings.key_file, settings.ca_file, settings.etcd_keyfile, settings.etcd_cafile)):
+        return None
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            text = file.read()
+    except OSError:
+        return None
+    authorities = split_certificates(text)[1:]
+    if "PRIVATE KEY" not in text or not authorities:
+        return None
+    try:
+        context = fleet_context("".join(authorities))
+        context.load_cert_chain(path, password="")
+    except (OSError, ValueError) as error:
+        _refuse(f"{path} cannot be used for TLS: {error}")
+    return context
+
+
+def _tls_context(settings: Settings) -> "ssl.SSLContext":
     """TLS authorities and client certificate. Raises CommandFailed for files that cannot be used."""
     import ssl
 

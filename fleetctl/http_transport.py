@@ -5,18 +5,17 @@ It uses the standard library: importing another one would take longer than the r
 
 import select
 import socket
+import ssl
 from base64 import b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from http.client import HTTPConnection
-from typing import TYPE_CHECKING
 
 import msgspec
 
-from fleetctl.endpoint import Endpoint
+from fleetctl.endpoint import Endpoint, TlsContext
 
-if TYPE_CHECKING:
-    import ssl
+_ALERT_S = 0.5
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -28,10 +27,11 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class _Connection(HTTPConnection):
-    """A connection over the socket that `dial` opens, with TLS if there is a context."""
+    """A connection over the socket that `dial` opens, with TLS if there are contexts: the first of them that trusts the
+    server."""
 
     def __init__(
-        self, endpoint: Endpoint, timeout_s: float, tls: "ssl.SSLContext | None", dial: Callable[[], socket.socket]
+        self, endpoint: Endpoint, timeout_s: float, tls: Sequence[TlsContext], dial: Callable[[], socket.socket]
     ) -> None:
         super().__init__(endpoint.host, endpoint.port, timeout_s)
         self.default_port = 443 if tls else 80  # which the Host header leaves out
@@ -39,10 +39,23 @@ class _Connection(HTTPConnection):
         self._dial = dial
 
     def connect(self) -> None:
-        self.sock = self._dial()
-        self.sock.settimeout(self.timeout)
-        if self._tls:
-            self.sock = self._tls.wrap_socket(self.sock, server_hostname=self.host)
+        if not self._tls:
+            self.sock = self._open()
+            return
+        for make_context in self._tls:
+            try:
+                self.sock = make_context().wrap_socket(self._open(), server_hostname=self.host)
+            except ssl.SSLCertVerificationError:
+                if make_context is self._tls[-1]:
+                    raise
+            else:
+                self._tls = [make_context]  # for further connections
+                return
+
+    def _open(self) -> socket.socket:
+        stream = self._dial()
+        stream.settimeout(self.timeout)
+        return stream
 
 
 class HttpTransport:
@@ -55,7 +68,7 @@ class HttpTransport:
         self,
         endpoint: Endpoint,
         timeout_s: float,
-        tls: "ssl.SSLContext | None",
+        tls: Sequence[TlsContext] = (),
         dial: Callable[[], socket.socket] | None = None,
     ) -> None:
         login = b64encode(endpoint.login.encode()).decode()
@@ -74,6 +87,10 @@ class HttpTransport:
             self._connection.request(method, self._path + path, body, {**self._headers, **headers})
             response = self._connection.getresponse()
             return Answer(response.status, response.headers.get("Content-Type", ""), response.read())
+        except ConnectionError as error:
+            alert = _read_alert(self._connection.sock)
+            self._connection.close()
+            raise alert or error from error
         except BaseException:  # also Ctrl-C: the connection is in the middle of a response
             self._connection.close()
             raise
@@ -93,6 +110,20 @@ def _dial(endpoint: Endpoint, timeout_s: float) -> socket.socket:
         stream.close()
         raise
     return stream
+
+
+def _read_alert(stream: socket.socket | None) -> ssl.SSLError | None:
+    """Why a server has ended TLS, if it has said so: in TLS 1.3 it may look at a client's certificate only after the
+    client has begun to send its request."""
+    if isinstance(stream, ssl.SSLSocket):
+        try:
+            stream.settimeout(_ALERT_S)
+            stream.recv(1)
+        except ssl.SSLError as error:
+            return error
+        except OSError:
+            pass
+    return None
 
 
 def _has_something_to_read(stream: socket.socket) -> bool:

@@ -22,6 +22,7 @@ SUMMARIES = {
     "list-unit-files": "List the units of the cluster, and their target states",
     "list-units": "List the units on machines, with their states in systemd",
     "load": "Put units on machines without starting them",
+    "login": "Get a certificate for https, make one for a service, or revoke them",
     "machine": "Add machines to the cluster, and remove them",
     "move": "Move a unit to a machine, and wait for that",
     "rebalance": "Move units until they are distributed more evenly, one after the other",
@@ -41,4 +42,5 @@ SUMMARIES = {
     "version": "Print the version of fleetctl",
     "whoami": "Show who the cluster takes you for, and what you may do",
 }
+FORMER = {"lo": "load"}  # abbreviations of CoreOS fleet that are not unique any more
 HIDDEN = frozenset({"__complete"})

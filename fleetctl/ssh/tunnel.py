@@ -6,21 +6,17 @@ paramiko cannot forward to a unix socket, so HTTP goes over stdin and stdout of 
 import shlex
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http.client import HTTPException
-from typing import TYPE_CHECKING
 
 import paramiko
 
-from fleetctl.endpoint import Endpoint
+from fleetctl.endpoint import Endpoint, TlsContext
 from fleetctl.errors import ClientError, SshFailed
 from fleetctl.http_transport import Answer, HttpTransport
 from fleetctl.output import printable
 from fleetctl.ssh.channels import CHANNEL_ERRORS, CHUNK, close_channel, splice
 from fleetctl.ssh.connection import Connection
-
-if TYPE_CHECKING:
-    import ssl
 
 _COMMAND_NOT_FOUND = 127
 
@@ -36,7 +32,9 @@ class TunnelFailed(ClientError):
 class TunnelTransport:
     """Requests to the API over channels of the bastion's connection."""
 
-    def __init__(self, bastion: Connection, endpoint: Endpoint, timeout_s: float, tls: "ssl.SSLContext | None") -> None:
+    def __init__(
+        self, bastion: Connection, endpoint: Endpoint, timeout_s: float, tls: Sequence[TlsContext] = ()
+    ) -> None:
         self._bastion = bastion
         self._endpoint = endpoint
         self._http = HttpTransport(endpoint, timeout_s, tls, self._dial)

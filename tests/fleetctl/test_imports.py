@@ -59,5 +59,13 @@ def test_a_list_imports_no_ssh_no_event_loop_and_no_daemon(name: str, cluster: S
     assert not {"aiohttp", "asyncio", "difflib", "logging", "paramiko", "sqlite3"} & modules
     assert len(modules - imported("import click")) <= MOST_OF_A_LIST
     of_fleetd = {name for name in modules if name.startswith("fleetd.") and not name.startswith("fleetd.model")}
-    schemas = ("schema", "cause_schema", "cluster_schema", "join_schema", "plan_schema", "rollout_schema")
+    schemas = (
+        "schema",
+        "cause_schema",
+        "cluster_schema",
+        "join_schema",
+        "login_schema",
+        "plan_schema",
+        "rollout_schema",
+    )
     assert of_fleetd <= {"fleetd.api", *(f"fleetd.api.{each}" for each in schemas)}

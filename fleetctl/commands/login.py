@@ -1,0 +1,98 @@
+"""login: get a certificate for https, have one made for a service, and revoke them."""
+
+from datetime import datetime
+from pathlib import Path
+
+import click
+
+from fleetctl import output
+from fleetctl.client import open_client
+from fleetctl.command_line import new_command
+from fleetctl.errors import CommandFailed, cause_of, failing_as
+from fleetctl.logins import keep_login, write_private
+from fleetctl.settings import Settings
+from fleetd.api import schema
+
+_MOST_DAYS = 90
+_ROLES = {"viewer": "view", "operator": "operate"}  # words for people; the others are permissions
+
+
+@new_command("login", usage="[--role=RIGHTS] | --for=NAME --role=RIGHTS [--days=N] [--out=FILE] | --revoke=NAME")
+@click.option(
+    "--role", default="", metavar="RIGHTS", help="viewer, operator, admin, or as role.GROUP= in fleet.conf(5)"
+)
+@click.option("--for", "service", default="", metavar="NAME", help="make a certificate for a service, as for CI")
+@click.option("--days", type=int, default=_MOST_DAYS, help="with --for: how long it counts, from 1 to 90 days")
+@click.option("--out", default="", metavar="FILE", help="with --for: where to write it, instead of standard output")
+@click.option("--revoke", "revoked", default="", metavar="NAME", help="revoke the certificates of a person or service")
+def command(settings: Settings, role: str, service: str, days: int, out: str, revoked: str) -> int:
+    """Gets you a certificate for the cluster's https addresses, which counts for twelve hours: from then on
+    --endpoint=https://SERVER:7443 works without SSH. On a server it is run as it is; from elsewhere with
+    --tunnel=SERVER, over SSH. It names the user of the socket, or of the SSH login, and holds the rights that the
+    groups of that user give there at that moment, or of these only what --role says. The key is made here and stays
+    here, in ~/.fleetctl/certificates.
+
+    --for makes one for a service, for 90 days at most, and needs the permission admin. It is printed as one PEM file:
+    key, certificate, and the authorities of the cluster. The service uses it with --endpoint=https://SERVER:7443
+    --cert-file=FILE, or FLEETCTL_ENDPOINT and FLEETCTL_CERT_FILE.
+
+    --revoke ends what certificates of this person and of a service of this name (or of one of both: person/NAME,
+    service/NAME) can do, within a second, and needs the permission admin, too. Take a person out of the groups on the
+    servers before, or they log in again.
+    """
+    if revoked:
+        _refuse_options({"--for": service, "--role": role, "--days": days, "--out": out}, "--revoke")
+        return _revoke(settings, revoked)
+    if not service:
+        _refuse_options({"--days": days, "--out": out}, "a login of your own")
+    elif not role:
+        raise CommandFailed("--for needs --role=RIGHTS: viewer, operator, admin, or operate:web-*,submit:web-*", 2)
+    rights = ",".join(_ROLES.get(word.strip(), word.strip()) for word in role.split(","))
+    return _get(settings, service, rights, days, out)
+
+
+def _refuse_options(given: dict[str, object], what: str) -> None:
+    if others := [option for option, value in given.items() if value not in ("", _MOST_DAYS)]:
+        raise CommandFailed(f"{', '.join(others)} {'have' if others[1:] else 'has'} no meaning for {what}", 2)
+
+
+def _get(settings: Settings, service: str, rights: str, days: int, out: str) -> int:
+    from fleetd.trust.x509 import make_request  # slow to import
+
+    if not 1 <= days <= _MOST_DAYS:
+        raise CommandFailed(f"--days={days}: a certificate counts for 1 to {_MOST_DAYS} days", 2)
+    client = open_client(settings)
+    key, csr = make_request()
+    with failing_as("Error logging in: "):
+        answer = client.login(schema.LoginRequest(csr, service, rights, days if service else 0))
+    until = f"{datetime.fromtimestamp(answer.expires).astimezone():%Y-%m-%d %H:%M %Z}"
+    who = f"{output.printable(answer.subject)} until {until}: {output.printable(answer.rights)}"
+    server = output.printable(answer.servers[0])
+    if service:
+        bundle = key + answer.certificate + answer.authorities
+        if out:
+            try:
+                write_private(Path(out), bundle)
+            except OSError as error:
+                raise CommandFailed(f"cannot write {out}: {cause_of(error)}") from error
+        else:
+            output.write(bundle)
+        output.note(f"{who}; use it with --endpoint={server} --cert-file={out or 'FILE'}")
+        return 0
+    try:
+        keep_login(answer, key)
+    except OSError as error:
+        raise CommandFailed(f"cannot keep the certificate in {error.filename}: {cause_of(error)}") from error
+    output.result(f"Logged in as {who}")
+    output.result(f"From now on this needs no SSH: fleetctl --endpoint={server} list-units")
+    return 0
+
+
+def _revoke(settings: Settings, name: str) -> int:
+    subjects = [name] if "/" in name else [f"person/{name}", f"service/{name}"]
+    client = open_client(settings)
+    for subject in subjects:
+        with failing_as(f"Error revoking {output.printable(subject)}: "):
+            client.revoke(subject)
+    output.result(f"Certificates of {' and '.join(subjects)} that were made until now do not count any more")
+    return 0

@@ -1,0 +1,121 @@
+"""Certificates for https that `fleetctl login` got, one for each cluster; connects to nothing.
+
+Each is a folder below ~/.fleetctl/certificates, named like the fingerprint of the cluster's authority. It has
+`certificate.pem` (with its key), `authorities.pem` (whom to trust), and `login.json`, which is written last.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import msgspec
+
+from fleetd.model.decoding import UNREADABLE
+
+if TYPE_CHECKING:
+    import ssl
+
+    from fleetd.api import schema
+
+FOLDER = "~/.fleetctl/certificates"
+_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----\n?")
+
+
+class Login(msgspec.Struct, frozen=True):
+    """Whom a certificate names, until when it counts (a Unix time), and the https URLs of the cluster. `folder` is
+    where it lies."""
+
+    subject: str
+    expires: float
+    servers: tuple[str, ...]
+    folder: str = ""
+
+    def serves(self, host: str, port: int) -> bool:
+        """True if a server of this cluster has this address."""
+        return any(_place(url) == (host.lower(), port) for url in self.servers)
+
+    def context(self) -> "ssl.SSLContext":
+        """TLS with this certificate, to servers of its cluster alone. Raises OSError."""
+        folder = Path(self.folder)
+        context = fleet_context((folder / "authorities.pem").read_text(encoding="ascii", errors="replace"))
+        context.load_cert_chain(folder / "certificate.pem", password="")  # never prompt for it
+        return context
+
+
+def fleet_context(authorities: str) -> "ssl.SSLContext":
+    """TLS to servers whose certificates are made by a cluster's authorities (PEM). Names are not checked: servers alone
+    have certificates that may serve. Raises ssl.SSLError."""
+    import ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.load_verify_locations(cadata=authorities)
+    return context
+
+
+def find_logins(folder: str = FOLDER) -> list[Login]:
+    """Every login, the last one first. What cannot be read is left out."""
+    found: list[tuple[float, Login]] = []
+    for path in Path(folder).expanduser().glob("*/login.json"):
+        try:
+            login = msgspec.json.decode(path.read_bytes(), type=Login)
+            found.append((path.stat().st_mtime, msgspec.structs.replace(login, folder=str(path.parent))))
+        except (OSError, *UNREADABLE):
+            continue
+    return [login for _, login in sorted(found, key=lambda each: each[0], reverse=True)]
+
+
+def choose_login(logins: Iterable[Login], host: str, port: int) -> Login | None:
+    """That of the cluster which has a server at this address."""
+    return next((login for login in logins if login.serves(host, port)), None)
+
+
+def keep_login(answer: "schema.Login", key: str, folder: str = FOLDER) -> Login:
+    """Keep a certificate and its key, instead of others of this cluster. Raises OSError."""
+    base = Path(folder).expanduser()
+    base.mkdir(mode=0o700, parents=True, exist_ok=True)
+    own = base / fingerprint(answer.authorities)
+    own.mkdir(mode=0o700, exist_ok=True)
+    login = Login(answer.subject, answer.expires, answer.servers, str(own))
+    write_private(own / "certificate.pem", answer.certificate + key)
+    write_private(own / "authorities.pem", answer.authorities)
+    write_private(own / "login.json", msgspec.json.encode(msgspec.structs.replace(login, folder="")).decode())
+    for other in find_logins(folder):
+        if other.folder != str(own) and set(other.servers) & set(answer.servers):
+            shutil.rmtree(other.folder, ignore_errors=True)  # of an authority that has been replaced
+    return login
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replace a file as a whole, for its owner alone. Raises OSError."""
+    new = path.with_name(f".{path.name}.new")
+    new.unlink(missing_ok=True)
+    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
+    new.replace(path)
+
+
+def split_certificates(pem: str) -> list[str]:
+    """The certificates in a PEM file, in their order."""
+    return _CERTIFICATE.findall(pem)
+
+
+def fingerprint(authorities: str) -> str:
+    """The SHA-256 of the last of these certificates, in hexadecimal digits; '' if there is none."""
+    import ssl
+
+    certificates: Sequence[str] = split_certificates(authorities)
+    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(certificates[-1])).hexdigest() if certificates else ""
+
+
+def _place(url: str) -> tuple[str, int]:
+    try:
+        parsed = urlsplit(url)
+        return (parsed.hostname or "").lower(), parsed.port or 443
+    except ValueError:
+        return "", 0
