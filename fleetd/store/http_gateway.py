@@ -6,6 +6,7 @@ only module of the store that uses aiohttp.
 
 import asyncio
 import logging
+import os
 import socket
 import ssl
 from collections import deque
@@ -378,7 +379,7 @@ def failures_named(timeout_s: float = 0) -> Iterator[None]:
     except TimeoutError as error:
         raise TimedOut(f"no answer for {timeout_s:g} s") from error
     except (aiohttp.ClientError, OSError) as error:
-        raise EndpointFailed(_explain_tls(error) or without_user(str(error)) or type(error).__name__) from error
+        raise EndpointFailed(_explain(error) or without_user(str(error)) or type(error).__name__) from error
 
 
 _ALERTS = {  # what the other side says of this side's certificate, by OpenSSL's names
@@ -389,8 +390,8 @@ _ALERTS = {  # what the other side says of this side's certificate, by OpenSSL's
 }
 
 
-def _explain_tls(error: Exception) -> str:
-    """What is wrong with a certificate, '' if that is not why the connection failed."""
+def _explain(error: Exception) -> str:
+    """Why there is no connection, or what is wrong with a certificate; '' for other failures."""
     cause: object = error
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         cause = error.certificate_error
@@ -399,4 +400,7 @@ def _explain_tls(error: Exception) -> str:
     if isinstance(cause, ssl.SSLCertVerificationError):
         return f"certificate verify failed: {cause.verify_message}"
     reason = str(getattr(cause, "reason", "") or cause)
-    return next((words for alert, words in _ALERTS.items() if alert in reason), "")
+    words = next((words for alert, words in _ALERTS.items() if alert in reason), "")
+    if not words and isinstance(error, aiohttp.ClientConnectorError) and (number := error.os_error.errno):
+        return f"cannot connect: {os.strerror(number) if number > 0 else error.os_error.strerror}"
+    return words

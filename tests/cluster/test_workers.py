@@ -171,6 +171,25 @@ def test_a_worker_that_loses_power_is_replaced_and_comes_back(workers: Workers) 
     workers.fleetctl("destroy", name)
 
 
+@pytest.mark.covers("S.4")
+def test_a_restored_etcd_ends_nothing_on_a_worker(workers: Workers, tmp_path: Path) -> None:
+    etcd, snapshot = workers.cluster.etcd, tmp_path / "snapshot"
+    workers.start(UNIT)
+    etcd.save(snapshot)
+    workers.start("young.service")
+    time.sleep(4)  # so that the worker has seen the revision in a heartbeat
+    before = workers.worker.main_pids([UNIT, "young.service"])
+    etcd.restore(snapshot)
+    workers.wait_registered()
+    workers.cluster.wait_until("its state is back", lambda: workers.place_of("young.service") == workers.worker.id)
+    assert workers.fleetctl("list-unit-files", "--fields=unit", "--no-legend").stdout.split() == [UNIT]
+    time.sleep(4)
+    assert workers.worker.main_pids([UNIT, "young.service"]) == before
+    workers.fleetctl("stop", UNIT)
+    assert workers.worker.main_pids([UNIT, "young.service"]) == {UNIT: 0, "young.service": before["young.service"]}
+    workers.worker.run(["systemctl", "stop", "young.service"])
+
+
 def test_a_worker_that_was_removed_is_told_so_in_words(workers: Workers) -> None:
     workers.start(UNIT)
     pid = workers.worker.main_pid(UNIT)
