@@ -87,7 +87,9 @@ def _is_member(config: Config) -> bool:
 
 
 def _restart() -> str:
-    done = subprocess.run(
-        ["systemctl", "restart", "fleet.service"], capture_output=True, text=True, errors="replace", check=False
-    )
-    return " ".join(done.stderr.split()) if done.returncode else ""
+    """Start fleet now and at each boot, with the configuration as it is now."""
+    for command in (["enable", "--quiet", "fleet.socket", "fleet.service"], ["restart", "fleet.service"]):
+        done = subprocess.run(["systemctl", *command], capture_output=True, text=True, errors="replace", check=False)
+        if done.returncode:
+            return " ".join(done.stderr.split())
+    return ""

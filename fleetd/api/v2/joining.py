@@ -5,7 +5,7 @@ secret that no token has nothing is signed, and no process started.
 """
 
 import asyncio
-import secrets
+import os
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -66,7 +66,7 @@ class Joining:
         trust: Trust | None,
         audit: Audit,
         unix_now: Callable[[], float],
-        random: Callable[[int], bytes] = secrets.token_bytes,
+        random: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._registry = registry
         self._trust = trust
