@@ -1,0 +1,99 @@
+"""The API over https on real machines: a login over the socket of one, its certificate on both, and its revocation."""
+
+import os
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from contrib.testbed import Cluster, Machine
+from fleetctl.logins import find_logins
+
+PORT = 7443
+
+
+class Operator:
+    """Runs fleetctl on this host, with a home of its own."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+
+    def fleetctl(self, endpoint: str, *arguments: str, status: int = 0) -> str:
+        """What it prints, on both streams."""
+        done = subprocess.run(
+            [f"{sys.prefix}/bin/fleetctl", f"--endpoint={endpoint}", *arguments],
+            env={**os.environ, "HOME": str(self.home)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == status, (arguments, done.stdout, done.stderr)
+        return done.stdout + done.stderr
+
+    def connect(self, machine: Machine) -> ssl.SSLSocket:
+        """A connection with the certificate of the login, over which a request has been answered."""
+        (login,) = find_logins(str(self.home / ".fleetctl/certificates"))
+        client = login.context().wrap_socket(socket.create_connection((machine.address, PORT), timeout=10))
+        client.sendall(f"GET /fleet/v2/whoami HTTP/1.1\r\nHost: {machine.address}\r\n\r\n".encode())
+        assert client.recv(4096).startswith(b"HTTP/1.1 200 ")
+        return client
+
+
+def over_https(machine: Machine) -> str:
+    return f"https://{machine.address}:{PORT}"
+
+
+@pytest.fixture
+def cluster(new_cluster: Callable[..., Cluster]) -> Cluster:
+    return new_cluster([{"listen": f"https://:{PORT}"}, {"listen": f"https://:{PORT}"}])
+
+
+def test_a_login_on_one_server_counts_on_each_until_it_is_revoked(cluster: Cluster, tmp_path: Path) -> None:
+    first, second = cluster.machines
+    ann = Operator(tmp_path)
+    assert "unable to get local issuer certificate" in ann.fleetctl(over_https(second), "list-machines", status=1)
+
+    def logs_in() -> bool:
+        return cluster.fleetctl("login", "--for=probe", "--role=view", on=first, check=False).returncode == 0
+
+    cluster.wait_until("it has an authority", logs_in)
+    ann.fleetctl(cluster.endpoint(first), "login")
+    for machine in cluster.machines:
+        cluster.wait_until("both list both", lambda m=machine: len(_machines(ann, m)) == 2)
+    unit = tmp_path / "web.service"
+    unit.write_text("[Service]\nExecStart=/bin/sleep infinity\n")
+    assert "launched on" in ann.fleetctl(over_https(second), "start", str(unit))
+    assert (
+        "FLEET_ACTOR=person/root@"
+        in second.run(["journalctl", "-o", "export", "ACTION=submit", "+", "ACTION=start"]).stdout
+    )
+
+    open_at_second = ann.connect(second)
+    began = time.monotonic()
+    cluster.fleetctl("login", "--revoke=root", on=first)
+    open_at_second.settimeout(5.0)
+    with suppress(ConnectionError):
+        assert open_at_second.recv(4096) == b""
+    assert time.monotonic() - began < 2.0  # the command itself included
+    for machine in cluster.machines:
+        refused = ann.fleetctl(over_https(machine), "list-units", status=1)
+        assert "Error 403: the certificate of person/root was revoked" in refused
+
+    ann.fleetctl(cluster.endpoint(second), "login")
+    assert "web.service" in ann.fleetctl(over_https(first), "list-units")
+    for machine in cluster.machines:
+        machine.run(["systemctl", "restart", "fleet.service"])
+    cluster.wait_ready()
+    assert "web.service" in ann.fleetctl(over_https(first), "list-units")
+    assert first.run(["stat", "-c", "%a", "/var/lib/fleet/trust"]).stdout == "700\n"
+
+
+def _machines(operator: Operator, machine: Machine) -> list[str]:
+    return operator.fleetctl(over_https(machine), "list-machines", "--no-legend").splitlines()
