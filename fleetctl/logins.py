@@ -8,6 +8,7 @@ import hashlib
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -98,6 +99,11 @@ def write_private(path: Path, text: str) -> None:
     with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
         file.write(text)
     new.replace(path)
+
+
+def local_time(at: float) -> str:
+    """A Unix time in this machine's zone."""
+    return time.strftime("%Y-%m-%d %H:%M %Z", time.localtime(at))
 
 
 def split_certificates(pem: str) -> list[str]:

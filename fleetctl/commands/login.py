@@ -1,6 +1,5 @@
 """login: get a certificate for https, have one made for a service, and revoke them."""
 
-from datetime import datetime
 from pathlib import Path
 
 import click
@@ -9,7 +8,7 @@ from fleetctl import output
 from fleetctl.client import open_client
 from fleetctl.command_line import new_command
 from fleetctl.errors import CommandFailed, cause_of, failing_as
-from fleetctl.logins import keep_login, write_private
+from fleetctl.logins import keep_login, local_time, write_private
 from fleetctl.settings import Settings
 from fleetd.api import schema
 
@@ -65,8 +64,7 @@ def _get(settings: Settings, service: str, rights: str, days: int, out: str) -> 
     key, csr = make_request()
     with failing_as("Error logging in: "):
         answer = client.login(schema.LoginRequest(csr, service, rights, days if service else 0))
-    until = f"{datetime.fromtimestamp(answer.expires).astimezone():%Y-%m-%d %H:%M %Z}"
-    who = f"{output.printable(answer.subject)} until {until}: {output.printable(answer.rights)}"
+    who = f"{output.printable(answer.subject)} until {local_time(answer.expires)}: {output.printable(answer.rights)}"
     server = output.printable(answer.servers[0])
     if service:
         bundle = key + answer.certificate + answer.authorities

@@ -8,6 +8,7 @@ from fleetctl.client import open_client
 from fleetctl.command_line import new_command
 from fleetctl.errors import failing_as
 from fleetctl.listing import JSON, TABLE
+from fleetctl.logins import local_time
 from fleetctl.settings import Settings
 from fleetd.api import schema
 from fleetd.model.permission import EVERY_NAME, Permission
@@ -27,7 +28,7 @@ _MEANINGS = {
 def command(settings: Settings, form: str) -> int:
     """Shows who the machine that is asked takes you for, and what you may do there: root and the group fleet
     everything, the group fleet-operate operate units and machines, the group fleet-view see, and others what role.GROUP
-    in its fleet.conf(5) says.
+    in its fleet.conf(5) says. Over https it is what the certificate says, until it expires.
     """
     client = open_client(settings)
     with failing_as("Error asking who you are: "):
@@ -40,6 +41,8 @@ def command(settings: Settings, form: str) -> int:
         output.result(f"groups: {', '.join(map(output.printable, found.groups))}")
     for grant in found.grants:
         output.result(_describe(grant))
+    if found.expires:
+        output.result(f"until {local_time(found.expires)}")
     return 0
 
 

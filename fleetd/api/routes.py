@@ -325,7 +325,8 @@ class Api:
         """Tell who asks, and what they may do."""
         actor = request.actor
         grants = tuple(schema.Grant(grant.permission, grant.pattern) for grant in actor.rights.grants)
-        return render_json(schema.WhoAmI(actor.name, actor.identity, actor.groups, grants))
+        expires = int(request.certificate.expires_at_s) if request.certificate else 0
+        return render_json(schema.WhoAmI(actor.name, actor.identity, actor.groups, grants, expires))
 
     async def _get_health(self, _: Request, __: str) -> Response:
         """Tell whether this fleetd and its store answer."""

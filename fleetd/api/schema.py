@@ -415,9 +415,11 @@ class Grant(msgspec.Struct, frozen=True):
 
 
 class WhoAmI(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Who asks: their name, what the audit keeps of them, the groups that give them rights, and these rights."""
+    """Who asks: their name, what the audit keeps of them, the groups that give them rights, and these rights.
+    `expires` is until when their certificate counts (a Unix time; not there without one)."""
 
     name: str = ""
     identity: str = ""
     groups: tuple[str, ...] = ()
     grants: tuple[Grant, ...] = ()
+    expires: int = 0

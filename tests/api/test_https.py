@@ -77,6 +77,7 @@ def message(answer: Any) -> str:
 async def test_a_certificate_says_who_asks_and_what_they_may_do(cluster: Cluster) -> None:
     ann = cluster.authority.person("ann", "operate:web-*")
     status, found = await cluster.ask(ann, "GET /fleet/v2/whoami", headers={"Fleet-User": "root"})
+    assert found.pop("expires") > time.time()
     assert (status, found) == (
         200,
         {"name": "ann", "identity": "person/ann", "grants": [{"permission": "operate", "pattern": "web-*"}]},
