@@ -14,6 +14,9 @@ from fleetd.model.certificate import CertificateIdentity, Revocation, TrustedAut
 LONGEST_CHAIN = 4  # authorities back from the one that signs, which a client may have missed
 
 
+UNLINKED_RENEWED_AFTER = 0.9  # of the life
+
+
 class Known(msgspec.Struct, frozen=True):
     """Authorities and revocations, each in the order of their numbers."""
 
@@ -69,27 +72,34 @@ def cross_certificates(authorities: Sequence[TrustedAuthority], signer: str) -> 
     return tuple(chain)
 
 
+def renew_at_s(own: CertificateIdentity, *, is_foreign: bool, is_linked: bool) -> float:
+    """The Unix time at which a server makes itself another certificate than its `own` one. `is_foreign`: another
+    authority signs now than the one that has signed this. `is_linked`: who trusts that one takes what the other signs.
+    Where not, it is used for as long as it can be, for workers that do not know the other authority yet."""
+    if not is_foreign:
+        return own.renew_at_s
+    if is_linked:
+        return own.issued_at_s
+    return own.issued_at_s + (own.expires_at_s - own.issued_at_s) * UNLINKED_RENEWED_AFTER
+
+
 def why_renew(
     own: CertificateIdentity | None,
     wanted: CertificateIdentity,
     *,
-    issuer: str,
-    signer: str,
+    is_foreign: bool,
     is_linked: bool,
     now_s: float,
 ) -> str:
     """Why a server makes itself another certificate than its `own` one (None: it has none); '' if it does not. It is to
-    be that of `wanted`. `issuer` and `signer` are the certificates of the authority that has signed it and of the one
-    that would; `is_linked`: who trusts the former will take what the latter signs."""
+    be that of `wanted`. The others are as in renew_at_s."""
     if own is None:
         return "it has none"
     if (own.subject, own.role) != (wanted.subject, wanted.role):
         return f"it has one of {own.subject} as a {own.role}"
-    if now_s >= own.renew_at_s:
-        return "two thirds of its life are over"
-    if issuer != signer and is_linked:
-        return "the authority has changed"
-    return ""
+    if now_s < renew_at_s(own, is_foreign=is_foreign, is_linked=is_linked):
+        return ""
+    return "the authority has changed" if is_foreign else "two thirds of its life are over"
 
 
 def find_revocation(identity: CertificateIdentity, revocations: Iterable[Revocation]) -> Revocation | None:

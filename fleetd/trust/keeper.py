@@ -21,6 +21,7 @@ from fleetd.model.authorities import (
     merge,
     next_end,
     next_number,
+    renew_at_s,
     trusted,
     why_renew,
 )
@@ -43,6 +44,7 @@ from fleetd.trust.stored import StoredTrust
 
 log = logging.getLogger(__name__)
 
+SHORTEST_SLEEP_S = 30.0
 FETCH_RETRY_S = 300.0
 LONGEST_SLEEP_S = 3600.0  # clocks are set, and a watch may be mute
 FIRST_RETRY_S = 1.0
@@ -234,11 +236,12 @@ class TrustKeeper:
         """Until something is due."""
         due = [LONGEST_SLEEP_S if self._lacks() is None else min(FETCH_RETRY_S, self._lives.machine_s / 10)]
         if self.own is not None and not self.is_revoked(self.own):
-            due.append(self.own.renew_at_s - self._now())
+            signer = self._find_signer().certificate
+            due.append(renew_at_s(self.own, **self._compare(signer)) - self._now())
         end_s = next_end(self._known.authorities, self._now(), self._lives.machine_s)
         if end_s is not None:
             due.append(end_s - self._now())
-        return max(0.1, min(due))
+        return max(min(SHORTEST_SLEEP_S, self._lives.machine_s / 100), min(due))
 
     async def _read(self) -> int:
         """Learn what the store has, and give it back what it has lost. Returns the revision."""
@@ -312,7 +315,7 @@ class TrustKeeper:
 
     async def _make_authority(self, by: str) -> TrustedAuthority:
         """Make the next authority. Raises CannotSign, StoreError."""
-        in_files = bool(self._key_files())
+        in_files = bool(self._key_files() or (self._known.authorities and not self._own_knowledge.keys))
         if not in_files and self._refuse_store:
             raise CannotSign(self._refuse_store)
         number = next_number(self._known.authorities)
@@ -391,14 +394,8 @@ class TrustKeeper:
             return
         signer = self._find_signer()
         names = tuple(self._find_names())
-        reason = why_renew(
-            self.own,
-            self._wanted,
-            issuer=self._issuer,
-            signer=signer.certificate,
-            is_linked=bool(cross_certificates(self._known.authorities, signer.certificate)),
-            now_s=self._now(),
-        )
+        compared = self._compare(signer.certificate)
+        reason = why_renew(self.own, self._wanted, **compared, now_s=self._now())
         if not reason and not set(names) <= set(self._own_knowledge.names):
             reason = "it has another name"
         if not reason:
@@ -419,6 +416,11 @@ class TrustKeeper:
         self.own, self._issuer = await self._signer.inspect(certificate, [signer.certificate])
         self._learn(msgspec.structs.replace(self._own_knowledge, names=names))
         log.info("this machine has another certificate", extra={"why": reason, "authority": signer.number})
+
+    def _compare(self, signer: str) -> dict[str, bool]:
+        """How the authority that has signed this machine's certificate is to the one that signs now."""
+        is_linked = bool(cross_certificates(self._known.authorities, signer))
+        return {"is_foreign": self._issuer != signer, "is_linked": is_linked}
 
     async def _renew_without_store(self) -> None:
         """A store that is down for long must not let the certificate expire."""

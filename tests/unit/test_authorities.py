@@ -52,18 +52,18 @@ def test_what_is_sent_leads_back_to_former_authorities():
 def test_a_server_has_another_certificate_made_when_it_must():
     wanted = CertificateIdentity("machine", "m1", "server")
     own = CertificateIdentity("machine", "m1", "server", issued_at_s=NOW, expires_at_s=NOW + LIFE)
-    for found, issuer, is_linked, now_s, reason in [
-        (None, "A1", False, NOW, "it has none"),
-        (own, "A1", False, NOW, ""),
-        (own, "A1", False, NOW + LIFE * 2 / 3 - 1, ""),
-        (own, "A1", False, NOW + LIFE * 2 / 3, "two thirds of its life are over"),
-        (own, "A0", True, NOW, "the authority has changed"),
-        (own, "A0", False, NOW, ""),
-        (CertificateIdentity("machine", "m1", "worker"), "A1", False, NOW, "it has one of machine/m1 as a worker"),
-        (CertificateIdentity("machine", "m2", "server"), "A1", False, NOW, "it has one of machine/m2 as a server"),
+    for found, is_foreign, is_linked, now_s, reason in [
+        (None, False, False, NOW, "it has none"),
+        (own, False, False, NOW, ""),
+        (own, False, False, NOW + LIFE * 2 / 3 - 1, ""),
+        (own, False, False, NOW + LIFE * 2 / 3, "two thirds of its life are over"),
+        (own, True, True, NOW, "the authority has changed"),
+        (own, True, False, NOW + LIFE * 0.9 - 1, ""),
+        (own, True, False, NOW + LIFE * 0.9, "the authority has changed"),
+        (CertificateIdentity("machine", "m1", "worker"), False, False, NOW, "it has one of machine/m1 as a worker"),
+        (CertificateIdentity("machine", "m2", "server"), False, False, NOW, "it has one of machine/m2 as a server"),
     ]:
-        said = why_renew(found, wanted, issuer=issuer, signer="A1", is_linked=is_linked, now_s=now_s)
-        assert said == reason
+        assert why_renew(found, wanted, is_foreign=is_foreign, is_linked=is_linked, now_s=now_s) == reason
 
 
 def test_a_revocation_is_found_by_the_certificate_it_is_about():
