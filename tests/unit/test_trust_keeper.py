@@ -391,6 +391,33 @@ def test_a_lost_key_of_the_authority_is_replaced_by_a_rotation(server):
     run_virtually(scenario())
 
 
+@pytest.mark.parametrize("in_files", [True, False])
+def test_an_authority_that_is_deleted_on_all_servers_and_in_the_store_is_forgotten(server, in_files):
+    """As docs/operations.md says for a key that is in other hands."""
+
+    async def scenario():
+        servers = [server("m1"), server("m2")]
+        authority = x509.make_authority(1, unix_now())
+        for each in servers if in_files else ():
+            give_key_files(each, authority)
+        async with running(*servers):
+            await servers[0].keeper.rotate("ann")
+            if in_files:
+                give_key_files(servers[1], TrustFiles(servers[0].directory).read_keys()[1])
+            await asyncio.sleep(3700)
+        for each in servers:
+            for name in ("known.json", "authorities.pem", "authority-1.key", "authority-1.pem"):
+                (each.directory / name).unlink(missing_ok=True)
+        await forget(server.store, "trust/authorities/1", "-authority/1")
+        async with running(*servers):
+            for each in servers:
+                assert len(split_pem(await each.keeper.authorities())) == 1
+                assert authority_of(each) == 2
+                assert [number.number for number in each.keeper._known.authorities] == [2]
+
+    run_virtually(scenario())
+
+
 def test_the_key_of_another_clusters_authority_is_not_used(server, caplog):
     async def scenario():
         one, two = server("m1"), server("m2")
