@@ -1,7 +1,8 @@
 """The store of a worker, with what this machine has on its disk: its certificate, and what it knew of the store."""
 
+import hashlib
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from fleetd.agent.ledger import StoreSeen
@@ -15,11 +16,20 @@ from fleetd.trust.worker import WorkerTrust
 ANSWER_TIMEOUTS = 2  # a server that asks etcd gets as many timeouts of a request to etcd
 
 
-def open_worker_store(config: Config, seen: StoreSeen, context: Callable[[], ssl.SSLContext]) -> WorkerStore:
-    """The store of this worker; `context` returns the TLS of its next connection."""
+def servers_in_turn(servers: Iterable[str], machine: str) -> tuple[str, ...]:
+    """The servers in the order in which this worker asks them. It is another one for each machine, so that workers
+    spread over all of them, and over those that remain when one is away."""
+    return tuple(sorted(servers, key=lambda server: hashlib.sha256(f"{machine} {server}".encode()).digest()))
+
+
+def open_worker_store(
+    config: Config, machine: str, seen: StoreSeen, context: Callable[[], ssl.SSLContext]
+) -> WorkerStore:
+    """The store of the worker with this id; `context` returns the TLS of its next connection."""
+    servers = servers_in_turn(config.servers, machine)
     timeout_s = ANSWER_TIMEOUTS * config.etcd_request_timeout_s
     return WorkerStore(
-        config.servers, context, request_timeout_s=timeout_s, epoch=seen.cluster_id, highest_revision=seen.revision
+        servers, context, request_timeout_s=timeout_s, epoch=seen.cluster_id, highest_revision=seen.revision
     )
 
 

@@ -38,3 +38,15 @@ def test_a_run_goes_through_every_phase_and_is_reported(tmp_path: Path, size: Si
     report = render_report(findings)
     assert all(name in report for name in names)
     assert f"| {size.machines * 10} | {size.units * 10} |" in report
+
+
+@pytest.mark.long
+def test_a_run_with_workers_has_etcd_asked_by_servers_alone(tmp_path: Path) -> None:
+    require_etcd()
+    size = Size(machines=12, units=24, ttl_s=2.0, rest_s=1.0, processes=2, servers=3)
+    findings = run_scale(size, tmp_path, lambda said: None)
+    start = findings.phases[START]
+    assert start.counts["transaction units"].keys == size.units
+    assert start.counts["transaction states"].keys >= size.units  # what the servers wrote for workers
+    assert findings.phases["the leader's machine lost"].took_s > 0
+    assert "3 machines are servers" in render_report(findings)

@@ -1,11 +1,12 @@
 """The certificate of a worker, as its disk has it."""
 
+import itertools
 import ssl
 from pathlib import Path
 
 import pytest
 
-from fleetd.process.worker_store import load_own_certificate
+from fleetd.process.worker_store import load_own_certificate, servers_in_turn
 from fleetd.store.protocol import StoreError
 from tests.certificates import TestAuthority
 
@@ -27,6 +28,15 @@ def test_a_worker_trusts_its_authority_and_shows_its_certificate(tmp_path: Path)
     context = load_own_certificate(tmp_path)()
     assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, False)
     assert len(context.get_ca_certs()) == 1
+
+
+def test_workers_spread_over_the_servers_and_over_those_that_remain() -> None:
+    servers = [f"https://10.0.0.{number}:7443" for number in (1, 2, 3)]
+    orders = [servers_in_turn(servers, f"{number:032x}") for number in range(600)]
+    assert {frozenset(order) for order in orders} == {frozenset(servers)}
+    assert servers_in_turn(reversed(servers), f"{5:032x}") == orders[5]
+    for order in itertools.permutations(servers):
+        assert 70 < orders.count(order) < 130
 
 
 def _join(folder: Path) -> None:

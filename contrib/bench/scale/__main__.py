@@ -50,10 +50,17 @@ def _parse_arguments() -> tuple[Size, bool]:
     parser.add_argument("--rest", type=float, default=20.0, help="for how many seconds it is watched at rest")
     parser.add_argument("--processes", type=int, default=4, help="how many processes the agents share")
     parser.add_argument("--note", action="store_true", help="keep figures and report: history.jsonl and scale.md")
+    parser.add_argument(
+        "--servers", type=int, default=0, help="so many servers, the others are workers (0: no workers)"
+    )
     given = parser.parse_args()
     if given.machines < 4 or given.units < given.machines:
         parser.error("at least 4 machines, and no fewer units than machines")
-    return Size(given.machines, given.units, given.ttl, given.rest, given.processes), given.note
+    if given.servers and not 2 <= given.servers <= given.machines - 2:
+        parser.error("at least 2 servers, and 2 workers")
+    if given.servers and given.note:
+        parser.error("--note is for runs without workers: the figures of others do not compare")
+    return Size(given.machines, given.units, given.ttl, given.rest, given.processes, given.servers), given.note
 
 
 def _allow_files() -> None:

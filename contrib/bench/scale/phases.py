@@ -12,8 +12,10 @@ from contrib.bench import process
 from contrib.bench.api import Api, are_active
 from contrib.bench.observer import Observer
 from contrib.bench.scale.request_counts import Counts, difference, total
+from contrib.bench.scale.trust import LOOPBACK, make_authority
 from contrib.bench.scale.worker import Task, Used, machine_id
 from contrib.bench.scale.workers import Workers
+from contrib.testbed.etcd import free_port
 from fleetd.model.unit_option import UnitOption
 
 LEADER, FRONT = "leader", "API"  # processes of one machine each: the one leads, the other serves the API
@@ -33,17 +35,29 @@ POLL_ONE_S = 0.005
 PATIENCE_S = 600.0
 
 
+def server_name(number: int) -> str:
+    """The process of one more server."""
+    return f"server {number}"
+
+
 Say = Callable[[str], None]  # reports progress
 
 
 class Size(msgspec.Struct, frozen=True):
-    """How many machines and units there are, and for how long they are observed at rest."""
+    """How many machines and units there are, and for how long they are observed at rest. The first `servers` machines
+    are servers, the others their workers (0: all machines reach etcd)."""
 
     machines: int
     units: int
     ttl_s: float
     rest_s: float
     processes: int
+    servers: int = 0
+
+    @property
+    def first_agent(self) -> int:
+        """The first machine that shares its process with others."""
+        return max(2, self.servers)
 
 
 class Phase(msgspec.Struct, frozen=True):
@@ -93,6 +107,9 @@ class Play:
         self._observer = observer
         self._say = say
         self._names = [f"scale-{number:05}.service" for number in range(size.units)]
+        self._ports = [free_port() for _ in range(size.servers)]
+        if size.servers:
+            make_authority(directory)
         self.phases: dict[str, Phase] = {}
         self.submitted_s = 0.0
         self.memory = Memory(0, 0, 0, 0, 0, 0)
@@ -117,7 +134,10 @@ class Play:
         leads = await self._observer.until("a machine leads", lambda: self._observer.leader != "", PATIENCE_S)
         assert self._observer.leader == machine_id(0)
         tasks = {FRONT: self._task(1, 1, str(self._directory / "api.sock"))}
-        rest = range(2, self._size.machines)
+        tasks |= {server_name(number): self._task(number, 1) for number in range(2, self._size.servers)}
+        await self._workers.start(tasks)
+        tasks = {}
+        rest = range(self._size.first_agent, self._size.machines)
         share = -(-len(rest) // self._size.processes)
         for first in rest[::share]:
             tasks[f"m{first}"] = self._task(first, min(share, self._size.machines - first))
@@ -128,7 +148,9 @@ class Play:
         await self._note(JOIN, joined - leads, before, began)
 
     def _task(self, first: int, count: int, socket: str = "") -> Task:
-        return Task(self._etcd_url, first, count, self._size.ttl_s, str(self._directory), socket)
+        port = self._ports[first] if first < len(self._ports) else 0
+        servers = tuple(f"https://{LOOPBACK}:{each}" for each in self._ports) if not port else ()
+        return Task(self._etcd_url, first, count, self._size.ttl_s, str(self._directory), socket, port, servers)
 
     async def _rest(self, name: str) -> None:
         await asyncio.sleep(self._size.ttl_s)  # the first beats after a change ask whether a watch has missed it
@@ -158,7 +180,8 @@ class Play:
 
     async def _lose(self, name: str, count: int) -> None:
         """Their power is cut; until all that they ran is active elsewhere. Spread over all processes."""
-        here = [number for number in range(2, self._size.machines) if machine_id(number) in self._observer.machines]
+        agents = range(self._size.first_agent, self._size.machines)
+        here = [number for number in agents if machine_id(number) in self._observer.machines]
         victims = here[:: max(1, len(here) // count)][:count]
         before, began = await self._read(), time.monotonic()
         lost = self._observer.active_on(ids := [machine_id(number) for number in victims])
@@ -190,8 +213,10 @@ class Play:
             began_s = {worker: used.cpu_s for worker, used in before.used.items()}
             return sum(after.used[name].cpu_s - began_s.get(name, 0.0) for name in which if name in after.used)
 
-        counts = [used.counts for used in after.used.values()]
-        earlier = [used.counts for worker, used in before.used.items() if worker in after.used]
+        counts = [used.counts for worker, used in after.used.items() if self._reaches_etcd(worker)]
+        earlier = [
+            used.counts for worker, used in before.used.items() if worker in after.used and self._reaches_etcd(worker)
+        ]
         phase = Phase(
             name,
             took_s,
@@ -206,6 +231,10 @@ class Play:
         )
         self.phases[name] = phase
         self._say(f"{name}: {took_s:.1f} s")
+
+    def _reaches_etcd(self, worker: str) -> bool:
+        servers = (LEADER, FRONT, *map(server_name, range(2, self._size.servers)))
+        return not self._size.servers or worker in servers
 
     async def _observe_memory(self, etcd_alone_mib: float) -> Memory:
         now = await self._read()

@@ -18,6 +18,7 @@ def render_report(findings: Findings) -> str:
     parts = (
         f"# {size.machines} machines, {size.units} units",
         "Processor time of etcd, of the leader's process, of the API's, and of one agent.",
+        *_describe_workers(findings),
         _render_phases(findings),
         f"All units were submitted after {findings.submitted_s:.1f} s, {a_second:.0f} a second.",
         "What the store was asked most often (requests, keys, KiB of keys and values):",
@@ -27,6 +28,17 @@ def render_report(findings: Findings) -> str:
         _render_more(findings),
     )
     return "\n\n".join(parts) + "\n"
+
+
+def _describe_workers(findings: Findings) -> Iterable[str]:
+    """What is different if most machines are workers; nothing if none is."""
+    size = findings.size
+    if size.servers:
+        yield (
+            f"{size.servers} machines are servers, the leader and the API's among them, and the other "
+            f"{size.machines - size.servers} are workers, which ask them over TLS. Requests are those of servers to "
+            "etcd. What is said of more machines below holds for servers alone."
+        )
 
 
 def figures_of(findings: Findings) -> list[Figure]:

@@ -27,7 +27,7 @@ def run_scale(size: Size, directory: Path, say: Say) -> Findings:
     with EtcdServer(directory / "etcd", extra_args=OWN_TIMEOUTS) as etcd:
         play = asyncio.run(_play(size, etcd.client_url, directory, say))
     with EtcdServer(directory / "bare", extra_args=OWN_TIMEOUTS) as bare:
-        floor = asyncio.run(measure_floor(bare.client_url, play.phases[START].counts, size.machines))
+        floor = asyncio.run(measure_floor(bare.client_url, play.phases[START].counts, size.servers or size.machines))
     say(f"the floor of it: {floor.took_s:.1f} s")
     return Findings(size, play.phases, play.submitted_s, play.memory, floor)
 

@@ -14,14 +14,18 @@ from pathlib import Path
 import msgspec
 
 from contrib.bench.scale.request_counts import Counts, RequestCounts
+from contrib.bench.scale.trust import LOOPBACK, Certificates
 from fleetd.api.server import Server
 from fleetd.config.config import parse_config
 from fleetd.config.options import Address
 from fleetd.model.machine import Machine
 from fleetd.process.node import HostEnvironment, Node
+from fleetd.process.worker_store import servers_in_turn
 from fleetd.registry.records import KeySpace
 from fleetd.store.etcd import EtcdStore
 from fleetd.store.instrumented import InstrumentedStore
+from fleetd.store.protocol import Store
+from fleetd.store.worker import WorkerStore
 from fleetd.systemd.protocol import UnitStatus
 from fleetd.testing.simulated_systemd import SimulatedSystemd
 
@@ -32,7 +36,8 @@ JOINING = 10  # machines at a time: more would only queue up at the processor th
 
 class Task(msgspec.Struct, frozen=True):
     """Be the machines numbered `first` and so on. `directory` is where they keep their ledgers and this process its
-    log; `socket` is where the first machine's API is served, '' for nowhere."""
+    log; `socket` is where the first machine's API is served, '' for nowhere. With `port` the first machine is a server
+    of workers there (0: it is none); with `servers`, URLs, all are workers of these."""
 
     etcd_url: str
     first: int
@@ -40,6 +45,8 @@ class Task(msgspec.Struct, frozen=True):
     ttl_s: float
     directory: str
     socket: str = ""
+    port: int = 0
+    servers: tuple[str, ...] = ()
 
 
 class Cut(msgspec.Struct, frozen=True, tag=True):
@@ -85,15 +92,21 @@ class SimulatedMachines:
         self._counts = RequestCounts()
         self._nodes: dict[int, Node] = {}
         self._server: Server | None = None
+        # Without workers no certificate is made.
+        self._certificates = Certificates(Path(task.directory)) if task.port or task.servers else None
 
     async def join(self) -> None:
         """Switch on all machines, wait until they are registered, and serve the API of the first if it is to be."""
         joining = asyncio.Semaphore(JOINING)
         numbers = range(self._task.first, self._task.first + self._task.count)
         await asyncio.gather(*(self._join_one(number, joining) for number in numbers))
-        if self._task.socket:
-            self._server = Server(self._nodes[self._task.first].api)
-            await self._server.start([Address(path=self._task.socket)], insecure=False)
+        task = self._task
+        addresses = [Address(path=task.socket)] if task.socket else []
+        addresses += [Address(host=LOOPBACK, port=task.port, tls=True)] if task.port else []
+        if addresses:
+            trust = self._certificates.server(machine_id(task.first)) if self._certificates else None
+            self._server = Server(self._nodes[task.first].api, trust=trust)
+            await self._server.start(addresses, insecure=False)
 
     async def _join_one(self, number: int, joining: asyncio.Semaphore) -> None:
         async with joining:
@@ -107,16 +120,26 @@ class SimulatedMachines:
 
     def _start(self, number: int) -> Node:
         task = self._task
-        config = msgspec.structs.replace(parse_config("", "scale", {}, {})[0], agent_ttl_s=task.ttl_s)
-        key = KeySpace(config.etcd_key_prefix).identity_key
-        # No shorter: an answer that many machines in one process keep waiting is not late for want of etcd.
-        store = EtcdStore([task.etcd_url], request_timeout_s=task.ttl_s, identity_key=key)
+        role = f"role=worker\nservers={','.join(task.servers)}" if task.servers else ""
+        config = msgspec.structs.replace(parse_config(role, "scale", {}, {})[0], agent_ttl_s=task.ttl_s)
+        if task.port:
+            config = msgspec.structs.replace(config, listen=(Address(host=LOOPBACK, port=task.port, tls=True),))
         id_ = machine_id(number)
+        store = self._open_store(config.etcd_key_prefix, id_)
         surroundings = HostEnvironment(runtime=Path(task.directory, f"m{number}"))
         machine = Machine(id=id_, session=surroundings.new_id(), address=f"10.{number >> 8}.{number & 255}.1")
         node = Node(config, InstrumentedStore(store, self._counts.observe), ScaleSystemd(), machine, surroundings)
         node.start()
         return node
+
+    def _open_store(self, prefix: str, id_: str) -> Store:
+        # No shorter timeout: an answer that many machines in one process keep waiting is not late for want of etcd.
+        task = self._task
+        if task.servers and self._certificates:
+            context = self._certificates.client(id_)
+            return WorkerStore(servers_in_turn(task.servers, id_), lambda: context, request_timeout_s=task.ttl_s)
+        key = KeySpace(prefix).identity_key
+        return EtcdStore([task.etcd_url], request_timeout_s=task.ttl_s, identity_key=key)
 
     async def _cut(self, number: int) -> None:
         """The machine says nothing to anybody, and nothing of it is left."""
