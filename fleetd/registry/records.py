@@ -296,9 +296,15 @@ class KeySpace:
         """What the keys begin with that hold the private keys of the cluster's authorities."""
         return KeySpace(self.prefix.rstrip("/") + "-authority").prefix
 
+    @property
+    def leases_prefix(self) -> str:
+        """What the keys begin with that name the worker to which a server has granted a lease (api/worker/leases.py).
+        The number of the lease follows."""
+        return self.prefix + "leases/"
+
     def lease_key(self, lease: int) -> str:
-        """The key that names the worker to which a server has granted this lease (api/worker/leases.py)."""
-        return f"{self.prefix}leases/{lease}"
+        """The key of one lease of a worker."""
+        return f"{self.leases_prefix}{lease}"
 
     @property
     def archive_prefix(self) -> str:

@@ -1,5 +1,7 @@
 """Machines that are removed: what becomes of their certificates, records and units, and which are not removed."""
 
+import asyncio
+
 import pytest
 
 from fleetd.model.certificate import CertificateIdentity, Revocation, is_revoked, revoke
@@ -16,7 +18,7 @@ from fleetd.registry.records import (
     STATES,
     Leader,
 )
-from fleetd.store.protocol import Conflict
+from fleetd.store.protocol import Conflict, Put
 from tests.api.conftest import JSON, Fleet
 from tests.api.issuing import Issuer
 
@@ -70,6 +72,27 @@ async def test_one_on_which_units_run_stays_unless_forced(worker: Fleet, active:
     assert await revocations(worker) == []
     assert (await worker.ask(REMOVE, {"force": True})).status == 204
     assert await worker.registry.read(STATES) == {}
+
+
+async def test_one_that_has_leases_for_years_leaves_nothing_either(worker: Fleet) -> None:
+    """A worker in other hands, which reports states on a lease of their own, and registers again just before its
+    connections end."""
+    store, registry = worker.registry.store, worker.registry
+    long = await store.grant(300_000_000)
+    await store.transact([], [Put(registry.lease_key(long), M1.encode(), long)])
+    await store.transact([], [registry.put(UnitState(active="active"), M1, "b.service", lease=long)])
+    unknown = await store.grant(300_000_000)
+    await store.transact([], [registry.put(UnitState(active="active"), M1, "c.service", lease=unknown)])
+    other = await store.grant(60)
+    await store.transact([], [Put(registry.lease_key(other), b"another", other)])
+    removal = asyncio.create_task(worker.ask(REMOVE, {"force": True}))
+    await asyncio.sleep(0.3)
+    assert await registry.read(MACHINES) == {}
+    await register(worker, UnitState(active="active"))
+    assert (await removal).status == 204
+    assert await registry.read(MACHINES) == {}
+    assert await registry.read(STATES) == {}
+    assert await store.time_to_live(other) is not None
 
 
 async def test_one_whose_units_are_at_rest_is_removed(worker: Fleet) -> None:

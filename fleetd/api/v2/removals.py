@@ -1,5 +1,6 @@
 """The removal of a machine from the cluster: its certificates do not count any more."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 
 from fleetd.api import schema
@@ -18,10 +19,12 @@ from fleetd.registry.records import (
     REBOOT_REQUESTS,
     REVOCATIONS,
     SETTINGS,
+    STATES,
 )
 from fleetd.registry.registry import Registry
 from fleetd.store.protocol import Conflict, Delete, Operation, Unchanged
 
+NOTICED_S = 1.0  # servers close the connections of a revoked machine within this time
 _NAMED = 3  # units
 _ATTEMPTS = 5  # while others revoke certificates
 
@@ -64,10 +67,22 @@ class Removals:
         if not force:
             _check_idle(await reader.states(id_))
         await self._revoke(id_, request.user)
-        item = await self._registry.store.get(self._registry.key(MACHINES, id_))
-        if item is not None:
-            await self._registry.store.revoke(item.lease)  # deletes its key and states, so the machine counts as dead
+        await self._end_leases(id_)
+        await asyncio.sleep(NOTICED_S)  # until then another server may have let it register again
+        await self._end_leases(id_)
         return Response(204)
+
+    async def _end_leases(self, id_: str) -> None:
+        """End every lease that it holds, so that its key and its states go, and it counts as dead: its certificate no
+        longer lets it do that itself, and it may have asked for years."""
+        registry = self._registry
+        granted = await registry.store.range(registry.leases_prefix)
+        leases = {int(item.key.rpartition("/")[2]) for item in granted.items if item.value == id_.encode()}
+        states = await registry.store.range(registry.key(STATES, id_) + "/")
+        machine = await registry.store.get_many([registry.key(MACHINES, id_)])
+        leases |= {item.lease for item in (*states.items, *machine.items) if item.lease}
+        for lease in sorted(leases):
+            await registry.store.revoke(lease)
 
     async def _revoke(self, id_: str, by: str) -> None:
         """Revoke its certificates and delete its records, and the tokens for it, at once."""
