@@ -73,8 +73,8 @@ class Host(msgspec.Struct, frozen=True):
 
 
 def join(url: str, token: str, host: Host) -> None:
-    """Make this machine a worker of the cluster of the server at this URL. A machine that is one already gets another
-    certificate. Raises JoinFailed, and what `host.make_request` raises."""
+    """Make this machine a worker of the cluster of the server at this URL. One that is one already is recorded anew if
+    the token is for it, and else gets another certificate alone. Raises JoinFailed."""
     try:
         pinned = parse_token(token)
         server = _Server(url)
@@ -84,25 +84,32 @@ def join(url: str, token: str, host: Host) -> None:
         _check_state(config, text, files, host)
     except (ValueError, IdentityError, ConfigError) as error:
         raise JoinFailed(str(error)) from error
-    authority = server.find_authority(pinned)
-    server.trust(authority)
+    trusted = server.find_authorities(pinned)
+    server.trust(trusted[0])
+    if config.role == WORKER:
+        _check_cluster(files, trusted)
     new_text = _new_config(host, text, (server.url,))
-    renewed = _renew(server, files, authority, host) if config.role == WORKER else None
-    key, request = host.make_request("") if renewed is None else ("", "")
+    key, request = host.make_request("")
     asked = schema.JoinRequest(
         pinned.secret, request, machine, config.public_ip or host.address(), config.metadata, host.host_keys()
     )
+    told = f"this machine is a worker of the cluster of {server.url} now"
     with _staged(host, files) as stage:
-        stage.put(files.key, key or files.read_key(), 0o600)
+        stage.put(files.key, key, 0o600)
         stage.put(host.config_path, new_text)  # shows whether there is room, before the token is used
-        answer = renewed or _insist(lambda: server.ask("POST", _JOIN, asked, schema.JoinAnswer), host.sleep)
+        answer: schema.JoinAnswer | schema.Renewal
+        try:
+            answer = _insist(lambda: server.ask("POST", _JOIN, asked, schema.JoinAnswer), host.sleep)
+        except _Refusal as refusal:
+            if config.role != WORKER or (renewed := _renew(server, files, host)) is None:
+                raise
+            answer = renewed
+            stage.put(files.key, files.read_key(), 0o600)
+            told = f"this machine is a worker of that cluster already, and its certificate is renewed; {refusal}"
         stage.put_certificate(files, answer.certificate, answer.authorities)
         servers = dict.fromkeys((server.url, *answer.servers))
         stage.put(host.config_path, _new_config(host, text, tuple(servers)))
-    if renewed:
-        host.say(f"this machine is a worker of that cluster already: {server.url} has renewed its certificate")
-    else:
-        host.say(f"this machine is a worker of the cluster of {server.url} now")
+    host.say(told)
     if trouble := host.restart():
         raise JoinFailed(f"the machine has its certificate, but fleet.service does not run: {trouble}")
 
@@ -152,13 +159,14 @@ class _Server:
         self._context.check_hostname = False
         self._context.verify_mode = ssl.CERT_NONE
 
-    def find_authority(self, pinned: TokenText) -> str:
-        """The certificate of the authority that a token is for. Raises JoinFailed if the server does not have it."""
-        answer = self.ask("GET", _AUTHORITIES, None, schema.Authorities)
-        for certificate in split_pem(answer.authorities):
+    def find_authorities(self, pinned: TokenText) -> tuple[str, ...]:
+        """The certificates of the authorities that the cluster trusts, the one that a token is for first. Raises
+        JoinFailed if that is not among them."""
+        trusted = split_pem(self.ask("GET", _AUTHORITIES, None, schema.Authorities).authorities)
+        for certificate in trusted:
             with suppress(ValueError):
                 if hashlib.sha256(ssl.PEM_cert_to_DER_cert(certificate)).hexdigest() == pinned.authority:
-                    return certificate
+                    return certificate, *trusted
         raise JoinFailed(
             f"the server at {self.url} is not of the cluster that the token is for, whose authority it does not have: "
             "check the address, and have another token made (fleetctl machine token) if the authority was replaced. "
@@ -232,17 +240,23 @@ def _insist(ask: Callable[[], T], sleep: Callable[[float], None]) -> T:
     return ask()
 
 
-def _renew(server: _Server, files: TrustFiles, authority: str, host: Host) -> schema.Renewal | None:
+def _check_cluster(files: TrustFiles, trusted: Sequence[str]) -> None:
+    """Raises JoinFailed if this machine, a worker, has a certificate of another cluster than the one that trusts these
+    authorities."""
+    own = files.read_authorities()
+    if own and not set(own) & set(trusted):
+        raise JoinFailed(
+            "this machine is a worker of another cluster: run `fleetd leave`, remove role= and servers= from its "
+            f"fleet.conf, and {files.directory}"
+        )
+
+
+def _renew(server: _Server, files: TrustFiles, host: Host) -> schema.Renewal | None:
     """Another certificate for the key of this machine, which is a worker; None if it has none, or if the cluster has
     removed it. Raises JoinFailed."""
     key, certificate = files.read_key(), files.read_certificate()
     if not key or not certificate:
         return None
-    if authority not in files.read_authorities():
-        raise JoinFailed(
-            "this machine is a worker of another cluster: run `fleetd leave`, remove role= and servers= from its "
-            f"fleet.conf, and {files.directory}"
-        )
     _, request = host.make_request(key)
     try:
         return server.ask("POST", _RENEW, schema.RenewalRequest(certificate, request), schema.Renewal)

@@ -207,10 +207,33 @@ def test_to_join_again_renews_the_certificate_and_uses_no_token(machine: BareMac
     key, serial, config = machine.files.read_key(), machine.serial, machine.config
     machine.join(cluster.url, token)
     assert machine.said[1:] == [
-        f"this machine is a worker of that cluster already: {cluster.url} has renewed its certificate"
+        "this machine is a worker of that cluster already, and its certificate is renewed; the server at "
+        f"{cluster.url} refused: machine {M1} has used this token, and a token can be used once; have another made: "
+        "fleetctl machine token"
     ]
     assert (machine.files.read_key(), machine.config) == (key, config)
     assert machine.serial != serial
+
+
+def test_with_a_token_for_it_a_worker_is_recorded_as_it_is_now(machine: BareMachine, cluster: ServedCluster) -> None:
+    machine.join(cluster.url, cluster.token())
+    key = machine.files.read_key()
+    machine.configure(f"{machine.config}metadata=disk=ssd\n")
+    machine.join(cluster.url, cluster.token(M1))
+    assert cluster.identities[M1,].metadata == {"disk": "ssd"}
+    assert machine.files.read_key() != key
+    assert machine.said[1] == machine.said[0]
+
+
+def test_a_worker_joins_with_a_token_of_an_authority_that_it_does_not_know_yet(
+    machine: BareMachine, cluster: ServedCluster
+) -> None:
+    machine.join(cluster.url, cluster.token())
+    former = x509.make_authority(9, time.time())
+    machine.files.write_authorities([former.certificate])
+    cluster.issuer.trusted.append(former)
+    machine.join(cluster.url, cluster.token(M1))
+    assert cluster.issuer.authority.certificate in machine.files.read_authorities()
 
 
 def test_a_machine_that_was_removed_joins_again_with_another_key(machine: BareMachine, cluster: ServedCluster) -> None:
