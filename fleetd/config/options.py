@@ -252,8 +252,8 @@ OPTIONS: tuple[ConfigOption, ...] = (
         "servers",
         parse_fleet_servers,
         "",
-        "With role=worker: the servers that it asks, one after the other if one fails, as a comma-separated list of "
-        "https://HOST:PORT.",
+        "With role=worker: servers of the cluster, as a comma-separated list of https://HOST:PORT. They are asked one "
+        "after the other if one fails, and say which other servers there are.",
     ),
     ConfigOption(
         "etcd_servers",

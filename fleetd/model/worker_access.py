@@ -114,13 +114,14 @@ def owner_of(prefix: str, key: str) -> str:
 
 def record_of_worker(said: Machine, recorded: MachineIdentity) -> Machine:
     """The record of a machine that is a worker: what it says of itself, with what a server recorded when it joined
-    instead of what others rely on. It hosts no member of the store, and has no settings of the cluster, for it never
-    leads."""
+    instead of what others rely on. It hosts no member of the store, serves nobody, and has no settings of the cluster,
+    for it never leads."""
     return structs.replace(
         said,
         address=recorded.address,
         metadata=recorded.metadata,
         host_keys=recorded.host_keys,
         etcd_member="",
+        https="",
         configured={},
     )

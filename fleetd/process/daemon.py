@@ -326,8 +326,9 @@ def _open_store(config: Config, context: Callable[[], ssl.SSLContext] | None = N
         from fleetd.process.worker_store import load_own_certificate, open_worker_store  # servers need no certificates
 
         seen = Ledger(runtime_directory(config)).store
-        context = context or load_own_certificate(trust_directory(config))
-        return open_worker_store(config, read_machine_id(config), seen, context)
+        directory = trust_directory(config)
+        context = context or load_own_certificate(directory)
+        return open_worker_store(config, read_machine_id(config), seen, context, directory)
     if config.standalone:
         from fleetd.store.embedded import EmbeddedStore  # here: clusters do not need SQLite in memory
 

@@ -1,17 +1,24 @@
 """The store of a worker, with what this machine has on its disk: its certificate, and what it knew of the store."""
 
 import hashlib
+import logging
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
+
+import msgspec
 
 from fleetd.agent.ledger import StoreSeen
 from fleetd.config.config import Config
+from fleetd.model.decoding import UNREADABLE
 from fleetd.store.protocol import StoreError
 from fleetd.store.worker import WorkerStore
 from fleetd.trust.contexts import TlsContexts
 from fleetd.trust.files import TrustFiles
 from fleetd.trust.worker import WorkerTrust
+
+log = logging.getLogger(__name__)
 
 ANSWER_TIMEOUTS = 2  # a server that asks etcd gets as many timeouts of a request to etcd
 
@@ -22,14 +29,48 @@ def servers_in_turn(servers: Iterable[str], machine: str) -> tuple[str, ...]:
     return tuple(sorted(servers, key=lambda server: hashlib.sha256(f"{machine} {server}".encode()).digest()))
 
 
+class LearnedServers:
+    """The https URLs of servers that servers have told of, in a file of this directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / "servers.json"
+
+    def read(self) -> tuple[str, ...]:
+        """The URLs; () if none are known."""
+        try:
+            return msgspec.json.decode(self._path.read_bytes(), type=tuple[str, ...])
+        except FileNotFoundError:
+            return ()
+        except (OSError, *UNREADABLE) as error:
+            log.warning("cannot read %s, asking the servers in fleet.conf alone: %s", self._path, error)
+            return ()
+
+    def write(self, servers: Sequence[str]) -> None:
+        """Keep the URLs."""
+        log.info("the servers of the cluster are %s", ", ".join(servers))
+        new = self._path.with_name(".servers.new")
+        try:
+            new.write_bytes(msgspec.json.encode(list(servers)))
+            new.replace(self._path)
+        except OSError as error:
+            log.warning("cannot write %s: %s", self._path, error)
+
+
 def open_worker_store(
-    config: Config, machine: str, seen: StoreSeen, context: Callable[[], ssl.SSLContext]
+    config: Config, machine: str, seen: StoreSeen, context: Callable[[], ssl.SSLContext], directory: Path
 ) -> WorkerStore:
-    """The store of the worker with this id; `context` returns the TLS of its next connection."""
-    servers = servers_in_turn(config.servers, machine)
-    timeout_s = ANSWER_TIMEOUTS * config.etcd_request_timeout_s
+    """The store of the worker with this id; `context` returns the TLS of its next connection, `directory` has what it
+    learns."""
+    servers = LearnedServers(directory)
     return WorkerStore(
-        servers, context, request_timeout_s=timeout_s, epoch=seen.cluster_id, highest_revision=seen.revision
+        config.servers,
+        context,
+        request_timeout_s=ANSWER_TIMEOUTS * config.etcd_request_timeout_s,
+        epoch=seen.cluster_id,
+        highest_revision=seen.revision,
+        arrange=partial(servers_in_turn, machine=machine),
+        learned=servers.read(),
+        on_servers=servers.write,
     )
 
 
@@ -54,6 +95,7 @@ def load_own_certificate(directory: Path) -> Callable[[], ssl.SSLContext]:
 def open_worker_trust(config: Config, directory: Path) -> WorkerTrust:
     """The keeper of this worker's certificate, as it is in the directory. Raises StoreError."""
     load_own_certificate(directory)
-    keeper = WorkerTrust(TrustFiles(directory), config.servers)
+    learned = LearnedServers(directory)
+    keeper = WorkerTrust(TrustFiles(directory), lambda: tuple(dict.fromkeys((*config.servers, *learned.read()))))
     keeper.open()
     return keeper

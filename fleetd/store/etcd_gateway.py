@@ -42,6 +42,7 @@ class EtcdFormat:
     name = "etcd"
     remedy = "name etcd itself in etcd_servers"
     content_type = "application/json"
+    idle_s = 15.0
 
     def encode(self, request: msgspec.Struct) -> bytes:
         return msgspec.json.encode(request)

@@ -67,6 +67,7 @@ class Format(Protocol):
     name: str  # of an endpoint, in messages: "etcd"
     remedy: str  # where its address is to be given: "name etcd itself in etcd_servers"
     content_type: str
+    idle_s: float  # for so long a connection without requests is kept
 
     def encode(self, request: msgspec.Struct) -> bytes:
         """The body of a request."""
@@ -167,8 +168,8 @@ class Gateway:
         self._timeout_s = request_timeout_s
         self._format = store_format
         self._context = context
-        self._requests = _new_session()
-        self._streaming = _new_session()
+        self._requests = _new_session(store_format.idle_s)
+        self._streaming = _new_session(store_format.idle_s)
         self._streams: list[Stream] = []
         self._failing: set[str] = set()  # so that an outage is logged once
         self._closed = asyncio.Event()
@@ -210,6 +211,12 @@ class Gateway:
     def endpoints(self) -> tuple[str, ...]:
         """The addresses that were given, without a slash at the end."""
         return self._endpoints
+
+    def use(self, endpoints: Sequence[str]) -> None:
+        """Use these endpoints from now on. The one in use stays, if it is among them."""
+        current = self._endpoints[self._current]
+        self._endpoints = tuple(endpoints)
+        self._current = self._endpoints.index(current) if current in self._endpoints else 0
 
     async def ask(self, endpoint: str, path: str, request: msgspec.Struct, parse: Callable[[bytes], T]) -> T:
         """Send one request to this address alone, one of `endpoints` or another of the same store. Raises Unavailable
@@ -337,13 +344,13 @@ class Gateway:
         return self._format.parse_refusal(response.status, body)
 
 
-def _new_session() -> aiohttp.ClientSession:
+def _new_session(idle_s: float) -> aiohttp.ClientSession:
     """A client with unlimited connections (with a limit, requests would wait for each other's timeouts) and no
     cookies."""
     trace = aiohttp.TraceConfig()
     trace.on_request_headers_sent.append(_note_sending)
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0),
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=idle_s),
         timeout=aiohttp.ClientTimeout(total=None),
         cookie_jar=aiohttp.DummyCookieJar(),
         trace_configs=[trace],

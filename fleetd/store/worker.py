@@ -4,9 +4,12 @@ A worker has no access to etcd. Each server answers for it what concerns its own
 worker_wire.py has the format, worker_watches.py the watches, http_gateway.py the failover between servers.
 """
 
+import asyncio
 import logging
+import math
 import ssl
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import TypeVar
 
 import msgspec
@@ -27,6 +30,7 @@ from fleetd.store.protocol import (
     Operation,
     PrefixDigest,
     RangeResult,
+    StoreError,
     StoreMember,
     Unavailable,
 )
@@ -37,6 +41,7 @@ A = TypeVar("A", bound=wire.Answer)
 log = logging.getLogger(__name__)
 
 MOST_BYTES = 256 * 1024 * 1024  # of a range: every placement of one machine
+ASK_SERVERS_S = 600.0
 SILENCE_S = 3 * wire.WATCH_HEARTBEAT_S
 _UNAUTHORIZED = 401
 
@@ -51,7 +56,9 @@ class WorkerStore:
     `context` returns the TLS context of a new connection, with this machine's certificate (None: for http: in tests).
     `request_timeout_s` is how long one server may be silent before the next one is tried. `epoch` and
     `highest_revision` are what an earlier fleetd knew of the store (membership/store_epoch.py; '' and 0: nothing).
-    After `silence_s` without a word from it, the stream of the watches is taken for dead.
+    After `silence_s` without a word from it, the stream of the watches is taken for dead. Servers say which others
+    there are: those are used besides the given ones, and `on_servers` is called with them when they have changed.
+    `learned` are those of an earlier fleetd. `arrange` returns the order in which servers are asked.
     """
 
     def __init__(
@@ -63,13 +70,28 @@ class WorkerStore:
         epoch: str = "",
         highest_revision: int = 0,
         silence_s: float = SILENCE_S,
+        arrange: Callable[[Iterable[str]], Sequence[str]] = tuple,
+        learned: Sequence[str] = (),
+        on_servers: Callable[[Sequence[str]], None] = lambda servers: None,
     ) -> None:
-        self._gateway = Gateway(servers, _Format(), request_timeout_s=request_timeout_s, context=context)
+        self._given = tuple(servers)
+        self._on_servers = on_servers
+        self._now = asyncio.get_running_loop().time
+        self._asked_s = -math.inf  # when the servers were last asked for
+        self._arrange = arrange
+        endpoints = self._in_turn(learned)
+        self._gateway = Gateway(endpoints, _Format(), request_timeout_s=request_timeout_s, context=context)
         self._seen = Position(wire.history_mark(epoch), highest_revision if epoch else 0)
         self._watches = Watches(self._gateway, self._seen, silence_s)
 
     async def cluster_id(self) -> str:
-        return (await self._ask("cluster-id", wire.Request, wire.ClusterIdAnswer)).cluster_id
+        answer = await self._ask("cluster-id", wire.Request, wire.ClusterIdAnswer)
+        self._asked_s = self._now()
+        servers = self._in_turn(answer.servers)
+        if answer.servers and servers != self._gateway.endpoints:
+            self._gateway.use(servers)
+            self._on_servers(answer.servers)
+        return answer.cluster_id
 
     async def get(self, key: str) -> KeyValue | None:
         return (await self._ask("get", wire.KeyRequest, wire.KeyAnswer, {"key": key})).item
@@ -98,7 +120,13 @@ class WorkerStore:
         return (await self._ask("grant", wire.GrantRequest, wire.GrantAnswer, {"ttl_s": ttl_s})).lease
 
     async def keep_alive(self, lease: int) -> KeepAlive:
-        return (await self._ask("keep-alive", wire.LeaseRequest, wire.KeepAliveAnswer, {"lease": lease})).beat
+        """One heartbeat. From time to time it also asks which servers there are."""
+        beat = (await self._ask("keep-alive", wire.LeaseRequest, wire.KeepAliveAnswer, {"lease": lease})).beat
+        if self._now() - self._asked_s > ASK_SERVERS_S:
+            self._asked_s = self._now()
+            with suppress(StoreError):
+                await self.cluster_id()
+        return beat
 
     async def time_to_live(self, lease: int) -> float | None:
         return (await self._ask("time-to-live", wire.LeaseRequest, wire.TimeToLiveAnswer, {"lease": lease})).ttl_s
@@ -121,6 +149,10 @@ class WorkerStore:
     async def close(self) -> None:
         await self._watches.close()
         await self._gateway.close()
+
+    def _in_turn(self, learned: Sequence[str]) -> tuple[str, ...]:
+        """All servers, in the order in which they are asked."""
+        return tuple(self._arrange(dict.fromkeys((*self._given, *learned))))
 
     async def _ask(
         self,
@@ -149,6 +181,7 @@ class _Format:
     name = "fleet server"
     remedy = "name the servers themselves in servers="
     content_type = wire.CONTENT_TYPE
+    idle_s = 60.0  # a handshake for each heartbeat would cost more; servers keep a connection for longer
 
     def encode(self, request: msgspec.Struct) -> bytes:
         return wire.encode(request)

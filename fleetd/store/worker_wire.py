@@ -108,7 +108,10 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ClusterIdAnswer(Answer, frozen=True):
+    """`servers` are the https URLs of the servers of the cluster."""
+
     cluster_id: str
+    servers: tuple[str, ...] = ()
 
 
 class KeyAnswer(Answer, frozen=True):

@@ -21,13 +21,13 @@ LONGEST_RETRY_S = 600.0
 
 
 class WorkerTrust:
-    """The keeper of a worker. `servers` are the https URLs of servers, `unix_now` is the wall clock, `life_s` how long
-    certificates of machines live."""
+    """The keeper of a worker. `servers` returns the https URLs of servers, `unix_now` is the wall clock, `life_s` how
+    long certificates of machines live."""
 
     def __init__(
         self,
         files: TrustFiles,
-        servers: Sequence[str],
+        servers: Callable[[], Sequence[str]],
         *,
         signer: Signer | None = None,
         unix_now: Callable[[], float] = time.time,
@@ -35,7 +35,7 @@ class WorkerTrust:
     ) -> None:
         self.own: CertificateIdentity | None = None  # what the certificate in use says
         self._files = files
-        self._servers = tuple(servers)
+        self._servers = servers
         self._signer = signer or Signer()
         self._now = unix_now
         self._life_s = life_s
@@ -78,7 +78,7 @@ class WorkerTrust:
         found = await self._signer.call(
             "renew",
             Renewal,
-            servers=self._servers,
+            servers=tuple(self._servers()),
             key=key,
             certificate=self._files.read_certificate(),
             authorities=self._files.read_authorities(),

@@ -36,7 +36,7 @@ class Cluster:
         ]
         self.files = TrustFiles(directory / "w1")
         self.urls = [f"https://{LOOPBACK}:{address.port}" for address in self.addresses]
-        self.worker = WorkerTrust(self.files, self.urls, life_s=LIFE_S)
+        self.worker = WorkerTrust(self.files, lambda: self.urls, life_s=LIFE_S)
         self.answers: list[int] = []  # what the worker got of every server, one after the other
 
     @asynccontextmanager
@@ -138,7 +138,7 @@ async def test_a_worker_that_was_off_while_the_authority_was_replaced_is_renewed
         off.write_authorities(split_pem(await keeper.authorities()))
         await keeper.rotate("ann")
         await asyncio.sleep(2)  # its certificate has expired, and the servers have those of another authority
-        worker = WorkerTrust(off, ["https://127.0.0.1:1", *cluster.urls], life_s=LIFE_S)
+        worker = WorkerTrust(off, lambda: ["https://127.0.0.1:1", *cluster.urls], life_s=LIFE_S)
         worker.open()
         task = asyncio.create_task(worker.run())
         await asyncio.sleep(LIFE_S / 3)

@@ -50,10 +50,10 @@ class Cluster:
     async def start(self) -> "Cluster":
         await self.store.transact([], [self.registry.put(RECORDED, W)])
         for name in "ac":
-            machine = Machine(id=name * 32, session=name, address="10.0.0.1")
+            address = Address(host=LOOPBACK, port=free_port(), tls=True)
+            machine = Machine(id=name * 32, session=name, address="10.0.0.1", https=f"{LOOPBACK}:{address.port}")
             environment = HostEnvironment(self.folder / name)
             node = self.nodes[name] = Node(SERVER, self.store, SimulatedSystemd(), machine, environment)
-            address = Address(host=LOOPBACK, port=free_port(), tls=True)
             self.trusts[name] = TestTrust(self.authority)
             self.servers[name] = Server(node.api, trust=self.trusts[name])
             await self.servers[name].start([address], insecure=False)
@@ -71,7 +71,7 @@ class Cluster:
         return store
 
     def new_worker(self, certificate: Path) -> Node:
-        machine = Machine(id=W, session="w", address="10.0.0.9", metadata={"zone": "b", "gpu": "yes"}, boot_id="b")
+        machine = Machine(id=W, session="w", address="10.0.0.9", metadata={"zone": "b"}, boot_id="b", https="evil:1")
         environment = HostEnvironment(self.folder / "w")
         node = self.nodes["w"] = Node(WORKER_CONFIG, self.new_store(certificate), self.systemd, machine, environment)
         node.start()
@@ -108,7 +108,7 @@ async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
 
 async def test_a_worker_runs_its_units_and_says_nothing_of_itself_that_counts(cluster: Cluster) -> None:
     record = (await cluster.registry.read(MACHINES))[W,]
-    assert (record.session, record.address, record.metadata) == ("w", "192.0.2.7", {"zone": "a"})
+    assert (record.session, record.address, record.metadata, record.https) == ("w", "192.0.2.7", {"zone": "a"}, "")
     unit = (await cluster.registry.read(UNITS))["u.service",]
     await cluster.registry.write_unit(msgspec.structs.replace(unit, target=TargetState.LOADED), unit)
     await cluster.wait(lambda: not cluster.systemd.processes())
@@ -127,6 +127,18 @@ async def test_a_worker_stays_registered_when_the_server_that_it_asks_leaves(clu
             await cluster.registry.write_unit(msgspec.structs.replace(unit, target=TargetState.LOADED), unit)
             await cluster.wait(lambda: not cluster.systemd.processes())
             break
+
+
+async def test_a_worker_learns_which_servers_there_are(cluster: Cluster) -> None:
+    learned: list[str] = []
+    context = cluster.authority.client_context(cluster.authority.machine(W, WORKER))
+    store = WorkerStore(cluster.urls[:1], lambda: context, on_servers=learned.extend)
+    cluster.stores.append(store)
+    await store.cluster_id()
+    assert sorted(learned) == sorted(cluster.urls)
+    await cluster.servers["a"].stop()
+    await store.cluster_id()
+    assert sorted(learned) == sorted(cluster.urls)
 
 
 async def test_a_worker_asks_only_for_what_is_its_own(cluster: Cluster) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fleetd.process.worker_store import load_own_certificate, servers_in_turn
+from fleetd.process.worker_store import LearnedServers, load_own_certificate, servers_in_turn
 from fleetd.store.protocol import StoreError
 from tests.certificates import TestAuthority
 
@@ -37,6 +37,16 @@ def test_workers_spread_over_the_servers_and_over_those_that_remain() -> None:
     assert servers_in_turn(reversed(servers), f"{5:032x}") == orders[5]
     for order in itertools.permutations(servers):
         assert 70 < orders.count(order) < 130
+
+
+def test_learned_servers_are_kept_and_a_broken_file_is_none(tmp_path: Path) -> None:
+    servers = LearnedServers(tmp_path)
+    assert servers.read() == ()
+    servers.write(("https://a:1", "https://b:2"))
+    assert LearnedServers(tmp_path).read() == ("https://a:1", "https://b:2")
+    (tmp_path / "servers.json").write_text("{")
+    assert servers.read() == ()
+    LearnedServers(tmp_path / "missing").write(("https://a:1",))  # it is logged
 
 
 def _join(folder: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Protocol
 from fleetd.api.worker import errors
 from fleetd.api.worker.history import StoreHistory
 from fleetd.api.worker.leases import LeaseOwners
+from fleetd.api.worker.servers import KnownServers
 from fleetd.model.worker_access import Access, Selection
 from fleetd.registry.registry import Registry
 from fleetd.registry.transactions import WriteSet
@@ -40,12 +41,14 @@ class WorkerCalls:
         records: Preparation,
         history: StoreHistory,
         leases: LeaseOwners,
+        servers: KnownServers,
         note_read: Callable[[int], None],
     ) -> None:
         self._store = registry.store
         self._records = records
         self._history = history
         self._leases = leases
+        self._servers = servers
         self._note_read = note_read
         self._calls: dict[str, Callable[..., Awaitable[wire.Answer]]] = {
             "cluster-id": self._cluster_id,
@@ -68,8 +71,9 @@ class WorkerCalls:
 
     async def _cluster_id(self, access: Access, request: wire.Request) -> wire.Answer:
         cluster_id = await self._store.cluster_id()
+        servers = await self._servers.urls()
         revision, history = await self._now(request)
-        return wire.ClusterIdAnswer(cluster_id=cluster_id, store_revision=revision, history=history)
+        return wire.ClusterIdAnswer(cluster_id=cluster_id, servers=servers, store_revision=revision, history=history)
 
     async def _get(self, access: Access, request: wire.KeyRequest) -> wire.Answer:
         _check_readable(access, [request.key])

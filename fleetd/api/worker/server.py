@@ -18,6 +18,7 @@ from fleetd.api.worker.history import StoreHistory
 from fleetd.api.worker.leases import LeaseOwners
 from fleetd.api.worker.limits import Limits, WorkerLimits, WorkerUse
 from fleetd.api.worker.records import WorkerRecords
+from fleetd.api.worker.servers import KnownServers
 from fleetd.model.certificate import MACHINE, WORKER
 from fleetd.model.worker_access import Access, find_access
 from fleetd.registry.registry import Registry
@@ -66,6 +67,7 @@ class WorkerApi:
             records if records is not None else WorkerRecords(registry),
             self._history,
             LeaseOwners(registry, now),
+            KnownServers(registry, now),
             note_read,
         )
 
