@@ -22,6 +22,7 @@ _SHUTDOWN_S = 1.0  # for a client to say that it has seen the end
 _RETRY_S = 1.0  # after the system had no descriptors left
 _LOG_S = 60.0  # between two log entries about the same
 _HANDSHAKE = b"\x16"  # the first byte of TLS
+_INTERNAL_ERROR = b"\x15\x03\x03\x00\x02\x02\x50"  # a fatal alert of TLS (RFC 8446 6.2): not the client's fault
 NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME, which Python has no name for
 
 log = logging.getLogger(__name__)
@@ -86,7 +87,7 @@ class TlsListener:
             except asyncio.CancelledError:
                 connection.close()
                 raise
-            task = loop.create_task(self._shake_hands(connection, address[0]))
+            task = loop.create_task(self._shake_hands(connection, address[0].removeprefix("::ffff:")))
             self._handshakes[task] = loop.time()
             task.add_done_callback(self._handshakes.pop)
 
@@ -113,7 +114,9 @@ class TlsListener:
             why = error.verify_message
             self._note("refused a client's certificate", f"{why} (client {host})", why)
         except ssl.SSLError as error:
-            self._note("a TLS handshake failed", f"{error.reason or error} (client {host})", error.reason)
+            said = (error.reason or str(error)).replace("_", " ").lower()
+            why = f"the client says: {said.partition(' alert ')[2]}" if " alert " in said else said
+            self._note("a TLS handshake failed", f"{why} (client {host})", why)
         except OSError:
             pass  # the client has gone
         finally:
@@ -123,6 +126,7 @@ class TlsListener:
         context = self._trust().server_context()
         if context is None:
             self._note("refused a client", "this machine has no certificate yet")
+            await _refuse(connection, _INTERNAL_ERROR)
             return
         if not context.verify_flags & NO_CHECK_TIME:  # who has expired is told so in words: see server.py
             context.verify_flags |= ssl.VerifyFlags(NO_CHECK_TIME)

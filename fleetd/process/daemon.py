@@ -164,6 +164,8 @@ class Daemon:
                 log.warning(
                     "listen, insecure, metrics_listen and fleetlock_listen take effect when fleetd is restarted"
                 )
+                # Until then fleetd needs what its listeners need: certificates, for example.
+                config = msgspec.structs.replace(config, **dict(zip(_LISTENING, _listening(self.config), strict=True)))
             log_format.setup(config.verbosity)
             if config.metadata != self.config.metadata:
                 for unit, reason in (await node.predict_evictions(config.metadata)).items():
@@ -185,8 +187,11 @@ class Daemon:
         return node
 
 
+_LISTENING = ("listen", "insecure", "metrics_listen", "fleetlock_listen")
+
+
 def _listening(config: Config) -> tuple[object, ...]:
-    return config.listen, config.insecure, config.metrics_listen, config.fleetlock_listen
+    return tuple(getattr(config, name) for name in _LISTENING)
 
 
 def _watch_revocations(node: Node, server: Server) -> None:

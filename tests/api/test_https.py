@@ -247,11 +247,11 @@ async def test_no_session_is_resumed(cluster: Cluster) -> None:
     assert session is None or not session.has_ticket
 
 
-async def test_without_a_certificate_of_its_own_it_closes_connections_and_says_so(
+async def test_without_a_certificate_of_its_own_it_refuses_clients_and_says_so(
     cluster: Cluster, caplog: pytest.LogCaptureFixture
 ) -> None:
     cluster.trust.context = None
-    with pytest.raises((ssl.SSLError, ConnectionError)):
+    with pytest.raises(ssl.SSLError, match="alert internal error"):
         await ask(cluster.client(), "GET", "/health")
     assert [record.getMessage() for record in caplog.records] == [
         "refused a client: this machine has no certificate yet"
@@ -379,3 +379,16 @@ async def test_a_fleetd_without_certificates_does_not_listen_on_https(path: Addr
     with pytest.raises(ListenError, match="this fleetd has no certificates"):
         await server.start([path, address], insecure=True)
     assert not Path(path.path).exists()
+
+
+async def test_the_log_names_what_a_client_says_of_a_handshake(
+    cluster: Cluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = TestAuthority(tmp_path, 2)
+    with pytest.raises(ssl.SSLCertVerificationError):
+        await ask(Client(cluster.address, other.client_context()), "GET", "/health")
+    (listener,) = cluster.server._tls_listeners
+    await asyncio.gather(*listener._handshakes)
+    assert [record.getMessage() for record in caplog.records] == [
+        "a TLS handshake failed: the client says: unknown ca (client 127.0.0.1)"
+    ]

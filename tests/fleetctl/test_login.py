@@ -152,7 +152,9 @@ def test_a_server_at_another_address_is_recognised_by_its_authority(
 def test_without_a_login_the_authority_is_unknown(fleetctl: Fleetctl, https: HttpsCluster) -> None:
     result = fleetctl("--endpoint", https.https, "list-units")
     assert (result.status, result.stdout) == (1, "")
-    assert f"cannot reach fleetd at {https.https}: self-signed certificate in certificate chain; " in result.stderr
+    assert (
+        f"cannot reach fleetd at {https.https}: the authority of its certificate is not known here; " in result.stderr
+    )
     assert result.stderr.endswith("; fleetctl login --tunnel SERVER learns that of a cluster\n")
 
 
@@ -195,6 +197,12 @@ def test_a_machine_that_is_no_server_is_not_taken_for_one(fleetctl: Fleetctl, ht
     https.trust.context.load_cert_chain(https.authority.machine("w1", "worker"))
     result = fleetctl("--endpoint", https.https, "list-units")
     assert "unsuitable certificate purpose; it is no server: a worker, or somebody else" in result.stderr
+
+
+def test_a_server_that_has_no_certificate_yet_is_told_apart(fleetctl: Fleetctl, https: HttpsCluster) -> None:
+    https.trust.context = None
+    result = fleetctl("--endpoint", https.https, "list-units")
+    assert f"cannot reach fleetd at {https.https}: it has no certificate yet; its log says why: " in result.stderr
 
 
 def test_http_and_https_at_each_others_port_are_told_apart(
