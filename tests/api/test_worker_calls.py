@@ -24,6 +24,7 @@ from tests.api.worker_caller import (
     make_store,
     state_value,
 )
+from tests.metrics import Counted
 
 OWN_KEY = f"/fleet/machines/{OWN}"
 STATE_KEY = f"/fleet/states/{OWN}/{UNIT}"
@@ -349,3 +350,11 @@ async def test_the_errors_of_the_store_are_passed_on(worker: Caller) -> None:
     status, failure = await worker.get(PLACEMENT_KEY)
     assert (status, failure.lagging) == (wire.UNAVAILABLE, False)
     assert "closed" in failure.message
+
+
+async def test_answers_are_counted_by_call_and_status(worker: Caller) -> None:
+    counted = Counted()
+    await worker.get(PLACEMENT_KEY)
+    await worker.send("no-call", b"")
+    assert counted("fleet_worker_answers_total", call="get", code="200") == 1
+    assert counted("fleet_worker_answers_total", call="other", code="400") == 1

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -195,6 +196,7 @@ def requests_about(key: str) -> Iterator[tuple[str, wire.Request]]:
     yield "transact", wire.TransactRequest(operations=(Delete(key),))
 
 
+@pytest.mark.covers("R.10")
 async def test_no_call_with_any_tricky_key_opens_what_is_of_others() -> None:
     requests = [request for key in tricky_keys() for request in requests_about(key)]
     requests += [(call, wire.LeaseRequest(lease=OTHER_LEASE)) for call in ("keep-alive", "revoke", "time-to-live")]
@@ -219,6 +221,7 @@ async def test_comparisons_tell_nothing_of_others() -> None:
     await attack.store.close()
 
 
+@pytest.mark.covers("R.10")
 @settings(deadline=None)
 @given(st.lists(calls(), min_size=1, max_size=10))
 def test_a_workers_root_reads_and_writes_nothing_that_is_not_its_machines(

@@ -40,6 +40,7 @@ async def test_a_worker_runs_what_is_placed_on_it_and_is_what_was_recorded_of_it
     assert (await cluster.registry.read(STATES, VICTIM))[VICTIM, "v.service"].active == "active"
 
 
+@pytest.mark.covers("R.10")
 async def test_it_reads_nothing_of_the_others(cluster: Attacked) -> None:
     store = bad_store(cluster)
     everything = [item.key for prefix in ("", "/", "/fleet/") for item in (await store.range(prefix)).items]
@@ -95,6 +96,7 @@ async def test_it_watches_nothing_of_the_others(cluster: Attacked) -> None:
     assert MARK.encode() not in follower.read
 
 
+@pytest.mark.covers("R.10")
 async def test_it_writes_nothing_of_the_others(cluster: Attacked) -> None:
     store = bad_store(cluster)
     lease = await store.grant(5)

@@ -9,7 +9,12 @@ import pytest
 
 from contrib.testbed import Cluster
 from contrib.testbed.machine import Machine
+from fleetd.model.machine import Machine as FleetMachine
+from fleetd.registry.records import encode
+from fleetd.store import worker_wire as wire
+from fleetd.store.protocol import Delete, HasValue, Put
 from fleetd.trust import x509
+from tests.cluster.worker_root import WorkerRoot
 
 SERVER = {"listen": "https://:7443", "agent_ttl": "3s"}
 SLEEPER = "[Service]\nExecStart=/bin/sleep infinity\n"
@@ -188,6 +193,36 @@ def test_a_restored_etcd_ends_nothing_on_a_worker(workers: Workers, tmp_path: Pa
     workers.fleetctl("stop", UNIT)
     assert workers.worker.main_pids([UNIT, "young.service"]) == {UNIT: 0, "young.service": before["young.service"]}
     workers.worker.run(["systemctl", "stop", "young.service"])
+
+
+@pytest.mark.covers("R.10")
+def test_root_of_a_worker_gets_nothing_that_is_not_its_machines(workers: Workers) -> None:
+    workers.start(UNIT)
+    server = workers.servers[1]
+    workers.start("theirs.service", f"MachineID={server.id}")
+    root = WorkerRoot(workers.worker, workers.servers[0])
+    status, everything = root.ask("range", prefix="/")
+    keys = [item.key for item in everything.found.items]
+    assert status == 200
+    assert f"/fleet/states/{workers.worker.id}/{UNIT}" in keys
+    assert {key.split("/")[3] for key in keys if key.count("/") > 2} == {workers.worker.id}
+    unit_key, placement = "/fleet/units/theirs.service", f"/fleet/placements/{server.id}/theirs.service"
+    for key in (unit_key, placement, "/fleet/leader", f"/fleet/machines/{server.id}"):
+        assert root.ask("get", key=key)[0] == wire.FORBIDDEN
+        assert root.ask("transact", comparisons=(HasValue(key, b""),))[0] == wire.FORBIDDEN
+        assert root.ask("transact", operations=(Delete(key),))[0] == wire.FORBIDDEN
+    lease = root.ask("grant", ttl_s=5.0)[1].lease
+    claims = encode(FleetMachine(workers.worker.id, session="x", address="192.0.2.1", metadata={"role": "db"}))
+    assert root.ask("transact", operations=(Put(f"/fleet/machines/{server.id}", claims, lease),))[0] == wire.FORBIDDEN
+    assert root.ask("transact", operations=(Put(f"/fleet/machines/{workers.worker.id}", claims, lease),))[0] == 200
+    listed = workers.fleetctl("list-machines", "--fields=machine,ip,metadata", "--no-legend", "--full").stdout
+    line = next(line for line in listed.splitlines() if line.startswith(workers.worker.id))
+    assert line.split()[1:] == [workers.worker.address, "role=worker"]
+    assert root.ask("revoke", lease=lease)[0] == 200
+    for method, path in (("GET", "/fleet/v1/units"), ("POST", "/fleet/v2/machine-tokens"), ("GET", "/metrics")):
+        assert root.send(method, path, b"{}", "application/json")[0] == 403
+    workers.cluster.wait_until("it has registered again", lambda: workers.place_of(UNIT) == workers.worker.id)
+    workers.fleetctl("destroy", "theirs.service")
 
 
 def test_a_worker_that_was_removed_is_told_so_in_words(workers: Workers) -> None:
