@@ -29,8 +29,6 @@ if TYPE_CHECKING:  # HTTP, TLS and SSH are slow to import, and --help does not n
 T = TypeVar("T")
 Page = TypeVar("Page", schema.UnitPage, schema.UnitStatePage, schema.MachinePage)
 
-_BATCH_UNITS = 128  # one transaction of the store, so that the answer comes within --request-timeout
-_BATCH_BYTES = 1024 * 1024
 _PAGE_SIZE = 10_000
 _DAEMON_HERE = "is fleetd running here? See systemctl status fleet, or name another machine's API with --endpoint"
 _USERS_DAEMON = "is your own fleetd running? systemctl --user enable --now fleet.socket fleet.service starts it"
@@ -236,6 +234,18 @@ class Client:
         """Revoke the certificates of a person or a service. Raises ApiError."""
         self._call("POST", f"{schema.V2}/revocations", msgspec.json.encode(schema.RevocationRequest(subject)))
 
+    def secrets(self) -> list[schema.SecretReport]:
+        """The secrets of the cluster without their values, by name."""
+        return list(self._ask("GET", f"{schema.V2}/secrets", None, schema.SecretReports).secrets)
+
+    def set_secret(self, name: str, change: schema.SecretChange) -> schema.SecretChanged:
+        """Set a secret, or go back to its version before. Raises ApiError."""
+        return self._ask("PUT", f"{schema.V2}/secrets/{quote(name, safe='')}", change, schema.SecretChanged)
+
+    def remove_secret(self, name: str, *, force: bool = False) -> None:
+        """Remove a secret. Raises ApiError, also while units name it, unless `force`."""
+        self._call("DELETE", f"{schema.V2}/secrets/{quote(name, safe='')}{'?force=true' if force else ''}")
+
     def settings(self) -> list[schema.Setting]:
         """The settings of the cluster, by name."""
         return list(self._ask("GET", f"{schema.V2}/settings", None, schema.Settings).settings)
@@ -276,6 +286,8 @@ class Client:
 
         Raises ClientError if it is unknown what was done.
         """
+        from fleetctl.batches import cut_into_batches  # no list needs it
+
         refused: dict[str, ApiError] = {}
         for batch in cut_into_batches(operations):
             if len(batch) == 1 and batch[0].dropins is None and not batch[0].generation:
@@ -459,21 +471,6 @@ def put_operation(
 ) -> schema.UnitOperation:
     """The operation that gives a unit this content and target state; `only_new` refuses to replace an existing unit."""
     return schema.UnitOperation(name, tuple(options), target, only_new)
-
-
-def cut_into_batches(operations: Iterable[schema.UnitOperation]) -> Iterator[list[schema.UnitOperation]]:
-    """The operations in their order, in batches of bounded count and size."""
-    batch: list[schema.UnitOperation] = []
-    size = 0
-    for operation in operations:
-        length = len(msgspec.json.encode(operation))
-        if batch and (len(batch) == _BATCH_UNITS or size + length > _BATCH_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append(operation)
-        size += length
-    if batch:
-        yield batch
 
 
 def open_client(settings: Settings) -> Client:

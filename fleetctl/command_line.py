@@ -31,6 +31,7 @@ Completable = Literal[
     "machine-actions",
     "machines",
     "rollout-actions",
+    "secrets",
     "settings",
     "templates",
     "unit-and-machine",

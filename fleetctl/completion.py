@@ -231,6 +231,18 @@ def _settings(cursor: Cursor) -> list[Candidate]:
     return [*verbs, *settings, *(Candidate(f"{each.word}=", each.meaning) for each in settings)]
 
 
+def _secrets(cursor: Cursor) -> list[Candidate]:
+    """What to do with secrets, and then the name of one."""
+    if not cursor.arguments:
+        return [
+            Candidate("list", "show the secrets, without their values"),
+            Candidate("set", "set a secret to what standard input holds"),
+            Candidate("revert", "go back to the version before"),
+            Candidate("rm", "remove a secret"),
+        ]
+    return _ask(cursor, lambda client: [Candidate(each.name, f"version {each.version}") for each in client.secrets()])
+
+
 def _describe_machine(machine: Any) -> str:
     metadata = [f"{key}={value}" for key, value in sorted(machine.metadata.items())]
     return " ".join([part for part in (machine.primary_ip, *metadata) if part])
@@ -266,6 +278,7 @@ _ARGUMENTS: dict[Completable, Source] = {
     "machine-actions": _machine_actions,
     "machines": _machines,
     "rollout-actions": _rollout_actions,
+    "secrets": _secrets,
     "settings": _settings,
     "templates": _templates,
     "unit-and-machine": _unit_and_machine,

@@ -29,6 +29,7 @@ _DONE = "done"  # of a start that succeeded, when the unit has ended since
 _REFUSED = "refused"  # of a job that systemd rejected
 # Kinds of schema.Cause.
 _COMPLETED = "completed"
+_MISSING_SECRETS = "missing-secrets"
 _WAITING_FOR_MACHINE = "waiting-for-machine"
 
 
@@ -273,4 +274,6 @@ def why_unplaced(report: schema.UnitReport) -> str:
         )
         reason += ": " + ", ".join(counted)
     then = "It starts" if report.target == TargetState.LAUNCHED else "It is loaded"
-    return f"cannot be placed: {reason}. {then} as soon as one fits"
+    is_short_of_secrets = report.cause is not None and report.cause.kind == _MISSING_SECRETS
+    as_soon = "it is set" if is_short_of_secrets else "one fits"
+    return f"cannot be placed: {reason}. {then} as soon as {as_soon}"

@@ -10,7 +10,7 @@ from typing import Self
 import aiohttp
 import msgspec
 
-from fleetctl.client import cut_into_batches
+from fleetctl.batches import cut_into_batches
 from fleetd.api import schema
 from fleetd.model.unit_option import UnitOption
 

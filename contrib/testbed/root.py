@@ -57,6 +57,13 @@ ENABLED = {
     "multi-user.target.wants/network-online.target": "network-online.target",  # so that a booted machine is reachable
 }
 
+FLEET_UNITS = {  # by what starts them, '' for nothing
+    "fleet.service": "multi-user.target.wants",
+    "fleet.socket": "sockets.target.wants",
+    "fleet-credentials.service": "",
+    "fleet-credentials.socket": "",
+}
+
 ETCD_UNIT = """\
 [Unit]
 Wants=network-online.target
@@ -101,7 +108,7 @@ def build(directory: Path, *, machine_id: str, hostname: str, address: str, gate
 
 def install_fleet(root: Path, config: dict[str, str]) -> None:
     """Install fleet as a package does: enabled units, group, configuration, and links to the programs."""
-    for program in ("fleetd", "fleetctl"):
+    for program in ("fleetd", "fleetctl", "fleet-credentials"):
         target = Path(sys.prefix) / "bin" / program
         assert target.exists(), f"{target} is missing: install this checkout into the environment (contrib/setup)"
         _link(root / "usr/bin" / program, str(target))
@@ -111,10 +118,13 @@ def install_fleet(root: Path, config: dict[str, str]) -> None:
     )
     write_config(root, config)
     system = root / "etc/systemd/system"
-    for name, target_wants in (("fleet.service", "multi-user.target.wants"), ("fleet.socket", "sockets.target.wants")):
+    for name, target_wants in FLEET_UNITS.items():
         _write(system / name, (CHECKOUT / "units" / name).read_text())
-        _link(system / target_wants / name, f"/etc/systemd/system/{name}")
-        _write(root / "etc/systemd/user" / name, (CHECKOUT / "units/user" / name).read_text())
+        if target_wants:
+            _link(system / target_wants / name, f"/etc/systemd/system/{name}")
+        user_unit = CHECKOUT / "units/user" / name
+        if user_unit.exists():
+            _write(root / "etc/systemd/user" / name, user_unit.read_text())
     # The programs are in this checkout, perhaps below a home directory or /tmp. A private or protected /proc would hide
     # the machine's own boot id, which nspawn mounts there: a reboot would look like a restart of fleetd.
     settings = (
@@ -124,7 +134,8 @@ def install_fleet(root: Path, config: dict[str, str]) -> None:
         "ProtectKernelTunables=no",
         "ProtectControlGroups=no",
     )
-    _write(system / "fleet.service.d/testbed.conf", "\n".join(("[Service]", *settings, "")))
+    for name in ("fleet.service", "fleet-credentials.service"):
+        _write(system / f"{name}.d/testbed.conf", "\n".join(("[Service]", *settings, "")))
 
 
 def disable_fleet(root: Path) -> None:

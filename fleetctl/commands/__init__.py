@@ -30,6 +30,7 @@ SUMMARIES = {
     "restart": "Restart units, as systemctl does",
     "rollout": "Show and steer changes that reach the units of a group one after the other",
     "scale": "Set how many instances a template has",
+    "secret": "Set, list and remove secrets, which units get from systemd",
     "settings": "Show or change the settings of the cluster",
     "ssh": "Log in to a machine or the machine of a unit, or run a command there",
     "start": "Start units; submits those that the cluster does not have",

@@ -9,9 +9,11 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum, auto
+from pathlib import Path
 from typing import Any
 
 from fleetd import metrics
+from fleetd.agent.credentials import Credentials
 from fleetd.agent.desired_state import DesiredState
 from fleetd.agent.diagnostics import NO_REASON, Diagnostics
 from fleetd.agent.executor import Executor
@@ -26,6 +28,7 @@ from fleetd.membership.registration import Registration
 from fleetd.membership.store_epoch import StoreChange, StoreEpoch
 from fleetd.model.placement import Placement
 from fleetd.model.reboot import RebootRefusal
+from fleetd.model.secret import SecretRef
 from fleetd.model.unit import Proof, UnitState
 from fleetd.reconciler.actions import Write
 from fleetd.reconciler.after_restore import is_orphan_still, plan_adoption
@@ -58,7 +61,8 @@ class Agent:
     """One machine's agent. `run` works until it is cancelled, and can be called once.
 
     `systemd` is connected by the agent, and closed by the caller. `boot_id` is this boot's, and `on_refused_reboot` is
-    called when `reboot_refusal` changes. To register the machine: `await publish_all(lease)`,
+    called when `reboot_refusal` changes. Secrets are left in `credentials_directory`; without one, no unit has any.
+    To register the machine: `await publish_all(lease)`,
     write the machine's key, set `registration.lease`, call `heartbeat_answered`, and again for each heartbeat.
     """
 
@@ -72,6 +76,7 @@ class Agent:
         registration: Registration,
         boot_id: str = "",
         on_refused_reboot: Callable[[], None] = lambda: None,
+        credentials_directory: Path | None = None,
     ) -> None:
         self._systemd = systemd
         self._ledger = ledger
@@ -93,10 +98,15 @@ class Agent:
         self._publisher = StatePublisher(registry, machine_id, registration, epoch.note_revision)
         self._retries = UnitRetries(self._mark_one)
         self._proof_timers = ProofTimers(self._mark_one)
-        self._executor = Executor(machine_id, systemd, ledger, self._retries)
+        credentials = Credentials(registry, machine_id, credentials_directory) if credentials_directory else None
+        self._executor = Executor(machine_id, systemd, ledger, self._retries, credentials, self._find_secrets)
         self._reboot_orders = RebootOrders(systemd, ledger, boot_id, on_refused_reboot)
         self._diagnostics = Diagnostics(systemd, self._mark_one)
         self._observer = Observer(systemd, ledger, self._desired, self._executor, self._retries)
+
+    def _find_secrets(self, unit: str) -> tuple[SecretRef, ...]:
+        placement = self._desired.placements.get(unit)
+        return placement.secrets if placement else ()
 
     # For the rest of the daemon.
 

@@ -7,17 +7,19 @@ later; the other units go on.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
 
 from fleetd import metrics
+from fleetd.agent.credentials import Credentials, SecretNotThere
 from fleetd.agent.ledger import Ledger
 from fleetd.agent.links import Links
 from fleetd.agent.unit_retries import UnitRetries
 from fleetd.model.content import Content
 from fleetd.model.job_result import REFUSED
+from fleetd.model.secret import SecretRef
 from fleetd.reconciler.actions import Action, Applied, Record, Reload, Remove, Restart, Start, Stop, Write
 from fleetd.reconciler.observed import StopProgress
 from fleetd.systemd.protocol import (
@@ -43,12 +45,23 @@ def read_contents(systemd: ServiceManager) -> dict[str, Content]:
 
 
 class Executor:
-    """Executes plans. `hashes` are those of the contents that are written, by unit, as of the last `refresh_files`."""
+    """Executes plans. `hashes` are those of the contents that are written, by unit, as of the last `refresh_files`.
+    `secrets_of` returns the secrets that a unit is to have, which `credentials` puts where systemd asks for them."""
 
-    def __init__(self, machine_id: str, systemd: ServiceManager, ledger: Ledger, retries: UnitRetries) -> None:
+    def __init__(
+        self,
+        machine_id: str,
+        systemd: ServiceManager,
+        ledger: Ledger,
+        retries: UnitRetries,
+        credentials: Credentials | None = None,
+        secrets_of: Callable[[str], Sequence[SecretRef]] = lambda unit: (),
+    ) -> None:
         self._systemd = systemd
         self._ledger = ledger
         self._retries = retries
+        self._credentials = credentials
+        self._secrets_of = secrets_of
         self._links = Links(machine_id, systemd, ledger)
         self._files_are_known = False
         self._stops: dict[str, None] = {}  # units that fleetd stopped, and has not started since
@@ -95,6 +108,7 @@ class Executor:
             log.log(level, "%s %s: %s", kind, action.unit, action.reason)
         await self._each([action for action in plan if isinstance(action, Stop)], self._stop)
         await self._remove([action.unit for action in plan if isinstance(action, Remove)])
+        await self._prepare_secrets([action.unit for action in plan if not isinstance(action, Stop | Remove)])
         await self._write([action for action in plan if isinstance(action, Write)])
         with_new_notes = await self._links.follow()
         for action in self._viable(plan):
@@ -190,6 +204,16 @@ class Executor:
         else:
             self._stops.pop(action.unit, None)
 
+    async def _prepare_secrets(self, names: Iterable[str]) -> None:
+        """Have the secrets of these units where systemd gets them. A unit without them is not started."""
+        if self._credentials is None:
+            return
+        for name in dict.fromkeys(names):
+            try:
+                await self._credentials.prepare(name, self._secrets_of(name))
+            except (SecretNotThere, OSError) as error:
+                self._fail("secrets", name, error)
+
     async def _remove(self, names: Sequence[str]) -> None:
         failures = await self._change_files(self._systemd.remove(names)) if names else {}
         for name in names:
@@ -199,6 +223,8 @@ class Executor:
                 self._ledger.forget(name)
                 self.hashes.pop(name, None)
                 self._links.forget(name)
+                if self._credentials:
+                    self._credentials.forget(name)
                 self._stops.pop(name, None)
                 self._changed_files[name] = None
 

@@ -18,6 +18,7 @@ _WORDS = {
     Capability.PROOFS: "rollouts",
     Capability.UPDATE_ACTION: f"other values of {_UPDATE_ACTION}= than auto",
     Capability.REBOOTS: "reboots",
+    Capability.SECRETS: "secrets",
 }
 
 

@@ -5,8 +5,8 @@ import msgspec
 
 class Rejection(msgspec.Struct, frozen=True, omit_defaults=True):
     """Why a machine does not take a unit: `leaving`, `parked`, `drained`, `cordoned`, `outdated`, `machine-id`,
-    `metadata`, `refused`, `no-socket`, `no-peer`, `peer-stops`, `conflict`, `replaced`; `subject` is the unit, id,
-    metadata or text that this is about."""
+    `metadata`, `no-seal-key`, `refused`, `no-socket`, `no-peer`, `peer-stops`, `conflict`, `replaced`; `subject` is the
+    unit, id, metadata or text that this is about."""
 
     kind: str
     subject: str = ""
@@ -46,7 +46,8 @@ class Cause(msgspec.Struct, frozen=True, omit_defaults=True):
     Unix time, 0 for ever) or `waiting-for-peer` (`unit`, which waits for `peer_waits`). On a machine that is drained:
     `budget` (it waits, because `unavailable` units of its group are, and at most `limit` may be; `members` are the
     first of them), `nowhere-else` (no other machine takes it: `rejections`), `may-finish` (a oneshot at work; `until`
-    this Unix time, 0 for however long) or `drain-ended` (the deadline `until` has passed). `waits` is what the unit
+    this Unix time, 0 for however long) or `drain-ended` (the deadline `until` has passed). `missing-secrets`: the
+    cluster has no secrets of these `names`, which the unit names (Secret=). `waits` is what the unit
     waits for, a sentence that begins with "waits", '' where it does not wait. `hold` is why the machine does not stop
     the unit: `parked` or `orphaned`. `because` is why the unit had to stop.
     """
@@ -67,3 +68,4 @@ class Cause(msgspec.Struct, frozen=True, omit_defaults=True):
     unavailable: int = 0
     members: tuple[UnavailableMember, ...] = ()
     rejections: tuple[RejectionCount, ...] = ()
+    names: tuple[str, ...] = ()

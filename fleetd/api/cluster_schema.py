@@ -216,3 +216,49 @@ class MachineHostKeys(msgspec.Struct, frozen=True):
     """The machines that publish keys, by id."""
 
     host_keys: tuple[HostKeys, ...] = msgspec.field(name="hostKeys")
+
+
+# GET /fleet/v2/secrets, PUT /fleet/v2/secrets/{secret}
+
+
+class SecretReport(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A secret, without its value: the present version, the one before it (0: there is none), the size of the value in
+    bytes, who set it ('' if not told) and when (Unix time), and the units that name it."""
+
+    name: str
+    version: int
+    previous: int = 0
+    size: int = 0
+    by: str = ""
+    at: float = 0.0
+    units: tuple[str, ...] = ()
+
+
+class SecretReports(msgspec.Struct, frozen=True):
+    """All secrets, in order of names."""
+
+    secrets: tuple[SecretReport, ...]
+
+
+class SecretChange(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The body: the new value in base64, or `previous`: the version before the present one."""
+
+    value: bytes = b""
+    previous: bool = False
+
+
+class UnrestartedGroup(msgspec.Struct, frozen=True):
+    """A group whose units go on with the version that they have, and why."""
+
+    group: str
+    why: str
+
+
+class SecretChanged(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The version that units are given from now on, the groups whose units are restarted for it, one after the other,
+    and those whose units are not."""
+
+    name: str
+    version: int
+    restarting: tuple[str, ...] = ()
+    unrestarted: tuple[UnrestartedGroup, ...] = ()

@@ -46,6 +46,7 @@ from fleetd.api.v2.reboots import Reboots
 from fleetd.api.v2.removals import Removals
 from fleetd.api.v2.reports import Reports
 from fleetd.api.v2.rollouts import Rollouts
+from fleetd.api.v2.secrets import Secrets
 from fleetd.api.v2.settings import Settings
 from fleetd.model.certificate import MACHINE, SERVER, CertificateIdentity
 from fleetd.model.machine import Machine
@@ -54,6 +55,7 @@ from fleetd.model.quota import Usage
 from fleetd.registry.records import MalformedRecord
 from fleetd.registry.registry import Registry
 from fleetd.store.protocol import Unavailable
+from fleetd.trust.sealing_process import Sealing
 
 LEAVE = f"{schema.V2}/leave"
 METRICS = "/metrics"
@@ -85,7 +87,7 @@ class Api:
     clock in seconds, `unix_now` the wall clock, `new_id` returns a unique word, and `machine` this machine. `audit`
     keeps the fields of an entry for each change. `trust` is the authority of the cluster, None where there is none.
     `workers` answers workers (worker/server.py), None where they cannot come. `servers` are those that a worker asks.
-    `offload` runs long work in a thread.
+    `offload` runs long work in a thread, `sealing` seals secrets with this machine's key.
     """
 
     def __init__(
@@ -109,6 +111,7 @@ class Api:
         trust: Trust | None = None,
         workers: WorkerHandler | None = None,
         servers: Sequence[str] = (),
+        sealing: Sealing | None = None,
     ) -> None:
         self._registry = registry
         self._servers = servers
@@ -125,6 +128,7 @@ class Api:
         self._trust = trust
         self._workers = workers
         self._allowed_hosts = allowed_hosts
+        self._sealing = sealing
         self._discovery = render_json(describe_api())
         self.routes = self._make_routes(token_limit, shadows, Quota(registry, allowed_usage, now))
         self._resources: dict[tuple[str, str | None], dict[str, Route]] = {}  # by what is around the parameter
@@ -144,6 +148,7 @@ class Api:
         operations, reports = Operations(self._registry, units, shadows), Reports(self._registry)
         applies = Applies(self._registry, quota, shadows, audit, self._unix_now, self._new_id)
         rollouts = Rollouts(self._registry, applies.undo, audit, self._unix_now, self._new_id)
+        secrets = Secrets(self._registry, self._sealing, rollouts.restart, audit, self._unix_now)
         plans = Plans(self._registry, self._unix_now, self._offload)
         joining = Joining(self._registry, self._trust, audit, self._unix_now)
         logins = Logins(self._registry, self._trust, audit, self._unix_now)
@@ -229,6 +234,17 @@ class Api:
             Route("GET", f"{v2}/rollouts", rollouts.get_all, view, answer=schema.Rollouts, query="group"),
             Route("POST", f"{v2}/rollouts/{{group}}", rollouts.post, operate, schema.RolloutCommand, by_name=True),
             Route("POST", f"{v2}/plan", plans.post, view, schema.PlanRequest, schema.Plan),
+            Route("GET", f"{v2}/secrets", secrets.get_all, view, answer=schema.SecretReports),
+            Route(
+                "PUT",
+                f"{v2}/secrets/{{secret}}",
+                secrets.put,
+                submit,
+                schema.SecretChange,
+                schema.SecretChanged,
+                by_name=True,
+            ),
+            Route("DELETE", f"{v2}/secrets/{{secret}}", secrets.delete, submit, query="force", by_name=True),
             Route("GET", f"{v2}/settings", settings.get_all, view, answer=schema.Settings),
             Route("PATCH", f"{v2}/settings", settings.patch, admin, schema.SettingChanges),
             Route("POST", f"{v2}/login", logins.post, view, schema.LoginRequest, schema.Login),

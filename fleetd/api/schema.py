@@ -24,9 +24,14 @@ from fleetd.api.cluster_schema import MoveRequest as MoveRequest
 from fleetd.api.cluster_schema import RebootReport as RebootReport
 from fleetd.api.cluster_schema import RebootReports as RebootReports
 from fleetd.api.cluster_schema import RebootRequest as RebootRequest
+from fleetd.api.cluster_schema import SecretChange as SecretChange
+from fleetd.api.cluster_schema import SecretChanged as SecretChanged
+from fleetd.api.cluster_schema import SecretReport as SecretReport
+from fleetd.api.cluster_schema import SecretReports as SecretReports
 from fleetd.api.cluster_schema import Setting as Setting
 from fleetd.api.cluster_schema import SettingChanges as SettingChanges
 from fleetd.api.cluster_schema import Settings as Settings
+from fleetd.api.cluster_schema import UnrestartedGroup as UnrestartedGroup
 from fleetd.api.join_schema import Authorities as Authorities
 from fleetd.api.join_schema import AuthorityKey as AuthorityKey
 from fleetd.api.join_schema import AuthorityKeys as AuthorityKeys

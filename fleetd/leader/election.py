@@ -29,6 +29,7 @@ from fleetd.store.protocol import (
     StoreError,
     Unchanged,
 )
+from fleetd.trust.sealing_process import Sealing
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ MIN_LEADER_TTL_S = 2.0  # etcd grants no shorter lease
 RETRY_S = 1.0
 NEWER_RECORD_S = 60.0  # before it campaigns again, after a record that it cannot read because it is older
 LONGEST_NEWER_RECORD_S = 3600.0
+STEP_ASIDE_S = 5.0  # before it campaigns again, so that a machine that can open the secrets leads
 CANDIDACY_S = 0.3  # candidates spread over this time when the leader is gone
 
 
@@ -57,6 +59,8 @@ class Election:
         unix_now: Callable[[], float],
         new_id: Callable[[], str],
         offload: Offload,
+        sealing: Sealing | None = None,
+        seal_key: Callable[[], str] = lambda: "",
     ) -> None:
         self.machine = machine
         self.registry = registry
@@ -75,6 +79,8 @@ class Election:
             now=now,
             unix_now=unix_now,
             offload=offload,
+            sealing=sealing,
+            seal_key=seal_key,
         )
         self.term: Term | None = None
         self._epoch = epoch
@@ -102,6 +108,8 @@ class Election:
             log.info("this machine no longer leads the cluster")
             if term.met_newer_record:  # let a fleetd that can read it lead
                 await asyncio.sleep(newer.next_s())
+            elif term.steps_aside:
+                await asyncio.sleep(STEP_ASIDE_S)
             if term.fall is not None:
                 self._epoch.note_set_back(epoch_name)
 

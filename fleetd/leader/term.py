@@ -15,6 +15,7 @@ from fleetd import metrics
 from fleetd.aio import Offload, Pace, first_of
 from fleetd.config.cluster_settings import failover_policy, reboot_policy
 from fleetd.leader.mirror import Mirror, StoreSetBack
+from fleetd.leader.sealer import CannotOpenHere, Sealer
 from fleetd.leader.store_health import StoreHealthCheck
 from fleetd.leader.timers import HeartbeatSource, Timers
 from fleetd.leader.writer import PlanWriter
@@ -26,6 +27,7 @@ from fleetd.scheduler.planner import Plan, plan_cluster
 from fleetd.scheduler.reboot_policy import RebootPolicy
 from fleetd.scheduler.stats import ClusterStats, PlanStats, count_cluster, count_plan
 from fleetd.store.protocol import Compacted, Comparison, LeaseNotFound, StoreError, Unavailable
+from fleetd.trust.sealing_process import Sealing
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +42,8 @@ Planned = tuple[Plan, PlanStats]
 class TermSettings(msgspec.Struct, frozen=True):
     """What all terms of one machine have in common. `ttl_s` is that of the machines' leases, `leader_ttl_s` that of the
     term's; `now` is a monotonic clock, `unix_now` gives Unix time. `failover` and `reboots` are
-    what fleet.conf has; settings of the cluster win over it."""
+    what fleet.conf has; settings of the cluster win over it. `sealing` seals secrets with the key of this machine,
+    whose public half is `seal_key()`; None: this fleetd seals none."""
 
     registry: Registry
     membership: HeartbeatSource
@@ -52,6 +55,8 @@ class TermSettings(msgspec.Struct, frozen=True):
     now: Callable[[], float]
     unix_now: Callable[[], float]
     offload: Offload
+    sealing: Sealing | None = None
+    seal_key: Callable[[], str] = lambda: ""
 
 
 class PlanAbandoned(Exception):
@@ -89,6 +94,7 @@ class Term:
     def __init__(self, settings: TermSettings, lease: int, guards: tuple[Comparison, ...]) -> None:
         self.phase = Phase.READING
         self.fall: StoreSetBack | None = None  # the store was set back, which ended the term
+        self.steps_aside = False  # for a machine that can open the secrets
         self.met_newer_record = False  # a later fleetd has written what this one cannot read
         self._settings = settings
         self._registry = settings.registry
@@ -97,6 +103,8 @@ class Term:
         self._since_s = settings.unix_now()
         self._mirror = Mirror(settings.registry, check_leader=self._check_leader)
         self._writer = PlanWriter(settings.registry, guards, self._mirror.observe)
+        sealing, seal_key = settings.sealing, settings.seal_key
+        self._sealer = Sealer(settings.registry, sealing, seal_key, guards, self._mirror.observe) if sealing else None
         self._timers = Timers(settings.membership, ttl_s=settings.ttl_s)
         self._store_health = StoreHealthCheck(settings.registry.store, settings.now, self._mirror.wake)
         self._pace = Pace(PASS_PERIOD_S, longest_rest_s=0.5)  # the units that come in meanwhile make one batch
@@ -126,6 +134,9 @@ class Term:
             log.warning("leadership lost: %s", reason)
         except NewerRecord as error:  # who cannot read a record must not plan
             self.met_newer_record = True
+            log.warning("leadership given up: %s", error)
+        except CannotOpenHere as error:
+            self.steps_aside = True
             log.warning("leadership given up: %s", error)
         except StoreSetBack as fall:
             self.fall = fall
@@ -216,7 +227,8 @@ class Term:
             if self._mirror.revision == 0:
                 self._enter(Phase.READING)
             else:
-                is_current = self._mirror.revision >= self._writer.revision
+                written = max(self._writer.revision, self._sealer.revision if self._sealer else 0)
+                is_current = self._mirror.revision >= written
                 self._enter(Phase.UP_TO_DATE if is_current else Phase.CATCHING_UP)
 
     async def _pass(self) -> float | None:
@@ -232,9 +244,8 @@ class Term:
         self._timers.wake(plan.wakeups)
         if plan.asks_store_health:
             self._store_health.ask()
-        if plan.writes:
-            await self._write(plan, stats)
-        due = (judge_at_s, plan.wake_at_s, self._timers.next_wakeup_s())
+        seal_at_s = await self._write(plan, stats)
+        due = (judge_at_s, plan.wake_at_s, seal_at_s, self._timers.next_wakeup_s())
         return min((at_s for at_s in due if at_s is not None), default=None)
 
     def _check_timers(self, now: Now) -> float | None:
@@ -266,11 +277,18 @@ class Term:
         if self.phase is Phase.OVER:
             raise PlanAbandoned
 
-    async def _write(self, plan: Plan, stats: PlanStats) -> None:
-        """Write the plan. If that fails, everything is read again: the plan may have been written in part."""
+    async def _write(self, plan: Plan, stats: PlanStats) -> float | None:
+        """Write the plan, after what is to be sealed for it. If that fails, everything is read again: the plan may have
+        been written in part. Returns when sealing is to be tried again."""
+        seal_at_s = None
         try:
-            await self._writer.write(plan)
-            metrics.count_plan(stats, written=True)
+            if self._sealer is not None:
+                coming = [placement for unit in plan.units for placement in unit.placements if placement.secrets]
+                retry_s = await self._sealer.seal(self._mirror.snapshot, coming)
+                seal_at_s = None if retry_s is None else self._settings.now() + retry_s
+            if plan.writes:
+                await self._writer.write(plan)
+                metrics.count_plan(stats, written=True)
         except StoreError as error:
             metrics.count_plan(stats, written=False)
             log.info("cannot write the plan; reading the cluster again: %s", error)
@@ -278,3 +296,4 @@ class Term:
             if isinstance(error, Unavailable):  # a full store refuses writes at once, and answers reads
                 await asyncio.sleep(RETRY_S)
             self._mirror.invalidate(error)
+        return seal_at_s

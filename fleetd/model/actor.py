@@ -32,7 +32,7 @@ class Actor(msgspec.Struct, frozen=True):
 
     def refuse_content(self, name: str, options: Sequence[UnitOption]) -> str:
         """Why they may not submit a unit of this name with these options: it names other units, which it
-        replaces, takes the names of, or has depend on it. '' if they may."""
+        replaces, takes the names of, or has depend on it, or secrets. '' if they may."""
         if self.rights.allow_for(Permission.SUBMIT, EVERY_NAME):
             return ""
         for option, pattern in _named_units(name, options):
@@ -42,10 +42,11 @@ class Actor(msgspec.Struct, frozen=True):
 
 
 def _named_units(name: str, options: Sequence[UnitOption]) -> Iterator[tuple[str, str]]:
-    """The options of a unit file that concern other units, each with the name or pattern of one. Targets are those of
-    the system."""
+    """The options of a unit file that concern other units and secrets, each with the name or pattern of one. Targets
+    are those of the system."""
     parsed = parse_name(name)
     yield from (("Replaces", pattern) for pattern in parse_requirements(options, parsed).replaces)
+    yield from (("Secret", name) for name in parse_requirements(options, parsed).secrets)
     install = parse_install(options, parsed)
     yield from (("Alias", alias) for alias in install.aliases)
     yield from ((option, unit) for option, unit in install.dependents if not unit.endswith(".target"))

@@ -7,6 +7,7 @@ from fleetd.model.constraints import InvalidRequirements, validate_requirements
 from fleetd.model.group import validate_group_options
 from fleetd.model.install import InvalidInstall, parse_install
 from fleetd.model.names import InvalidName, is_reserved, parse_name, validate_name
+from fleetd.model.secret_options import validate_secrets
 from fleetd.model.unit_option import UnitOption
 from fleetd.model.unitfile import UnitFileError, check_options
 
@@ -54,6 +55,7 @@ def refuse_content(options: Sequence[UnitOption]) -> str:
         check_options(options)
         validate_requirements(options)
         validate_group_options(options)
+        validate_secrets(options)
     except (UnitFileError, InvalidRequirements) as error:
         return str(error)
     return ""

@@ -115,6 +115,16 @@ OPTIONS = (
         since=OWN,
     ),
     XFleetOption(
+        name="Secret",
+        syntax="NAME",
+        meaning="A secret that the unit is given where it runs (`fleetctl secret set NAME`). Beside it, the unit says "
+        "where systemd gets it: `LoadCredential=NAME:/run/fleet/credentials.sock` in [Service]; the service reads "
+        "`$CREDENTIALS_DIRECTORY/NAME`. May be repeated, and a value may hold several names separated by whitespace; "
+        "at most 32. A unit whose secret is missing is not placed. See below.",
+        is_list=True,
+        since=OWN,
+    ),
+    XFleetOption(
         name="Instances",
         syntax="NUMBER|NAME...",
         meaning="Which instances of the template there are: a number, for `1` up to it, or the names themselves; "
@@ -246,7 +256,7 @@ class Requirements(msgspec.Struct, frozen=True, gc=False):
     `is_oneshot`: it is a service of Type=oneshot. `restarts_with` are the units with which it is restarted or stopped
     as well: systemd does that for the options in RESTART_OPTIONS. `restarts` is the service that is restarted with a
     socket (without Accept=yes, which has one service for each connection), else ''.
-    `has_dropins`: the unit has some, so that its machine has to know of them.
+    `has_dropins`: the unit has some, so that its machine has to know of them. `secrets` are the names in Secret=.
     """
 
     machine_id: str | None = None
@@ -262,6 +272,7 @@ class Requirements(msgspec.Struct, frozen=True, gc=False):
     has_dropins: bool = False
     restarts_with: tuple[str, ...] = ()
     restarts: str = ""
+    secrets: tuple[str, ...] = ()
 
 
 _NOTHING = Requirements()
@@ -374,6 +385,7 @@ def _requirements(values: dict[str, list[str]]) -> Requirements:
         is_global=bool(switches) and switches[-1].lower() in _TRUE,
         failover_delay_s=_last(merged("FailoverDelay"), _parse_delay),
         rerun_after_failover=_last(merged("RerunAfterFailover"), _parse_rerun),
+        secrets=tuple(dict.fromkeys(words("Secret"))),
     )
 
 

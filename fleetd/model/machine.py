@@ -37,6 +37,7 @@ class Capability(StrEnum):
     MOVES = "MOVES"  # as a leader, it carries out a Move
     PROOFS = "PROOFS"  # it answers a placement that asks whether its unit is healthy (Placement.prove_after_s)
     UPDATE_ACTION = "UPDATE_ACTION"  # it heeds UpdateAction=, as a leader and on its machine (Placement.update)
+    SECRETS = "SECRETS"  # as a leader it has secrets sealed, and it gives them to its units
     REBOOTS = "REBOOTS"  # it works the queue of reboots as a leader, and reboots when it is told to
 
 
@@ -62,7 +63,8 @@ class Machine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="format
     its fleet.conf has, by name: they count where the store has none, mostly while this machine leads. `host_keys` are
     the public keys of its SSH server, as `KIND BASE64`; () if none are known. `https` is where it serves the API over
     https, as `HOST:PORT`, or `:PORT` on all its addresses; '' where it does not. `certificate_expires_s` is the Unix
-    time at which its certificate expires, 0 if it has none.
+    time at which its certificate expires, 0 if it has none. `seal_key` is the public key that secrets are sealed to for
+    it, in base64, '' while it has none.
     """
 
     id: str
@@ -82,6 +84,7 @@ class Machine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="format
     host_keys: tuple[str, ...] = ()
     https: str = ""
     certificate_expires_s: float = 0.0
+    seal_key: str = ""
 
     @property
     def short_id(self) -> str:

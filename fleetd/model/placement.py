@@ -6,6 +6,7 @@ from fleetd.model.content import Content, DropIn
 from fleetd.model.decoding import FORMAT, Count
 from fleetd.model.group import UpdateAction
 from fleetd.model.reason import Reason, RejectionCount
+from fleetd.model.secret import SecretRef
 from fleetd.model.unit import TargetState
 
 
@@ -23,7 +24,7 @@ class Placement(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag_f
     it is there; the placement is kept so that the machine reports when it does. `prove_after_s` asks the machine for a
     proof that the unit is healthy (UnitState.proof): active for so long without a restart, and not later than
     `prove_within_s` after it was started or given its content (None: whenever). `update` is what the change to this
-    content does to the unit if it runs.
+    content does to the unit if it runs. `secrets` are the versions of those that the unit names (Secret=).
     """
 
     machine: str
@@ -40,6 +41,7 @@ class Placement(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag_f
     prove_within_s: float | None = None
     dropins: tuple[DropIn, ...] = ()
     update: UpdateAction = UpdateAction.AUTO
+    secrets: tuple[SecretRef, ...] = ()
 
     @property
     def content(self) -> Content:

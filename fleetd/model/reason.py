@@ -21,6 +21,7 @@ class RejectionKind(StrEnum):
     REBOOTS = "reboots"  # the machine is about to be rebooted
     ABSENT = "absent"  # of a machine that an operator named: it is not registered
     CORDONED = "cordoned"  # an operator cordoned the machine: it takes only global units (why, '' if not given)
+    NO_SEAL_KEY = "no-seal-key"  # the unit has secrets, and the machine no key to seal them to
     OUTDATED = "outdated"  # its fleetd is older than what the unit needs of it (`drop-ins`)
     MACHINE_ID = "machine-id"  # MachineID= asks for another machine (the id asked for)
     METADATA = "metadata"  # the machine has none of the values (key=value|value)
@@ -217,6 +218,12 @@ class NotMoved(_Reason, tag="not-moved", frozen=True, gc=False):
     drained_at: float = 0.0
 
 
+class MissingSecrets(_Reason, tag="missing-secrets", frozen=True, gc=False):
+    """The unit is not placed, because the cluster does not have these secrets that it names (Secret=)."""
+
+    names: tuple[str, ...]
+
+
 STAYING = BudgetWait | NowhereElse | MayFinish | DrainEnded  # why a unit has not left a machine that is drained
 WAITING = WaitingForStop | WaitingForRemoval | WaitingForRoom | WaitingForMachine | WaitingForPeer | BudgetWait
 PeerWait = WaitingForStop | WaitingForRemoval | WaitingForMachine
@@ -236,6 +243,7 @@ Reason = (
     | MayFinish
     | DrainEnded
     | NotMoved
+    | MissingSecrets
 )
 
 BEST = Placed(Rule.BEST)
@@ -269,6 +277,7 @@ _REJECTIONS = {
     RejectionKind.REBOOTS: "machine is about to be rebooted",
     RejectionKind.ABSENT: "machine is absent",
     RejectionKind.CORDONED: "machine is cordoned: {}",
+    RejectionKind.NO_SEAL_KEY: "it has no key for secrets yet",
     RejectionKind.OUTDATED: "its fleetd is too old for {}",
     RejectionKind.MACHINE_ID: "not machine {}",
     RejectionKind.METADATA: "metadata {} missing",
@@ -332,6 +341,9 @@ def render(reason: Reason | None) -> str:
             why = render_rejection(rejection) if rejection else "the store was restored meanwhile; ask for it again"
             whose = f"{unit}, which goes with it: " if unit else ""
             return f"was not moved to {_short(machine)}: {whose}{why}"
+        case MissingSecrets(names):
+            which = f"secret {names[0]} is" if len(names) == 1 else f"secrets {' and '.join(names)} are"
+            return f"its {which} missing (fleetctl secret set {names[0]})"
         case Stopping(machines, hold):
             where = ", ".join(map(_short, machines))
             return f"to be stopped on {where}, {_HOLDS[hold]}" if hold else f"being stopped on {where}"

@@ -12,6 +12,7 @@ from fleetd.model.constraints import (
 from fleetd.model.group import UpdateAction, parse_group_options
 from fleetd.model.install import INSTALL_SECTION, InvalidInstall, install_values, parse_install
 from fleetd.model.names import is_reserved, parse_name, template_of, visible
+from fleetd.model.secret_options import advise_on_secrets
 from fleetd.model.unit_option import UnitOption
 
 _LIKENESS = 0.8
@@ -34,6 +35,7 @@ def advise(name: str, options: Sequence[UnitOption]) -> tuple[str, ...]:
     if "Instances" in requirement_values(options) and not template_of(name):
         advice.append(f"Instances= has no effect: {name} is not a template, and has no instances")
     advice += _advise_on_reload(name, options)
+    advice += advise_on_secrets(options)
     sections = dict.fromkeys(option.section for option in options)
     advice += [
         f"[{visible(section)}] is not [{FLEET_SECTION}], and is not read by fleet"

@@ -44,6 +44,7 @@ from fleetd.store.instrumented import InstrumentedStore
 from fleetd.store.protocol import Store, StoreError
 from fleetd.systemd.dbus_manager import SystemdOverDBus
 from fleetd.systemd.protocol import ManagerUnavailable
+from fleetd.trust.sealing_process import Sealing
 
 log = logging.getLogger(__name__)
 
@@ -240,6 +241,7 @@ async def open_node(config: Config, former_lease: int = 0) -> Node:
         find_address=identity.find_address if not config.public_ip else lambda: config.public_ip,
         find_host_keys=HostKeys().find,
         host_name=socket.gethostname(),
+        sealing=_find_sealing(config),
     )
     if not config.systemd_user:  # a user can reboot no machine
         environment = msgspec.structs.replace(
@@ -262,6 +264,7 @@ async def open_node(config: Config, former_lease: int = 0) -> Node:
         },
         configured=config.of_cluster,
         host_keys=environment.find_host_keys(),
+        seal_key=environment.sealing.find_public() if environment.sealing else "",
     )
     trust = worker_trust = None
     if config.is_worker:
@@ -275,6 +278,12 @@ async def open_node(config: Config, former_lease: int = 0) -> Node:
         machine = msgspec.structs.replace(machine, https=find_served(config.listen))
         trust = open_trust(config, machine, store, environment.find_address)
     return Node(config, store, systemd, machine, environment, former_lease, trust, worker_trust)
+
+
+def _find_sealing(config: Config) -> Sealing | None:
+    """What seals secrets with the key of this machine; None for a fleetd that systemd has given no directory for it."""
+    has_directory = "STATE_DIRECTORY" in os.environ and not config.systemd_user
+    return Sealing(trust_directory(config)) if has_directory else None
 
 
 async def _find_peer_rights(config: Config) -> PeerRights:

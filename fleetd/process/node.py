@@ -31,6 +31,7 @@ from fleetd.model.machine import Machine, MachineMode, effective_metadata
 from fleetd.model.quota import Usage
 from fleetd.model.reason import render_rejection
 from fleetd.process.machine_facts import MachineFacts
+from fleetd.process.seal_key import publish_seal_key
 from fleetd.reconciler.shutdown import ShutdownMode, plan_shutdown
 from fleetd.registry.records import SETTINGS, MalformedRecord
 from fleetd.registry.registry import Registry
@@ -39,6 +40,7 @@ from fleetd.scheduler.failover_delays import FailoverPolicy
 from fleetd.scheduler.reboot_policy import RebootPolicy
 from fleetd.store.protocol import Store, StoreError
 from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager
+from fleetd.trust.sealing_process import Sealing
 
 if TYPE_CHECKING:
     from fleetd.api.fleetlock import FleetLock
@@ -74,7 +76,8 @@ class HostEnvironment(msgspec.Struct, frozen=True):
     rebooted, '' if it does not; `is_own_host` whether others reach this machine by that name or address. `host_name` is
     its own name, '' if it has none. `unix_now` is
     the wall clock in seconds; `new_id` returns a unique string. `audit` keeps the fields of an entry for each change
-    through the API.
+    through the API. `sealing` seals and opens secrets with this machine's key; without it, the machine takes no unit
+    that has any.
     """
 
     runtime: Path
@@ -90,6 +93,7 @@ class HostEnvironment(msgspec.Struct, frozen=True):
     offload: Offload = asyncio.to_thread
     park_later: Callable[[Parking], Awaitable[None]] = _leave_unparked
     audit: Callable[[Mapping[str, str]], None] = lambda fields: None
+    sealing: Sealing | None = None
 
 
 class Node:
@@ -132,6 +136,7 @@ class Node:
             registration,
             machine.boot_id,
             on_refused_reboot=lambda: self._facts.wake(),
+            credentials_directory=environment.runtime / "credentials" if environment.sealing else None,
         )
         self.membership = Membership(
             machine,
@@ -167,6 +172,8 @@ class Node:
             unix_now=environment.unix_now,
             new_id=environment.new_id,
             offload=environment.offload,
+            sealing=environment.sealing,
+            seal_key=lambda: self.membership.machine.seal_key,
         )
         serves_workers = not config.servers and any(address.tls for address in config.listen)
         self.workers = self._make_worker_api() if serves_workers else None
@@ -194,6 +201,7 @@ class Node:
             servers=config.servers,
             allowed_hosts={*config.allowed_hosts, config.public_ip.lower(), self._environment.host_name.lower()},
             workers=self.workers,
+            sealing=self._environment.sealing,
         )
 
     def _make_worker_api(self) -> "WorkerApi":
@@ -212,6 +220,8 @@ class Node:
         """Start the parts."""
         optional = [self._facts.run(), *([self._run_election()] if self.config.may_lead else [])]
         optional += [self._own_trust.run()] if self._own_trust else []
+        if self._environment.sealing is not None and not self.membership.machine.seal_key:
+            optional.append(publish_seal_key(self._environment.sealing, self.membership))
         self._optional = [asyncio.create_task(part) for part in optional]
         self._tasks = [asyncio.create_task(part) for part in (self.membership.run(), self.agent.run())]
         self._tasks += self._optional

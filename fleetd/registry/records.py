@@ -19,6 +19,7 @@ from fleetd.model.placement import Decision, Placement
 from fleetd.model.quota import Usage
 from fleetd.model.reboot import Reboot, RebootRequest
 from fleetd.model.rollout import Apply, Command, Rollout
+from fleetd.model.secret import SealedSecret, Secret
 from fleetd.model.unit import Unit, UnitState
 from fleetd.model.unit_set import UnitSet
 from fleetd.model.version import Version
@@ -66,6 +67,8 @@ Record = (
     | Revocation
     | JoinToken
     | MachineIdentity
+    | Secret
+    | SealedSecret
 )
 T = TypeVar("T")
 R_co = TypeVar("R_co", bound=Record, covariant=True)
@@ -189,6 +192,12 @@ def _complete_state(state: UnitState, _names: Names, _revision: int) -> UnitStat
     return replace(state, load=_intern(state.load), active=_intern(state.active), sub=_intern(state.sub))
 
 
+def _complete_secret(secret: Secret, names: Names, revision: int) -> Secret:
+    if not secret.versions:
+        raise ValueError("without a version")
+    return replace(secret, revision=revision)
+
+
 UNITS = Kind("units", Unit, identify=lambda unit: (unit.name,), complete=_complete_unit)
 SETTINGS = Kind("settings", MachineSettings)
 CLUSTER_SETTINGS = Kind("cluster-settings", ClusterSettings, name_count=0)
@@ -219,6 +228,8 @@ AUTHORITIES = Kind("trust/authorities", TrustedAuthority, identify=lambda record
 REVOCATIONS = Kind("trust/revocations", Revocation, identify=lambda record: (str(record.number),))
 JOIN_TOKENS = Kind("trust/tokens", JoinToken)
 MACHINE_IDENTITIES = Kind("trust/machines", MachineIdentity)
+SECRETS = Kind("secrets", Secret, complete=_complete_secret)
+SEALED_SECRETS = Kind("sealed-secrets", SealedSecret, name_count=2)
 
 KINDS: tuple[Kind[Record], ...] = (
     UNITS,
@@ -243,6 +254,8 @@ KINDS: tuple[Kind[Record], ...] = (
     REVOCATIONS,
     JOIN_TOKENS,
     MACHINE_IDENTITIES,
+    SECRETS,
+    SEALED_SECRETS,
 )
 _BY_NAME: Mapping[str, Kind[Record]] = {kind.name: kind for kind in KINDS}
 _BY_RECORD: Mapping[type, Kind[Record]] = {kind.record: kind for kind in KINDS}
@@ -253,7 +266,7 @@ def encode(record: Record) -> bytes:
     """The stored value of a record. Revisions are the store's: they are not part of it."""
     if isinstance(record, Unit):
         record = replace(record, generation=0)
-    elif isinstance(record, Decision | Rollout | Move | RebootRequest | Reboot | UnitSet):
+    elif isinstance(record, Decision | Rollout | Move | RebootRequest | Reboot | UnitSet | Secret):
         record = replace(record, revision=0)
     return _ENCODER.encode(record)
 

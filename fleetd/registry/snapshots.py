@@ -14,12 +14,15 @@ from fleetd.registry.records import (
     CLUSTER_SETTINGS,
     COMMANDS,
     DECISIONS,
+    MACHINE_IDENTITIES,
     MACHINES,
     MOVES,
     PLACEMENTS,
     REBOOT_REQUESTS,
     REBOOTS,
     ROLLOUTS,
+    SEALED_SECRETS,
+    SECRETS,
     SETTINGS,
     STATES,
     SYNCED,
@@ -118,6 +121,9 @@ _SETTERS: Mapping[Kind[Record], Callable[..., Affected]] = {
     MOVES: affected.set_move,
     REBOOT_REQUESTS: affected.set_reboot_request,
     REBOOTS: affected.set_reboot,
+    SECRETS: affected.set_secret,
+    SEALED_SECRETS: affected.set_sealed_secret,
+    MACHINE_IDENTITIES: affected.set_identity,
 }
 
 

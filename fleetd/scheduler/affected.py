@@ -6,15 +6,18 @@ few: planning the affected units has to give what planning all of them gives.
 
 import msgspec
 
+from fleetd.model.certificate import WORKER
 from fleetd.model.cluster_settings import ClusterSettings
 from fleetd.model.constraints import Requirements
 from fleetd.model.machine import Machine, MachineSettings
+from fleetd.model.machine_identity import MachineIdentity
 from fleetd.model.move import Move
-from fleetd.model.ordered import Names, set_or_delete
+from fleetd.model.ordered import Names, mark, set_or_delete
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.quota import Usage
 from fleetd.model.reboot import Reboot, RebootRequest
 from fleetd.model.rollout import Apply, Command, Rollout
+from fleetd.model.secret import SealedSecret, Secret
 from fleetd.model.unit import Unit, UnitState
 from fleetd.scheduler.relations import joined_with, restarted_along
 from fleetd.scheduler.snapshot import Snapshot
@@ -176,6 +179,26 @@ def set_reboot(snapshot: Snapshot, machine: str, reboot: Reboot | None) -> Affec
     if snapshot.effective.get(machine) == former_effective and is_same_wait:
         return Affected()
     return touch_machine(snapshot, machine)
+
+
+def set_secret(snapshot: Snapshot, name: str, secret: Secret | None) -> Affected:
+    """Affects the units that name it, if it came or went: a new version reaches what runs by restarts alone."""
+    had = name in snapshot.secrets
+    snapshot.set_secret(name, secret)
+    return Affected() if had == (secret is not None) else Affected(dict(snapshot.secret_users.get(name, {})))
+
+
+def set_sealed_secret(snapshot: Snapshot, machine: str, name: str, sealed: SealedSecret | None) -> Affected:
+    """Set what is sealed of a secret for a machine. Affects no unit."""
+    snapshot.set_sealed_secret(machine, name, sealed)
+    return Affected()
+
+
+def set_identity(snapshot: Snapshot, machine: str, identity: MachineIdentity | None) -> Affected:
+    """Set what was recorded of a machine when it joined. Affects no unit."""
+    mark(snapshot.workers, machine, identity is not None and identity.role == WORKER)
+    snapshot.sealing_is_due = True
+    return Affected()
 
 
 # Changes of what the leader has observed.

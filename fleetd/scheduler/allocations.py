@@ -16,6 +16,7 @@ from fleetd.model.reason import (
     KEPT,
     RESUMED,
     Absence,
+    MissingSecrets,
     NotMoved,
     Placed,
     Rejection,
@@ -297,6 +298,8 @@ def decide_unassigned(proposal: Proposal, plan: UnitPlanBuilder, states: Mapping
         return Wait(WaitingForRemoval(unconfirmed[0]))
     if returning:
         return Wait(WaitingForMachine(returning[0], Absence.RETURNING))
+    if missing := plan.snapshot.missing_secrets(plan.requirements):
+        return Conclude(MissingSecrets(missing))
     if plan.move_to in plan.snapshot.machines:
         # One that returns does so in spite of a cordon.
         returns = isinstance(plan.arrival, NotMoved)

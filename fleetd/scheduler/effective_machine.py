@@ -21,7 +21,8 @@ class EffectiveMachine(msgspec.Struct, frozen=True, gc=False):
     it is switched off, and may be back, so that units with a failover delay stay assigned to it. `hold` is why it
     carries out nothing at present. `cordon` is why it takes only global units. `has_dropins`: its fleetd knows of
     drop-ins; an older one would run a unit without them. `has_proofs`: its fleetd says whether a unit is healthy.
-    `goes_down`: it was told to reboot, so what runs there counts as unavailable from now on.
+    `goes_down`: it was told to reboot, so what runs there counts as unavailable from now on. `has_seal_key`: secrets
+    can be sealed for it.
     """
 
     metadata: dict[str, str]
@@ -33,6 +34,7 @@ class EffectiveMachine(msgspec.Struct, frozen=True, gc=False):
     has_dropins: bool = True
     has_proofs: bool = True
     goes_down: bool = False
+    has_seal_key: bool = False
 
     @property
     def accepts_work(self) -> bool:
@@ -50,6 +52,7 @@ def effective_machine(
         effective_metadata(machine, settings),
         has_dropins=bool(machine.capabilities.get(Capability.DROPINS)),
         has_proofs=bool(machine.capabilities.get(Capability.PROOFS)),
+        has_seal_key=machine.seal_key != "",
         goes_down=reboot is not None and reboot.phase is RebootPhase.ORDERED and reboot.boot_id == machine.boot_id,
     )
     if machine.mode is MachineMode.LEAVING:

@@ -14,6 +14,7 @@ from fleetd.scheduler.effective_machine import EffectiveMachine
 MachineSet = int  # a set of machines
 Rejections = tuple[tuple[Rejection, MachineSet], ...]  # a machine is in one of the sets at most
 
+WITHOUT_SEAL_KEY = Rejection(RejectionKind.NO_SEAL_KEY)
 TOO_OLD_FOR_DROPINS = Rejection(RejectionKind.OUTDATED, "drop-ins")
 MAX_KEPT = 10_000  # answers; when there are more, all are dropped and computed again
 
@@ -36,6 +37,7 @@ class MachineIndex:
         self._ids: dict[str, MachineSet] = {}  # by full and by short id
         self._metadata: dict[tuple[str, str], MachineSet] = {}  # by key and value
         self._with_dropins: MachineSet = 0
+        self._with_seal_key: MachineSet = 0
         self._answers: dict[tuple[object, ...], tuple[MachineSet, Rejections]] = {}
         for machine, bit in self.bits.items():
             effective = machines[machine]
@@ -44,6 +46,7 @@ class MachineIndex:
                 self.rejecting[why] = self.rejecting.get(why, 0) | bit
                 self.admitting ^= 0 if effective.accepts_work else bit
             self._with_dropins |= bit if effective.has_dropins else 0
+            self._with_seal_key |= bit if effective.has_seal_key else 0
             for name in {machine: None, machine[:SHORT_ID_LENGTH]: None}:
                 self._ids[name] = self._ids.get(name, 0) | bit
             for item in effective.metadata.items():
@@ -77,7 +80,7 @@ class MachineIndex:
         return self._answer(requirements)[1]
 
     def _answer(self, requirements: Requirements) -> tuple[MachineSet, Rejections]:
-        key = (requirements.machine_id, requirements.metadata, requirements.has_dropins)
+        key = (requirements.machine_id, requirements.metadata, requirements.has_dropins, bool(requirements.secrets))
         found = self._answers.get(key)
         if found is None:
             if len(self._answers) >= MAX_KEPT:
@@ -99,6 +102,9 @@ class MachineIndex:
         if requirements.has_dropins:
             yield TOO_OLD_FOR_DROPINS, rest & ~self._with_dropins
             rest &= self._with_dropins
+        if requirements.secrets:
+            yield WITHOUT_SEAL_KEY, rest & ~self._with_seal_key
+            rest &= self._with_seal_key
         for key, alternatives in requirements.metadata:
             matching = self._offering(key, alternatives)
             yield Rejection(RejectionKind.METADATA, f"{key}={'|'.join(alternatives)}"), rest & ~matching

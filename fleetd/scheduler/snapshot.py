@@ -21,6 +21,7 @@ from fleetd.model.quota import Usage, size_of
 from fleetd.model.reboot import Reboot, RebootRequest
 from fleetd.model.requirements import earlier_units, group_options_of, placed_requirements
 from fleetd.model.rollout import Apply, Command, Phase, Rollout
+from fleetd.model.secret import SealedSecret, Secret, SecretRef
 from fleetd.model.unit import TargetState, Unit, UnitState
 from fleetd.scheduler.allocation_state import Presence
 from fleetd.scheduler.effective_machine import EffectiveMachine, drain_of, effective_machine
@@ -74,6 +75,9 @@ class Snapshot:
         self.moves: dict[str, Move] = {}  # by unit
         self.reboot_requests: dict[str, RebootRequest] = {}  # by machine
         self.reboots: dict[str, Reboot] = {}  # by machine
+        self.secrets: dict[str, Secret] = {}  # without their values
+        self.workers: Names = {}  # machines that joined as workers: no secret is sealed to them but for their units
+        self.sealed: dict[tuple[str, str], SealedSecret] = {}  # (machine, secret); without values, too
         # What the leader has observed.
         self.away: frozenset[str] = frozenset()
         self.lost: Mapping[str, MachineLoss] = {}
@@ -98,6 +102,9 @@ class Snapshot:
         self.units_of_rollout: dict[str, Names] = {}  # id of a rollout → the units that name it
         self.under_way: Names = {}  # groups with a rollout that is not over, or is to begin, and perhaps others
         self.restarting_others: dict[str, int] = {}  # unit → how many placed units are restarted with it
+        self.secret_users: dict[str, Names] = {}  # secret → the units that name it
+        self.with_secrets: dict[tuple[str, str], None] = {}  # (machine, unit) of placements with secrets
+        self.sealing_is_due = False  # what was sealed for whom may differ from what is to be
         self._followers: dict[str, Names] = {}  # peer → the units that name it in MachineOf
         self._sockets: dict[str, Names] = {}  # template → the sockets that start instances of it for connections
         self._instances: dict[str, Names] = {}  # template → its instances
@@ -251,6 +258,17 @@ class Snapshot:
         order = orders.get(machine) if orders else None
         return "takes no unit of this name" if order is not None and order.declined else ""
 
+    def pick_secret(self, name: str, kept: int) -> SecretRef:
+        """The version of a secret that a unit is given: this one, if it is kept still; else the present one."""
+        secret = self.secrets.get(name)
+        if secret is None or secret.has(kept):
+            return SecretRef(name, kept)  # of a secret that was removed, what was given out counts on
+        return SecretRef(name, secret.present.number)
+
+    def missing_secrets(self, requirements: Requirements) -> tuple[str, ...]:
+        """The secrets that a unit with these requirements names and the cluster does not have."""
+        return tuple(name for name in requirements.secrets if name not in self.secrets)
+
     def measure_usage(self) -> Usage:
         """How much this cluster holds."""
         return Usage(len(self.units), self.text_bytes)
@@ -306,6 +324,12 @@ class Snapshot:
         mark(self.placed_on.setdefault(machine, {}), name, placement is not None)
         self._refresh_session(machine)
         mark(self.superseded, (machine, name), placement is not None and placement.superseded)
+        if placement is not None and placement.secrets and not placement.is_withdrawn:
+            self.with_secrets[machine, name] = None
+            self.sealing_is_due = True
+        elif self.with_secrets and (machine, name) in self.with_secrets:
+            del self.with_secrets[machine, name]
+            self.sealing_is_due = True
         self._refresh_occupant(machine, name)
         self._refresh_unplaced(name)
 
@@ -325,6 +349,9 @@ class Snapshot:
 
     def set_machine(self, machine: str, record: Machine | None) -> None:
         """Set a registered machine."""
+        former = self.machines.get(machine)
+        if record is not None and record.seal_key != (former.seal_key if former else ""):
+            self.sealing_is_due = True
         set_or_delete(self.machines, machine, record)
         mark(self.needing_reboot, machine, record is not None and record.reboot_required != "")
         self._refresh_session(machine)
@@ -347,6 +374,16 @@ class Snapshot:
         set_or_delete(self.synced, machine, session)
         self._refresh_session(machine)
 
+    def set_secret(self, name: str, secret: Secret | None) -> None:
+        """Set a secret."""
+        set_or_delete(self.secrets, name, secret.without_values() if secret else None)
+        self.sealing_is_due = True
+
+    def set_sealed_secret(self, machine: str, name: str, sealed: SealedSecret | None) -> None:
+        """Set what is sealed of a secret for a machine."""
+        set_or_delete(self.sealed, (machine, name), sealed.without_values() if sealed else None)
+        self.sealing_is_due = True
+
     def _index_requirements(self, name: str, *, belongs: bool) -> None:
         """Have the unit in the indexes by what it requires, or not."""
         requirements = self._requirements[name]
@@ -355,6 +392,8 @@ class Snapshot:
         if requirements.template:
             mark(self._sockets.setdefault(requirements.template, {}), name, belongs)
         mark(self.global_units, name, belongs and requirements.is_global)
+        for secret in requirements.secrets:
+            mark(self.secret_users.setdefault(secret, {}), name, belongs)
 
     def set_rollout(self, group: str, rollout: Rollout | None) -> None:
         """Set the rollout of a group."""

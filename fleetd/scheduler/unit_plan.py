@@ -14,6 +14,7 @@ from fleetd.model.ordered import Names
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.reason import MOVED, Eviction, Hold, PeerWait, Reason, Rejection
 from fleetd.model.requirements import requirements_of
+from fleetd.model.secret import SecretRef
 from fleetd.model.unit import TargetState, Unit, UnitState
 from fleetd.scheduler.allocation_state import AllocationState, classify
 from fleetd.scheduler.snapshot import Snapshot
@@ -151,7 +152,23 @@ class UnitPlanBuilder(msgspec.Struct, eq=False, gc=False):
             prove_after_s=proof.after_s if proof else None,
             prove_within_s=proof.within_s if proof else None,
             update=self._update_on(former, content),
+            secrets=self._secrets_on(machine, former, content),
         )
+
+    def _secrets_on(self, machine: str, former: Placement | None, content: HasContent) -> tuple[SecretRef, ...]:
+        """The versions of the unit's secrets on this machine: the present ones. One that nothing starts anew there, and
+        one that a rollout has not got to yet, keeps those that it has, as long as there are."""
+        names = self.requirements_on(machine).secrets
+        if not names:
+            return ()
+        assert self.unit is not None
+        kept: dict[str, int] = {}
+        is_same = former is not None and former.is_active and is_same_content(former, content)
+        if former is not None and is_same and former.generation == self.unit.generation:
+            kept = {ref.name: ref.version for ref in former.secrets}
+        elif self.held_content(machine) is not None and not self.acts_at_once:  # also where its machine was lost
+            kept = {ref.name: ref.version for placement in self.former.values() for ref in placement.secrets}
+        return tuple([self.snapshot.pick_secret(name, kept.get(name, 0)) for name in names])
 
     def _is_ended(self, machine: str) -> bool:
         return not self.acts_at_once and (machine in self.ended or "" in self.ended)

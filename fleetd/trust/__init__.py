@@ -1,1 +1,2 @@
-"""Certificates of the machines: who makes them, how they are renewed, and which do not count any more."""
+"""Certificates of the machines, and secrets. What needs `cryptography` runs in processes of its own, which end; the
+daemon never has it in memory."""

@@ -13,6 +13,7 @@ from fleetd.membership.store_epoch import StoreEpoch
 from fleetd.model.content import DropIn
 from fleetd.model.placement import Placement
 from fleetd.model.reboot import Reboot, RebootPhase
+from fleetd.model.secret import SecretRef
 from fleetd.model.unit import TargetState, UnitState
 from fleetd.registry.records import PLACEMENTS, STATES, Synced
 from fleetd.registry.registry import Registry
@@ -184,6 +185,7 @@ class MachineUnderTest:
             self.registration,
             BOOT,
             on_refused_reboot=self.told_refusal.set,
+            credentials_directory=self.directory / "credentials",
         )
         self.running = asyncio.create_task(self.agent.run())
         await self.register()
@@ -234,9 +236,12 @@ class MachineUnderTest:
         *,
         superseded: bool = False,
         dropins: tuple[DropIn, ...] = (),
+        secrets: tuple[SecretRef, ...] = (),
     ) -> None:
         """The leader writes the placement of one unit."""
-        placement = Placement(MACHINE, name, text, TargetState(target), generation, superseded, dropins=dropins)
+        placement = Placement(
+            MACHINE, name, text, TargetState(target), generation, superseded, dropins=dropins, secrets=secrets
+        )
         await self.put(placement, MACHINE, name)
 
     async def place_all(self, texts: Mapping[str, str], generation: int) -> None:

@@ -60,6 +60,7 @@ def test_every_route_is_described_and_tested() -> None:
         "DELETE /fleet/v2/machines/{machine}/cordon",
         "DELETE /fleet/v2/machines/{machine}/drain",
         "DELETE /fleet/v2/machines/{machine}/reboot",
+        "DELETE /fleet/v2/secrets/{secret}",
         "GET /fleet/v1/discovery",
         "GET /fleet/v1/machines",
         "GET /fleet/v1/state",
@@ -73,6 +74,7 @@ def test_every_route_is_described_and_tested() -> None:
         "GET /fleet/v2/openapi.json",
         "GET /fleet/v2/reboots",
         "GET /fleet/v2/rollouts",
+        "GET /fleet/v2/secrets",
         "GET /fleet/v2/sets",
         "GET /fleet/v2/settings",
         "GET /fleet/v2/units",
@@ -103,6 +105,7 @@ def test_every_route_is_described_and_tested() -> None:
         "PUT /fleet/v2/machines/{machine}/cordon",
         "PUT /fleet/v2/machines/{machine}/drain",
         "PUT /fleet/v2/machines/{machine}/reboot",
+        "PUT /fleet/v2/secrets/{secret}",
         "PUT /fleet/v2/units/{unitName}/move",
     ]
 

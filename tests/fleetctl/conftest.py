@@ -57,6 +57,21 @@ def bare_fleetctl(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monkey
 
 
 @pytest.fixture
+def say(tmp_path: Path) -> Iterator[Callable[[bytes], None]]:
+    """Sets what standard input holds."""
+    usual = os.dup(0)
+
+    def say(text: bytes) -> None:
+        (tmp_path / "input").write_bytes(text)
+        with (tmp_path / "input").open("rb") as file:
+            os.dup2(file.fileno(), 0)
+
+    yield say
+    os.dup2(usual, 0)
+    os.close(usual)
+
+
+@pytest.fixture
 def jumping_clock() -> Iterator[None]:
     """Waits of fleetctl return at once, and count as waited. Requests still take real time."""
     slept_s = 0.0

@@ -9,6 +9,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import msgspec
@@ -34,6 +35,8 @@ from fleetd.registry.records import DECISIONS, MACHINES, ROLLOUTS, STATES, UNITS
 from fleetd.registry.registry import Registry
 from fleetd.store.embedded import EmbeddedStore, inline
 from fleetd.store.protocol import Comparison, Conflict, Delete, Operation
+from fleetd.trust import sealing_wire
+from fleetd.trust.sealing_process import Sealing
 from tests.actors import ADMIN
 from tests.api.issuing import Issuer
 from tests.fleetctl.background import BackgroundLoop
@@ -43,7 +46,13 @@ R = TypeVar("R", bound=Record)
 PAGE_SIZE = 2
 LEASE_S = 3600.0
 CAPABILITIES = dict.fromkeys(Capability, True)
-M1 = Machine("1" * 32, address="10.0.0.1", metadata={"region": "eu", "disk": "ssd"}, capabilities=CAPABILITIES)
+M1 = Machine(
+    "1" * 32,
+    address="10.0.0.1",
+    metadata={"region": "eu", "disk": "ssd"},
+    capabilities=CAPABILITIES,
+    seal_key="the key of 1",
+)
 M2 = Machine("2" * 32, capabilities=CAPABILITIES)
 SERVICE = "[Service]\nExecStart=/bin/true\n"
 _OPERATIONS = ("POST", f"{schema.V2}/units")
@@ -102,6 +111,11 @@ class _Store(EmbeddedStore):
         return await super().transact(comparisons, operations)
 
 
+async def _seal(request: sealing_wire.Request) -> sealing_wire.Answer:
+    """Seals nothing, and says that it has."""
+    return sealing_wire.Answer((sealing_wire.Sealed(box=b"box", keys={M1.seal_key: b"key"}),))
+
+
 class ScriptedCluster(Api):
     """Serves on the unix socket `path` and on a TCP port until it is closed.
 
@@ -133,6 +147,7 @@ class ScriptedCluster(Api):
             token_limit=PAGE_SIZE,
             shadows=lambda name: self.system_units.get(name, ""),
             trust=self.trust,
+            sealing=Sealing(Path(path).parent, _seal),
         )
         await self._register((M1, M2))
         self._server = Server(self)

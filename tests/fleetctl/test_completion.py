@@ -77,6 +77,8 @@ def complete(fleetctl: Fleetctl, cluster: ScriptedCluster) -> Complete:
         (["reboot", "--n"], ["--needed", "--now", "--no-block", "--no-legend"]),
         (["settings", ""], ["get", "set", "unset", *SETTINGS, *(f"{name}=" for name in SETTINGS)]),
         (["settings", "set", "fail"], ["failover_delay", "failover_delay="]),
+        (["secret", ""], ["list", "set", "revert", "rm"]),
+        (["secret", "rm", ""], []),
         (["version", ""], []),
         (["__c"], []),
     ],

@@ -1,9 +1,8 @@
 """edit, and cat of a unit with drop-ins."""
 
-import os
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -35,21 +34,6 @@ def editor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("EDITOR", f"'{program}' -x")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     return tmp_path
-
-
-@pytest.fixture
-def say(tmp_path: Path) -> Iterator[Callable[[bytes], None]]:
-    """Sets what standard input holds."""
-    usual = os.dup(0)
-
-    def say(text: bytes) -> None:
-        (tmp_path / "input").write_bytes(text)
-        with (tmp_path / "input").open("rb") as file:
-            os.dup2(file.fileno(), 0)
-
-    yield say
-    os.dup2(usual, 0)
-    os.close(usual)
 
 
 def dropins(cluster: ScriptedCluster, name: str = WEB) -> dict[str, str]:

@@ -58,7 +58,8 @@ def test_the_script_of_cloud_init_installs_files_that_exist(stubs: Path, tmp_pat
     assert calls[-1] == "systemctl enable --now fleet.socket fleet.service"
     [installed] = [call.split() for call in calls if call.startswith("install ")]
     sources = [Path(word) for word in installed if "/units/" in word]
-    assert [path.name for path in sources] == ["fleet.service", "fleet.socket"]
+    names = [f"{unit}.{kind}" for unit in ("fleet", "fleet-credentials") for kind in ("service", "socket")]
+    assert [path.name for path in sources] == names
     assert all((CONTRIB.parent / "units" / path.name).is_file() for path in sources)
 
 

@@ -119,6 +119,11 @@ REJECTIONS = [
     (Rejection(RejectionKind.CORDONED), "machine is cordoned", "machine is cordoned on 11111111"),
     (Rejection(RejectionKind.CORDONED, "{}"), "machine is cordoned: {}", "machine is cordoned: {} on 11111111"),
     (
+        Rejection(RejectionKind.NO_SEAL_KEY),
+        "it has no key for secrets yet",
+        "it has no key for secrets yet on 11111111",
+    ),
+    (
         Rejection(RejectionKind.OUTDATED, "drop-ins"),
         "its fleetd is too old for drop-ins",
         "its fleetd is too old for drop-ins on 11111111",

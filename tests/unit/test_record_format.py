@@ -19,6 +19,7 @@ from fleetd.model.placement import Decision, Placement
 from fleetd.model.quota import Usage
 from fleetd.model.reboot import Reboot, RebootRequest
 from fleetd.model.rollout import Action, Apply, Command, Rollout
+from fleetd.model.secret import SealedSecret, SealedVersion, Secret, SecretVersion
 from fleetd.model.unit import TargetState, Unit, UnitState
 from fleetd.model.unit_set import UnitSet
 from fleetd.model.version import GroupContent, Version
@@ -56,6 +57,8 @@ RECORDS: dict[str, tuple[Record, str]] = {
     "reboots": (Reboot("q1", "b1"), "m1"),
     "commands": (Command("c1", Action.PAUSE, "r1"), "web@.service"),
     "applies": (Apply(), "r1"),
+    "secrets": (Secret((SecretVersion(1),)), "db.pw"),
+    "sealed-secrets": (SealedSecret("k", (SealedVersion(1, b"k", b"b"),)), "m1/db.pw"),
     "sets": (UnitSet(("a.service",)), "deploy"),
     "trust/tokens": (JoinToken("ab", 0.0, 1.0), "h"),
     "trust/machines": (MachineIdentity("worker"), "m1"),

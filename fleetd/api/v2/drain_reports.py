@@ -15,6 +15,7 @@ from fleetd.model.reason import (
     DrainEnded,
     Infeasible,
     MayFinish,
+    MissingSecrets,
     NoMachines,
     NotMoved,
     NowhereElse,
@@ -143,6 +144,7 @@ def _describe_left(data: DrainData, name: str) -> schema.DrainedUnit | None:
 _UNASSIGNED: dict[type, str] = {
     Completed: "moved",
     Infeasible: "unplaced",
+    MissingSecrets: "unplaced",
     NoMachines: "unplaced",
     Stopping: "stopping",
 }

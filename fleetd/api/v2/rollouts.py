@@ -71,7 +71,7 @@ class Rollouts:
         group = group_of(name)
         request.check_permission(Permission.OPERATE, [group])
         if action == RESTART:
-            await self._restart(group, request.actor)
+            await self.restart(group, request.actor)
         elif action == UNDO:
             await self._undo(group, asked.to, request.actor)
         else:
@@ -92,7 +92,7 @@ class Rollouts:
         command = Command(self._new_id(), action, rollout.id, user, self._unix_now())
         await self._registry.write(WriteSet((), (self._registry.put(command, group),)))
 
-    async def _restart(self, group: str, actor: Actor) -> None:
+    async def restart(self, group: str, actor: Actor) -> None:
         """Write the launched units of a group so that they are restarted one after the other. Raises ApiError."""
         request = Apply(actor.name, self._unix_now())
         id_ = self._new_id()

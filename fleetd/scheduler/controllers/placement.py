@@ -7,8 +7,8 @@ that MachineOf= joins together.
 from collections.abc import Iterator, Mapping
 
 from fleetd.model.ordered import Names
-from fleetd.model.reason import BEST, ONLY, Placed, WaitingForPeer
-from fleetd.scheduler.actions import Place, Supersede, WaitForPeer, Withdraw
+from fleetd.model.reason import BEST, ONLY, MissingSecrets, Placed, WaitingForPeer
+from fleetd.scheduler.actions import Conclude, Place, Supersede, WaitForPeer, Withdraw
 from fleetd.scheduler.allocation_state import AllocationState
 from fleetd.scheduler.allocations import (
     decide_handover,
@@ -69,6 +69,9 @@ def _settle(proposal: Proposal, plan: UnitPlanBuilder) -> None:
 
 def _settle_on_many(proposal: Proposal, plan: UnitPlanBuilder) -> None:
     """Place the unit on every machine that it fits on."""
+    if missing := proposal.snapshot.missing_secrets(plan.requirements):
+        proposal.apply(plan, Conclude(MissingSecrets(missing)))
+        return
     index = proposal.snapshot.machine_index
     matching = index.matching(plan.requirements) & index.admitting
     for machine in plan.scoped_machines():
