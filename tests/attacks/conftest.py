@@ -24,7 +24,10 @@ from fleetd.store.protocol import Put
 from fleetd.store.worker import WorkerStore
 from fleetd.testing.simulated_systemd import SimulatedSystemd
 from tests.api.served import LOOPBACK, Client, ask
+from tests.attacks.target import authority, fleet, other_authority, target
 from tests.certificates import TestAuthority, TestTrust
+
+__all__ = ["authority", "fleet", "other_authority", "target"]
 
 LEADER, VICTIM, BAD = "a" * 32, "b" * 32, "b" * 31 + "c"
 MARK = "only-the-victim-may-read-this"

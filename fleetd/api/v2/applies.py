@@ -173,7 +173,7 @@ class Applies:
                 return render_json(answer)
             if plan.refusals:
                 raise ApiError(409, "; ".join(plan.refusals))
-            _check_permission(plan, actor, permission)
+            _check_permission(plan, known, actor, permission)
             changed = [unit.after for unit in plan.written if unit.after]
             await check_joined(reader, changed, {})
             if changed:
@@ -250,9 +250,12 @@ class Applies:
             await self._registry.write(transaction)
 
 
-def _check_permission(plan: ApplyPlan, actor: Actor, permission: Permission) -> None:
-    """Raises ApiError if the actor may not write one of the units, or what it names."""
-    refusal = actor.refuse(permission, [unit.name for unit in plan.written])
+def _check_permission(plan: ApplyPlan, known: Known, actor: Actor, permission: Permission) -> None:
+    """Raises ApiError if the actor may not write one of the units, or what it names, or put it into a set or out."""
+    moved: set[str] = set()
+    for name, set_ in plan.sets.items():
+        moved.update({*set_.members} ^ {*(known.sets[name].members if name in known.sets else ())})
+    refusal = actor.refuse(permission, dict.fromkeys([*(unit.name for unit in plan.written), *sorted(moved)]))
     if not refusal and permission is Permission.SUBMIT:
         contents = ((unit.name, unit.new_content) for unit in plan.written)
         refusals = (actor.refuse_content(name, content.options()) for name, content in contents if content)
