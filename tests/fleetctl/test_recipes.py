@@ -35,32 +35,38 @@ def written_file(path: str) -> str:
 def test_the_configuration_of_cloud_init_is_valid() -> None:
     config, notices = parse_config(written_file("/etc/fleet/fleet.conf"), "fleet.conf", {}, {})
     assert notices == []
-    assert (len(config.etcd_servers), config.metadata) == (3, {"disk": "ssd", "region": "eu"})
+    assert config.metadata == {"disk": "ssd", "region": "eu"}
 
 
 @pytest.fixture
 def stubs(tmp_path: Path) -> Path:
-    """Programs that only record their arguments."""
+    """Programs that only record their arguments, and what they read."""
     directory = tmp_path / "bin"
     directory.mkdir()
-    called = ("cp", "curl", "getent", "install", "ln", "pip", "python3", "systemctl", "tar")
-    for name in called:
-        (directory / name).write_text(f'#!/bin/sh\necho {name} "$@" >>{tmp_path}/calls\n')
+    for name in ("apt-get", "curl", "fleetd", "sha256sum"):
+        reads = "$(cat)" if name in ("fleetd", "sha256sum") else ""
+        (directory / name).write_text(f'#!/bin/sh\necho {name} "$@" "{reads}" >>{tmp_path}/calls\n')
         (directory / name).chmod(0o755)
     return directory
 
 
-def test_the_script_of_cloud_init_installs_files_that_exist(stubs: Path, tmp_path: Path) -> None:
-    script = written_file("/usr/local/sbin/install-fleet").replace("/opt/fleet/bin/pip", f"{stubs}/pip")
-    command = ["sh", "-c", script, "install-fleet", "https://example.com/fleet.tar.gz"]
-    subprocess.run(command, env={"PATH": f"{stubs}:/usr/bin:/bin"}, check=True, capture_output=True)
-    calls = (tmp_path / "calls").read_text().splitlines()
-    assert calls[-1] == "systemctl enable --now fleet.socket fleet.service"
-    [installed] = [call.split() for call in calls if call.startswith("install ")]
-    sources = [Path(word) for word in installed if "/units/" in word]
-    names = [f"{unit}.{kind}" for unit in ("fleet", "fleet-credentials") for kind in ("service", "socket")]
-    assert [path.name for path in sources] == names
-    assert all((CONTRIB.parent / "units" / path.name).is_file() for path in sources)
+def test_the_script_of_cloud_init_checks_and_installs_the_package_and_joins_with_the_token(
+    stubs: Path, tmp_path: Path
+) -> None:
+    token = tmp_path / "join-token"
+    token.write_text("fleet1-a-b\n")
+    script = written_file("/usr/local/sbin/join-fleet").replace("/etc/fleet/join-token", str(token))
+    command = ["sh", "-c", script, "join-fleet", "https://example.com/fleet.deb", "5ha", "https://10.0.0.1:7443"]
+    environment = {"PATH": f"{stubs}:/usr/bin:/bin", "TMPDIR": str(tmp_path)}
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    calls = [re.sub(rf"{tmp_path}/tmp\.\w+", "FOLDER", call) for call in (tmp_path / "calls").read_text().splitlines()]
+    assert [call.rstrip() for call in calls] == [
+        "curl --fail --silent --show-error --location --retry 5 --output FOLDER/fleet.deb https://example.com/fleet.deb",
+        "sha256sum --check --quiet 5ha  FOLDER/fleet.deb",
+        "apt-get install --yes --option Dpkg::Options::=--force-confold FOLDER/fleet.deb",
+        "fleetd join https://10.0.0.1:7443 - fleet1-a-b",
+    ]
+    assert not token.exists()
 
 
 def test_the_readme_of_contrib_names_files_that_exist() -> None:
