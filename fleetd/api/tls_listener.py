@@ -8,6 +8,7 @@ import asyncio
 import logging
 import socket
 import ssl
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol
@@ -15,8 +16,8 @@ from typing import Any, Protocol
 from fleetd.model.certificate import CertificateIdentity
 
 HANDSHAKE_S = 10.0  # for a handshake, from the connection on
-MAX_HANDSHAKES = 32  # at once
-YIELD_S = 1.0  # after which the oldest gives way to others that wait
+MAX_HANDSHAKES = 256  # at once
+YIELD_S = 1.0  # after which the oldest gives way to others that wait; with most of them, at once
 _REFUSAL_S = 1.0  # for a client without TLS to read why it is refused
 _SHUTDOWN_S = 1.0  # for a client to say that it has seen the end
 _RETRY_S = 1.0  # after the system had no descriptors left
@@ -42,7 +43,7 @@ class TlsListener:
     """Accepts connections on a listening socket, and hands those with TLS to the protocols that `make_protocol` makes.
 
     `trust()` is asked for each connection. `refusal` is what a client without TLS gets, as bytes. A handshake may take
-    `handshake_s`; if there are too many, the oldest gives way after `yield_s`.
+    `handshake_s`; if there are too many, the oldest gives way after `yield_s`, or at once to others than its address.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class TlsListener:
         self._refusal = refusal
         self._handshake_s = handshake_s
         self._yield_s = yield_s
-        self._handshakes: dict[asyncio.Task[None], float] = {}  # when each began, oldest first
+        self._handshakes: dict[asyncio.Task[None], tuple[float, str]] = {}  # when each began, and its address
         self._logged: dict[str, float] = {}  # what was logged last when
         self._accepting = asyncio.create_task(self._accept())
 
@@ -87,15 +88,23 @@ class TlsListener:
             except asyncio.CancelledError:
                 connection.close()
                 raise
-            task = loop.create_task(self._shake_hands(connection, address[0].removeprefix("::ffff:")))
-            self._handshakes[task] = loop.time()
+            host = address[0].removeprefix("::ffff:")
+            task = loop.create_task(self._shake_hands(connection, host))
+            self._handshakes[task] = loop.time(), host
             task.add_done_callback(self._handshakes.pop)
 
     async def _wait_for_room(self) -> None:
-        """Wait until the handshake of a client that waits may begin; the oldest gives way after `yield_s`."""
+        """Wait until the handshake of a client that waits may begin. At the limit the oldest gives way: at once that of
+        an address with more than half of all, else any after `yield_s`."""
         while len(self._handshakes) >= MAX_HANDSHAKES:
-            oldest, began_s = next(iter(self._handshakes.items()))
-            left_s = began_s + self._yield_s - asyncio.get_running_loop().time()
+            crowd, count = Counter(address for _, address in self._handshakes.values()).most_common(1)[0]
+            is_crowded = count > MAX_HANDSHAKES // 2
+            oldest, began_s = next(
+                (task, began_s)
+                for task, (began_s, address) in self._handshakes.items()
+                if address == crowd or not is_crowded
+            )
+            left_s = 0.0 if is_crowded else began_s + self._yield_s - asyncio.get_running_loop().time()
             if left_s <= 0:
                 oldest.cancel()
             await asyncio.wait(self._handshakes, timeout=max(left_s, 0.0), return_when=asyncio.FIRST_COMPLETED)
