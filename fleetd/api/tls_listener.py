@@ -8,6 +8,7 @@ import asyncio
 import logging
 import socket
 import ssl
+from asyncio import sslproto
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,6 +19,7 @@ from fleetd.model.certificate import CertificateIdentity
 HANDSHAKE_S = 10.0  # for a handshake, from the connection on
 MAX_HANDSHAKES = 256  # at once
 YIELD_S = 1.0  # after which the oldest gives way to others that wait; with most of them, at once
+READ_BYTES = 32 * 1024  # at once, of one connection: two records of TLS
 _REFUSAL_S = 1.0  # for a client without TLS to read why it is refused
 _SHUTDOWN_S = 1.0  # for a client to say that it has seen the end
 _RETRY_S = 1.0  # after the system had no descriptors left
@@ -140,13 +142,23 @@ class TlsListener:
         if not context.verify_flags & NO_CHECK_TIME:  # who has expired is told so in words: see server.py
             context.verify_flags |= ssl.VerifyFlags(NO_CHECK_TIME)
         loop = asyncio.get_running_loop()
-        await loop.connect_accepted_socket(
-            self._make_protocol,
-            connection.dup(),  # which its transport closes; ours stays open for an alert
-            ssl=_AlertingContext(context, connection),  # type: ignore[arg-type]  # all of it that asyncio uses
-            ssl_handshake_timeout=self._handshake_s,
+        done = loop.create_future()
+        protocol = _SmallTls(
+            loop,
+            self._make_protocol(),
+            _AlertingContext(context, connection),  # type: ignore[arg-type]  # all of it that asyncio uses
+            done,
+            server_side=True,
+            ssl_handshake_timeout=self._handshake_s,  # type: ignore[arg-type]  # a float is as good
             ssl_shutdown_timeout=_SHUTDOWN_S,
         )
+        # Its transport closes the duplicate; ours stays open for an alert.
+        transport, _ = await loop.connect_accepted_socket(lambda: protocol, connection.dup())
+        try:
+            await done
+        except BaseException:
+            transport.close()
+            raise
 
     def _note(self, what: str, why: str, kind: str | None = None) -> None:
         """Log what happened, but the same not more than once a minute."""
@@ -155,6 +167,13 @@ class TlsListener:
         if now_s - self._logged.get(key, -_LOG_S) >= _LOG_S:
             self._logged[key] = now_s
             log.warning("%s: %s", what, why)
+
+
+class _SmallTls(sslproto.SSLProtocol):
+    """asyncio's TLS over a transport, with less memory for each connection: its 256 KiB for what arrives are taken
+    at once, and would be hundreds of MiB for the connections of a thousand workers."""
+
+    max_size = READ_BYTES
 
 
 class _AlertingContext:
