@@ -104,6 +104,7 @@ async def test_a_change_is_audited_with_what_the_certificate_names(authority: Te
     assert [entry["FLEET_ACTOR"] for entry in entries] == ["person/ann@"]
 
 
+@pytest.mark.covers("R.9")
 @pytest.mark.parametrize(
     "request_",
     [
