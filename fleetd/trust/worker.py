@@ -57,6 +57,7 @@ class WorkerTrust:
 
     async def run(self) -> None:
         """Have the certificate renewed in time, until cancelled."""
+        complaint = ""
         backoff = Backoff(min(FIRST_RETRY_S, self._life_s / 30), min(LONGEST_RETRY_S, self._life_s / 10))
         while True:
             try:
@@ -67,8 +68,11 @@ class WorkerTrust:
                 if self.own.renew_at_s <= self._now():
                     await self._renew()
                 backoff.reset()
+                complaint = ""
             except (Refused, SigningFailed, OSError) as error:
-                log.warning("cannot have the certificate of this machine renewed, retrying: %s", error)
+                if str(error) != complaint:
+                    log.warning("cannot have the certificate of this machine renewed, retrying: %s", error)
+                complaint = str(error)
                 await asyncio.sleep(backoff.next_s())
                 continue
             await asyncio.sleep(max(0.1, min(LONGEST_SLEEP_S, self.own.renew_at_s - self._now())))

@@ -31,10 +31,14 @@ def workers(tmp_path: Path) -> Iterator[Workers]:
 
 
 def ask(asks: Machine, asked: Machine) -> str:
-    """The HTTP status that a machine gets with its certificate: 000 if either does not take that of the other, 401 if
-    it does not count."""
+    """The HTTP status that a machine gets with its certificate: 000 if it does not take that of the other."""
     request = ["curl", "--silent", "--output", "/dev/null", "--write-out", "%{http_code}", "--max-time", "5", *OWN]
     return asks.run([*request, f"https://{asked.address}:7443/fleet/v2/authority-keys"], check=False).stdout
+
+
+def is_told_of_its_removal(worker: Machine, server: Machine) -> bool:
+    url = f"https://{server.address}:7443/fleet/v2/whoami"
+    return "revoked" in worker.run(["curl", "--silent", "--max-time", "5", *OWN, url], check=False).stdout
 
 
 def certificate_of(machine: Machine) -> CertificateIdentity:
@@ -45,7 +49,8 @@ def check_all(workers: Workers) -> None:
     """Each machine takes the certificate of each server, and each server that of each machine."""
     for server in workers.servers:
         assert [ask(each, server) for each in workers.servers] == ["200"] * 3
-        assert ask(workers.worker, server) == "403"  # known, and not a server
+        assert ask(workers.worker, server) == "403"  # it is not a server
+        assert not is_told_of_its_removal(workers.worker, server)
     assert workers.worker.id in workers.listed()
 
 
@@ -81,14 +86,15 @@ def test_nobody_is_locked_out(workers: Workers, tmp_path: Path) -> None:
     new = TrustFiles(m1.path(TRUST)).read_keys()[1]
     for machine in machines:
         assert x509.is_signed_by(TrustFiles(machine.path(TRUST)).read_certificate(), new.certificate)
-        assert TrustFiles(machine.path(TRUST)).read_authorities() == (new.certificate,)
+    for server in workers.servers:
+        assert TrustFiles(server.path(TRUST)).read_authorities() == (new.certificate,)
 
     cluster.fleetctl("machine", "remove", "--force", workers.worker.id, on=m1)
-    cluster.wait_until("the worker is refused", lambda: ask(workers.worker, m1) == "401")
+    cluster.wait_until("the worker is refused", lambda: is_told_of_its_removal(workers.worker, m1))
     etcd.restore(snapshot)
     time.sleep(LIFE_S * 0.8)
     for server in workers.servers:
         assert [ask(each, server) for each in workers.servers] == ["200"] * 3
-        assert ask(workers.worker, server) == "401"
+        assert is_told_of_its_removal(workers.worker, server)
     shown = workers.fleetctl("list-machines", "--fields=machine,certificate", on=m1)
     assert "valid certificate" not in shown.stderr
