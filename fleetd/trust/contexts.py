@@ -9,6 +9,15 @@ from pathlib import Path
 NO_CHECK_TIME = ssl.VerifyFlags(0x200000)
 
 
+def is_certificate(text: str) -> bool:
+    """True for a certificate, as PEM, that a context can trust."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
+    except (ssl.SSLError, ValueError, TypeError):  # also empty, or not ASCII
+        return False
+    return True
+
+
 class TlsContexts:
     """The contexts of a machine. A certificate that is renewed, and an authority that is trusted in addition, are
     loaded into those that are in use; where an authority is not trusted any more, others replace them."""

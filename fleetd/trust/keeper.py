@@ -329,7 +329,10 @@ class TrustKeeper:
             if in_files:
                 self._files.forget_key(number)
             if by:
-                raise CannotSign("another authority was made at the same time")
+                raise CannotSign(
+                    f"trust/authorities/{number} in the store was made at the same time, or cannot be read: ask again, "
+                    "or delete it if no fleetd can read it"
+                )
             return record
         log.warning("made authority %d of the cluster", number)
         return record

@@ -13,8 +13,16 @@ from fleetd.model.machine import https_url
 from fleetd.registry.records import AUTHORITIES, MACHINES, REVOCATIONS
 from fleetd.registry.registry import Registry
 from fleetd.store.protocol import Compacted, Conflict, Put, Unchanged
+from fleetd.trust.contexts import is_certificate
 
 log = logging.getLogger(__name__)
+
+
+def _is_usable(authority: TrustedAuthority) -> bool:
+    if is_certificate(authority.certificate):
+        return True
+    log.error("authority %d in the store has no certificate, and is passed over", authority.number)
+    return False
 
 
 class StoredTrust:
@@ -29,7 +37,7 @@ class StoredTrust:
         authorities = await self._registry.read_page(AUTHORITIES)
         revocations = await self._registry.read_page(REVOCATIONS)
         known = Known(
-            tuple(sorted(authorities.records.values(), key=lambda each: each.number)),
+            tuple(sorted(filter(_is_usable, authorities.records.values()), key=lambda each: each.number)),
             tuple(sorted(revocations.records.values(), key=lambda each: each.number)),
         )
         return known, authorities.revision

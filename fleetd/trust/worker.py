@@ -11,7 +11,7 @@ from fleetd.model.certificate import MACHINE_LIFE_S, CertificateIdentity
 from fleetd.trust.contexts import TlsContexts
 from fleetd.trust.files import TrustFiles, split_pem
 from fleetd.trust.renewal import Renewal
-from fleetd.trust.signing import Refused, Signer, SigningFailed
+from fleetd.trust.signing import Signer, SigningFailed
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class WorkerTrust:
                     await self._renew()
                 backoff.reset()
                 complaint = ""
-            except (Refused, SigningFailed, OSError) as error:
+            except (ValueError, SigningFailed, OSError) as error:
                 if str(error) != complaint:
                     log.warning("cannot have the certificate of this machine renewed, retrying: %s", error)
                 complaint = str(error)

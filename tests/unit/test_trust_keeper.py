@@ -8,7 +8,8 @@ from functools import cached_property
 
 import pytest
 
-from fleetd.model.certificate import CertificateIdentity, is_revoked, parse_peer_certificate
+from fleetd.model.certificate import CertificateIdentity, TrustedAuthority, is_revoked, parse_peer_certificate
+from fleetd.registry.registry import Registry
 from fleetd.store.protocol import Delete
 from fleetd.trust import x509
 from fleetd.trust.files import TrustFiles, split_pem
@@ -313,6 +314,26 @@ def test_clocks_an_hour_apart_do_no_harm(server, ahead_s):
             assert authority_of(two) == 2
 
     run_virtually(scenario())
+
+
+@pytest.mark.parametrize(
+    "text", ["", "certificate", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "\xe9"]
+)
+def test_an_authority_without_a_certificate_is_passed_over(server, text, caplog):
+    async def scenario():
+        one = server("m1")
+        async with running(one):
+            put = Registry(server.store).put(TrustedAuthority(2, text, at_s=unix_now()), "2")
+            await server.store.transact([], [put])
+            await asyncio.sleep(1)
+            assert authority_of(one) == 1
+        async with running(one):
+            assert authority_of(one) == 1
+            with pytest.raises(CannotSign, match=r"trust/authorities/2 in the store .* cannot be read"):
+                await one.keeper.rotate("ann")
+
+    run_virtually(scenario())
+    assert "authority 2 in the store has no certificate" in caplog.text
 
 
 # Where the keys are.
