@@ -297,6 +297,7 @@ _VALUES: dict[str, Source] = {
     "key_file": _files,
     "known_hosts_file": _files,
     "machine": _machines,
+    "machine_id": _machines,
     "strict_host_key_checking": lambda cursor: map(Candidate, HostKeyChecking),
     "unit": _units,
 }
