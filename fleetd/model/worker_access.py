@@ -11,7 +11,7 @@ from typing import Protocol
 import msgspec
 from msgspec import structs
 
-from fleetd.model.machine import Machine
+from fleetd.model.machine import Capability, Machine
 from fleetd.model.machine_identity import MachineIdentity
 from fleetd.model.names import InvalidName, validate_name
 
@@ -112,16 +112,35 @@ def owner_of(prefix: str, key: str) -> str:
     return key.removeprefix(prefix).partition("/")[2].partition("/")[0]
 
 
+# What every worker carries out: there were none before. Without this, one that says that it is older than that would
+# have the API refuse what it concerns in the whole cluster. A later capability that agents carry out does not belong
+# here.
+_ABLE = dict.fromkeys(
+    (
+        Capability.DROPINS,
+        Capability.CORDON,
+        Capability.CLUSTER_SETTINGS,
+        Capability.MOVES,
+        Capability.PROOFS,
+        Capability.UPDATE_ACTION,
+        Capability.SECRETS,
+        Capability.REBOOTS,
+    ),
+    True,
+)
+
+
 def record_of_worker(said: Machine, recorded: MachineIdentity) -> Machine:
     """The record of a machine that is a worker: what it says of itself, with what a server recorded when it joined
-    instead of what others rely on. It hosts no member of the store, serves nobody, and has no settings of the cluster,
-    for it never leads."""
+    instead of what others rely on. It hosts no member of the store, serves no other machine, and has no settings of the
+    cluster, for it never leads."""
     return structs.replace(
         said,
         address=recorded.address,
         metadata=recorded.metadata,
         host_keys=recorded.host_keys,
+        capabilities={**said.capabilities, **_ABLE},
+        configured={},
         etcd_member="",
         https="",
-        configured={},
     )

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleetd.model.machine import Machine
+from fleetd.model.machine import Capability, Machine, MachineMode
 from fleetd.model.machine_identity import MachineIdentity
 from fleetd.model.worker_access import Selection, WorkerAccess, find_access, owner_of, record_of_worker
 from fleetd.registry.records import (
@@ -146,21 +146,33 @@ def test_the_owner_of_a_key_is_its_second_part(key: str, owner: str) -> None:
 
 
 def test_what_a_worker_says_of_itself_does_not_decide() -> None:
+    """Every field is either what was recorded, or about the worker alone."""
     said = Machine(
         OWN,
         session="s",
         address="10.0.0.66",
         metadata={"role": "db"},
-        host_keys=("ssh-ed25519 EVIL",),
-        etcd_member="1f",
-        configured={"reboot_slots": "9"},
+        version="1.0",
         boot_id="b",
+        mode=MachineMode.LEAVING,
+        shuts_down=True,
+        capabilities={"GPGPU": True, Capability.MOVES: False},
+        configured={"reboot_slots": "9"},
+        reboot_required="kernel",
+        etcd_member="1f",
+        since=1.0,
+        host_keys=("ssh-ed25519 EVIL",),
+        https="10.0.0.66:7443",
+        certificate_expires_s=2.0,
+        seal_key="own",
     )
     recorded = MachineIdentity("worker", "10.0.0.7", {"zone": "a"}, ("ssh-ed25519 GOOD",), "seal", 1.0, "ann")
     found = record_of_worker(said, recorded)
-    assert found == Machine(
-        OWN, session="s", address="10.0.0.7", metadata={"zone": "a"}, host_keys=("ssh-ed25519 GOOD",), boot_id="b"
-    )
+    changed = {name for name in Machine.__struct_fields__ if getattr(found, name) != getattr(said, name)}
+    assert changed == {"address", "metadata", "host_keys", "capabilities", "configured", "etcd_member", "https"}
+    assert (found.address, found.metadata, found.host_keys) == ("10.0.0.7", {"zone": "a"}, ("ssh-ed25519 GOOD",))
+    assert (found.configured, found.etcd_member, found.https) == ({}, "", "")
+    assert found.capabilities == {"GPGPU": True, **{str(each): True for each in Capability}}
 
 
 # Properties
