@@ -105,6 +105,8 @@ class Watches:
         while self._watches:
             await asyncio.sleep(GATHER_S)
             self._changed.clear()
+            if not self._watches:
+                return
             try:
                 await first_of(self._follow(tuple(self._watches), backoff), self._changed.wait())
             except StoreError as failure:

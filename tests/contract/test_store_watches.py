@@ -136,3 +136,14 @@ async def test_a_watch_ends_when_the_store_is_closed(store: Store, below: str) -
     await asyncio.sleep(0.1)
     await store.close()
     assert await asyncio.wait_for(waiting, PATIENCE_S) is None
+
+
+async def test_a_watch_from_the_past_misses_nothing_while_another_one_is_open(store: Store, below: str) -> None:
+    start = await store.revision()
+    async with aclosing(store.watch(below, start)) as one:
+        revisions = [await put(store, f"{below}{number}") for number in range(5)]
+        await events_until(one, revisions[-1])
+        async with aclosing(store.watch(below, revisions[1])) as other:
+            assert [event.revision for event in await events_until(other, revisions[-1])] == revisions[2:]
+        async with aclosing(store.watch(below, start)) as other:
+            assert [event.revision for event in await events_until(other, revisions[-1])] == revisions

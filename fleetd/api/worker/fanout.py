@@ -56,6 +56,11 @@ class Subscription:
         """The lowest revision that a watch began after."""
         return min((watch.after_revision for watch in self._watches.values()), default=0)
 
+    @property
+    def has_news(self) -> bool:
+        """True if there is something to send."""
+        return bool(self._pending)
+
     def drop(self, number: int) -> None:
         """This watch does not go on."""
         del self._watches[number]

@@ -13,7 +13,7 @@ from fleetd.api.connection_limits import reserve_read
 from fleetd.api.http import ApiError, Request, Response, StreamedResponse
 from fleetd.api.worker.calls import Preparation, WorkerCalls, check_numbers
 from fleetd.api.worker.errors import Forbidden, Lagging
-from fleetd.api.worker.fanout import Fanout
+from fleetd.api.worker.fanout import Fanout, Subscription
 from fleetd.api.worker.history import StoreHistory
 from fleetd.api.worker.leases import LeaseOwners
 from fleetd.api.worker.limits import Limits, WorkerLimits, WorkerUse
@@ -128,7 +128,7 @@ class WorkerApi:
                     for number, error in failed.items():
                         status, failure = _describe(error)
                         yield _frame(revision, history, number=number, status=status, failure=failure)
-                    yield _frame(max(self.fanout.position, subscription.position), history)
+                    yield _frame(self._seen_by(subscription), history)
                     while not subscription.is_over and subscription.watches:
                         parts = await subscription.next_parts(self._heartbeat_s)
                         for number, events, until in parts:
@@ -136,7 +136,7 @@ class WorkerApi:
                             use.spend_bytes(len(frame))
                             yield frame
                         if not parts and not subscription.is_over:
-                            yield _frame(max(self.fanout.position, subscription.position), history)
+                            yield _frame(self._seen_by(subscription), history)
                     if (end := subscription.failure) is not None:
                         status, failure = _describe(end)
                         for number in subscription.watches:
@@ -147,6 +147,12 @@ class WorkerApi:
             log.info("cannot open the watches of worker %s, which tries again: %s", access.machine, error)
         finally:
             metrics.WORKERS.set(self._limits.streaming)
+
+    def _seen_by(self, subscription: Subscription) -> int:
+        """Up to which revision all watches of the stream have seen everything."""
+        if subscription.has_news:
+            return subscription.position
+        return max(self.fanout.position, subscription.position)
 
 
 def _frame(revision: int, history: str, **fields: object) -> bytes:
