@@ -177,3 +177,30 @@ async def test_two_that_revoke_at_once_take_different_numbers(worker: Fleet) -> 
     worker.registry.store = Contended()  # type: ignore[assignment]
     assert (await worker.ask(REMOVE, {})).status == 204
     assert [each.number for each in await revocations(worker)] == [1, 2]
+
+
+async def test_what_is_written_meanwhile_is_not_deleted_as_it_was_read(worker: Fleet) -> None:
+    store = worker.registry.store
+    original = store.transact
+    joined = MachineIdentity("worker", "10.0.0.9")
+
+    async def transact(comparisons, operations) -> int:  # type: ignore[no-untyped-def]
+        if await worker.registry.get_many(MACHINE_IDENTITIES, [(M1,)]) == {(M1,): MachineIdentity("worker")}:
+            await original([], [worker.registry.put(joined, M1)])  # it joins again, at this moment
+        return await original(comparisons, operations)
+
+    class Contended:
+        def __getattr__(self, name: str) -> object:
+            return transact if name == "transact" else getattr(store, name)
+
+    worker.registry.store = Contended()  # type: ignore[assignment]
+    assert (await worker.ask(REMOVE, {})).status == 204
+    assert await worker.registry.read(MACHINE_IDENTITIES) == {}
+    assert len(await revocations(worker)) == 1
+
+
+async def test_any_number_of_tokens_goes_with_a_machine(worker: Fleet) -> None:
+    for number in range(150):
+        await worker.put(JoinToken("ab", 0, 1, machine=M1), f"t{number}")
+    assert (await worker.ask(REMOVE, {})).status == 204
+    assert await worker.registry.read(JOIN_TOKENS) == {}

@@ -3,6 +3,7 @@
 import asyncio
 import json
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -114,6 +115,7 @@ def identity_of(certificate: str) -> CertificateIdentity:
     return parse_peer_certificate(x509.describe(certificate))
 
 
+@pytest.mark.covers("R.11")
 @settings(deadline=None)
 @given(st.lists(actions, min_size=4, max_size=20))
 def test_a_token_makes_one_member_and_a_removed_one_has_nothing_that_counts(done: list[tuple]) -> None:  # type: ignore[type-arg]

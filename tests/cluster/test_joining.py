@@ -44,6 +44,7 @@ def files_of(machine: Machine) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in found}
 
 
+@pytest.mark.covers("R.11")
 def test_a_bare_machine_joins_runs_units_is_removed_and_joins_again(cluster: Cluster) -> None:
     worker = cluster.add_bare_machine({"metadata": "disk=ssd"})
     other = cluster.add_bare_machine()

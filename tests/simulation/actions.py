@@ -201,6 +201,12 @@ def forget(world: World, action: Action) -> None:
     world.spawn(world.operators.forget_machine(_machine(world, action).id))
 
 
+@verb
+def remove(world: World, action: Action) -> None:
+    """`remove MACHINE [force]`: for good, if it does not run; with units on it by force alone."""
+    world.spawn(world.operators.remove_machine(_machine(world, action).id, force=action.args[1:] == ("force",)))
+
+
 # Machines.
 
 

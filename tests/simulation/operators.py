@@ -237,6 +237,12 @@ class Operators:
         response = await self._ask(Request("DELETE", f"{schema.V2}/machines/{machine}"))
         self._say(f"forget {machine[:2]}: {response.status if response else 'no answer'}")
 
+    async def remove_machine(self, machine: str, *, force: bool) -> None:
+        """Remove a machine."""
+        body = msgspec.json.encode(schema.MachineRemoval(force))
+        response = await self._ask(Request("POST", f"{schema.V2}/machines/{machine}/remove", headers=_JSON, body=body))
+        self._say(f"remove {machine[:2]}: {response.status if response else 'no answer'}")
+
     async def _wish(
         self, what: str, name: str, request: Request, change: Callable[[UnitOperation], UnitOperation]
     ) -> None:

@@ -97,7 +97,9 @@ class Joining:
         )
         secret = make_secret(self._random(SECRET_BYTES))
         lease = await self._registry.store.grant(LIFE_S + KEPT_S)
-        await self._registry.store.transact([], [self._registry.put(token, hash_text(secret), lease=lease)])
+        key = self._registry.key(JOIN_TOKENS, hash_text(secret))
+        written = self._registry.put(token, hash_text(secret), lease=lease)
+        await self._registry.store.transact([Unchanged(key, 0)], [written])
         text = str(TokenText(authority, secret))
         return render_json(schema.MachineToken(text, token.expires_at_s, token.machine, servers))
 

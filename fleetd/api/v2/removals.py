@@ -1,13 +1,13 @@
 """The removal of a machine from the cluster: its certificates do not count any more."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from fleetd.api import schema
 from fleetd.api.http import ApiError, Request, Response, parse_json
 from fleetd.api.trust import Trust
-from fleetd.model.certificate import MACHINE, CertificateIdentity, revoke
-from fleetd.model.join_token import refuse_machine_id
+from fleetd.model.certificate import MACHINE, CertificateIdentity, Revocation, revoke
+from fleetd.model.join_token import JoinToken, refuse_machine_id
 from fleetd.model.machine import Machine, MachineMode
 from fleetd.model.machine_identity import MachineIdentity
 from fleetd.model.unit import UnitState
@@ -22,7 +22,8 @@ from fleetd.registry.records import (
     STATES,
 )
 from fleetd.registry.registry import Registry
-from fleetd.store.protocol import Conflict, Delete, Operation, Unchanged
+from fleetd.registry.transactions import WriteSet, cut_into_transactions
+from fleetd.store.protocol import MAX_OPERATIONS, Conflict, Delete, KeyValue, Unchanged
 
 NOTICED_S = 1.0  # servers close the connections of a revoked machine within this time
 _NAMED = 3  # units
@@ -85,25 +86,47 @@ class Removals:
             await registry.store.revoke(lease)
 
     async def _revoke(self, id_: str, by: str) -> None:
-        """Revoke its certificates and delete its records, and the tokens for it, at once."""
+        """Revoke its certificates, and delete its records and the tokens for it, as they were read: the machine may be
+        joining again."""
         registry = self._registry
-        tokens = await registry.read(JOIN_TOKENS)
-        gone = [registry.key(kind, id_) for kind in (MACHINE_IDENTITIES, SETTINGS, REBOOT_REQUESTS)]
-        its_own = [names for names, token in tokens.items() if id_ in (token.machine, token.used_by)]
-        gone += [registry.key(JOIN_TOKENS, *names) for names in its_own]
         subject = CertificateIdentity(MACHINE, id_).subject
         for _ in range(_ATTEMPTS):
-            known = [*(await registry.read(REVOCATIONS)).values(), *(self._trust.revocations() if self._trust else ())]
-            number = max((each.number for each in known), default=0) + 1
+            number = 1 + max((each.number for each in await self._revocations()), default=0)
             revocation = revoke(number, subject, by, self._unix_now())
             key = registry.key(REVOCATIONS, str(number))
-            operations: Sequence[Operation] = [registry.put(revocation, str(number)), *map(Delete, gone)]
+            revoked = WriteSet((Unchanged(key, 0),), (registry.put(revocation, str(number)),))
+            deleted = [
+                WriteSet((Unchanged(item.key, item.mod_revision),), (Delete(item.key),))
+                for item in await self._records_of(id_)
+            ]
             try:
-                await registry.store.transact([Unchanged(key, 0)], operations)
+                for each in cut_into_transactions([revoked, *deleted]):
+                    await registry.store.transact(each.comparisons, each.operations)
             except Conflict:
                 continue
             return
-        raise ApiError(409, "others revoke certificates all the time: try again")
+        raise ApiError(
+            409, "others change the records of this machine, or revoke certificates, all the time: try again"
+        )
+
+    async def _revocations(self) -> list[Revocation]:
+        stored = await self._registry.read(REVOCATIONS)
+        return [*stored.values(), *(self._trust.revocations() if self._trust else ())]
+
+    async def _records_of(self, id_: str) -> list[KeyValue]:
+        """What the cluster knows of a machine that may join again, and the tokens that are for it, or that it used."""
+        registry = self._registry
+        tokens = await registry.read(JOIN_TOKENS)
+        keys = [registry.key(kind, id_) for kind in (MACHINE_IDENTITIES, SETTINGS, REBOOT_REQUESTS)]
+        keys += [registry.key(JOIN_TOKENS, *names) for names in tokens if id_ in _machines_of(tokens[names])]
+        found: list[KeyValue] = []
+        for start in range(0, len(keys), MAX_OPERATIONS):
+            found += (await registry.store.get_many(keys[start : start + MAX_OPERATIONS])).items
+        return found
+
+
+def _machines_of(token: JoinToken) -> tuple[str, str]:
+    return token.machine, token.used_by
 
 
 def _check_idle(states: dict[tuple[str, str], UnitState]) -> None:
