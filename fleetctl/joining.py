@@ -32,6 +32,9 @@ def remove_machines(settings: Settings, words: Sequence[str], force: bool) -> in
     """Remove machines, each given by a prefix of its id. Returns the exit status."""
 
     def remove(client: Client, machine: str) -> None:
+        from fleetctl.cluster.remove_server import take_out_of_etcd
+
         client.remove_machine(machine, force=force)
+        take_out_of_etcd(machine)
 
     return change_machines(settings, words, remove, doing="removing", done="Removed")

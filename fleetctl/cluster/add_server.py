@@ -21,7 +21,7 @@ from fleetctl.cluster.etcd_members import (
 from fleetctl.cluster.host import Host, this_machine
 from fleetctl.cluster.initialise import describe_members, local_admin, require_root, tell
 from fleetctl.cluster.package import install_fleet
-from fleetctl.cluster.remote_host import Facts, reach, refuse_clock
+from fleetctl.cluster.remote_host import REACH_S, Facts, can_connect, reach, refuse_clock
 from fleetctl.cluster.server_setup import (
     POLL_S,
     etcd_log,
@@ -45,7 +45,6 @@ from fleetd.model.certificate import Authority
 
 T = TypeVar("T")
 COPYING_S = 120.0  # the longest wait for a new member's copy of the store
-REACH_S = 5.0
 CRASHES = 3  # of the new member's etcd, after which it is not waited for
 
 
@@ -133,6 +132,11 @@ def refuse(newcomer: Newcomer, members: tuple[Member, ...], authority: Authority
     if present is None and host.has(f"{layout.ETCD_DATA}/member"):
         raise CommandFailed(f"{name}: {layout.ETCD_DATA} holds the data of another cluster's etcd: move it away")
     conf = read_conf(host)
+    if conf.config.is_worker:
+        raise CommandFailed(
+            f"{name} is a worker: remove it (fleetctl machine remove {facts.machine[:8]}), delete role= and servers= "
+            f"in its {layout.CONFIG}, then run this command again"
+        )
     if conf.config.standalone:
         raise CommandFailed(f"{name}: its {layout.CONFIG} has standalone=true, and its own units would be lost")
     if conf.has_own_etcd:
@@ -147,9 +151,7 @@ def check_ways(newcomer: Newcomer, members: tuple[Member, ...]) -> None:
         place = urlsplit(member.peer_urls[0])
         if member.name == newcomer.facts.machine or not member.has_started:
             continue
-        script = 'exec 3<>"/dev/tcp/$1/$2"'
-        argv = ("timeout", f"{REACH_S:g}", "bash", "-c", script, "bash", place.hostname or "", str(place.port))
-        if newcomer.host.try_to(*argv).status:
+        if not can_connect(newcomer.host, place.hostname or "", place.port or layout.PEER_PORT):
             raise CommandFailed(
                 f"{name} does not reach the etcd of the server {member.host} on port {place.port}: is a firewall in "
                 f"between? Servers need each other's ports {layout.CLIENT_PORT}, {layout.PEER_PORT}, {layout.API_PORT}"

@@ -47,6 +47,11 @@ def initialise(address: str) -> int:
             "a cluster begins without any. Save what you need (fleetctl cat UNIT), destroy its units, remove that "
             "line, and run cluster init again"
         )
+    if conf.config.is_worker:
+        raise CommandFailed(
+            f"{layout.CONFIG} has role=worker: this machine belongs to a cluster already. Remove it there (fleetctl "
+            f"machine remove {machine[:8]}), and delete role= and servers= here, to begin a new one"
+        )
     if conf.has_own_etcd:
         raise CommandFailed(
             f"{layout.CONFIG} has etcd_servers={','.join(conf.config.etcd_servers)}: this machine belongs to a cluster "
@@ -176,7 +181,7 @@ def report(machine: str) -> None:
     members = local_admin().members()
     tell(f"This machine is a server of the cluster: {describe_members(members)}")
     if len(members) < 3:
-        tell("Next, from here: fleetctl machine add root@HOST --server")
+        tell("Next, from here: fleetctl machine add root@HOST --server (or without --server: a worker)")
 
 
 def describe_members(members: tuple[Member, ...]) -> str:

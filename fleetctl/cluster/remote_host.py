@@ -10,6 +10,7 @@ from fleetctl.cluster.host import Host, over_ssh
 from fleetctl.errors import CommandFailed, SshFailed
 from fleetctl.settings import Settings
 
+REACH_S = 5.0
 CLOCKS_DIFFER_S = 12 * 3600.0  # certificates are valid from a day before they are made
 _FACTS = r"""
 printf '%s\n' "$(id -u)" "$(cat /etc/machine-id 2>/dev/null)" "$(hostname)" "$SSH_CONNECTION" "$(date +%s)"
@@ -60,6 +61,12 @@ def _introduce(connection: object, name: str) -> tuple[Host, Facts]:
         raise CommandFailed(f"{name} has no /etc/machine-id: run systemd-machine-id-setup there")
     fields = ssh.split()
     return host, Facts(machine, hostname, fields[2] if len(fields) > 2 else "", float(now))
+
+
+def can_connect(host: Host, name: str, port: int) -> bool:
+    """True if the machine reaches this TCP port."""
+    script = 'exec 3<>"/dev/tcp/$1/$2"'
+    return host.try_to("timeout", f"{REACH_S:g}", "bash", "-c", script, "bash", name, str(port)).status == 0
 
 
 def refuse_clock(name: str, facts: Facts, now_s: float) -> None:

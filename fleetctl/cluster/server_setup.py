@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from fleetctl.cluster import layout
-from fleetctl.cluster.conf_file import set_options
 from fleetctl.cluster.host import Host
 from fleetctl.errors import CommandFailed
 from fleetd.config.config import Config, ConfigError, parse_config
+from fleetd.config.file_edit import set_options
 from fleetd.model.certificate import Authority
 
 STARTED_S = 60.0
@@ -74,10 +74,6 @@ def read_conf(host: Host) -> FleetConf:
 def write_conf(host: Host, options: Mapping[str, str]) -> str:
     """Set options of fleet.conf. Raises CommandFailed."""
     before = read_conf(host).text
-    try:
-        parse_config("", layout.CONFIG, {}, {"listen": options.get("listen", "")})
-    except ConfigError:
-        options = {name: value for name, value in options.items() if name != "listen"}
     if not host.write(layout.CONFIG, set_options(before, options), mode=0o640):
         return ""
     listed = ", ".join(f"{name}=" for name in options)

@@ -16,7 +16,11 @@ def _add(settings: Settings, words: list[str], *, server: bool, address: str, pa
     if len(words) != 1:
         raise CommandFailed("machine add takes one machine: fleetctl machine add [USER@]HOST", status=2)
     if not server:
-        raise CommandFailed("machine add adds only servers so far: give --server", status=2)
+        if address:
+            raise CommandFailed("--address is for machine add --server: a worker says its own (public_ip)", status=2)
+        from fleetctl.cluster.add_worker import add_worker
+
+        return add_worker(settings, words[0], package=package, port=ssh_port)
     from fleetctl.cluster.add_server import add_server
 
     return add_server(settings, words[0], address=address, package=package, port=ssh_port)
@@ -31,7 +35,7 @@ ACTIONS: dict[str, Action] = {
 
 @new_command(
     "machine",
-    usage="add --server [--address=ADDRESS] [--package=FILE] [USER@]HOST | token [--machine-id=ID] | "
+    usage="add [--server] [--address=ADDRESS] [--package=FILE] [USER@]HOST | token [--machine-id=ID] | "
     "remove [--force] MACHINE...",
     completes=("machine-actions", "machines"),
 )
@@ -45,10 +49,11 @@ ACTIONS: dict[str, Action] = {
 def command(settings: Settings, words: tuple[str, ...], **options: Any) -> int:
     """Adds machines to the cluster, and removes them.
 
-    add makes a machine part of the cluster, over SSH: as root, or as a user whose sudo asks for no password. Root runs
-    it on a server. Fleet is installed from the package that is found here (fleet_VERSION_ARCHITECTURE.deb in this
-    folder, the home directory or the cache of apt), else from that machine's own repositories. Run again, it goes on
-    where it was interrupted. With --server, the machine gets an etcd with a copy of the store; if that fails, it is
+    add makes a machine part of the cluster, over SSH: as root, or as a user whose sudo asks for no password. Fleet is
+    installed from the package that is found here (fleet_VERSION_ARCHITECTURE.deb in this folder, the home directory or
+    the cache of apt), else from that machine's own repositories. Run again, it goes on where it was interrupted. The
+    machine is a worker, which asks servers for what concerns it, or, with --server, a server: then root runs the
+    command on a server, since it copies keys. A new server gets an etcd with a copy of the store; if that fails, it is
     taken out again. The number of those that vote stays odd: a second server waits for the third, since two that vote
     stop when either fails.
 
@@ -61,6 +66,7 @@ def command(settings: Settings, words: tuple[str, ...], **options: Any) -> int:
     certificates do not count any more, their connections end within a second, and what the cluster knows of them is
     deleted. It is refused while units run there, unless --force is given: then they start elsewhere, whether or not
     they stop there, which is for a machine that is in other hands; drain any other before. A server leaves first
-    (`fleetd leave`), since it reaches etcd by itself; --force then revokes its certificates.
+    (`fleetd leave`), since it reaches etcd by itself; --force then revokes its certificates, and takes its etcd out of
+    the others if root runs this on a server.
     """
     return run_action("machine", ACTIONS, settings, words, options)

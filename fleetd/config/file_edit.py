@@ -11,8 +11,8 @@ def option_names(text: str) -> set[str]:
 
 
 def set_options(text: str, options: Mapping[str, str]) -> str:
-    """The text with these options, each once: in the place of the first line that sets it, else before the first
-    section, in which nothing would count."""
+    """The text with these options, each once: in the place of the first line that sets it, else below the comment
+    that shows its default, or before the first section, in which nothing would count."""
     outside, sections = _split(text)
     left = dict(options)
     kept: list[str] = []
@@ -26,7 +26,9 @@ def set_options(text: str, options: Mapping[str, str]) -> str:
         kept.pop()
     if left and kept and kept[-1].rstrip().endswith("\\"):
         kept.append("")  # what would continue with the next line
-    kept += [f"{name}={value}" for name, value in left.items()]
+    for name, value in left.items():
+        shown = next((at for at, line in enumerate(kept, start=1) if line.startswith(f"# {name}=")), len(kept))
+        kept.insert(shown, f"{name}={value}")
     return "\n".join([*kept, *([""] if sections else []), *sections]).rstrip("\n") + "\n"
 
 

@@ -124,7 +124,7 @@ def test_three_bare_machines_are_a_cluster_in_the_five_commands_of_the_readme(
     said = sh(a, init).stdout
     assert said.splitlines()[-2:] == [
         "This machine is a server of the cluster: 1 server, of which none may fail",
-        "Next, from here: fleetctl machine add root@HOST --server",
+        "Next, from here: fleetctl machine add root@HOST --server (or without --server: a worker)",
     ]
     assert sh(a, init).stdout.splitlines() == said.splitlines()[-2:], "nothing is done twice"
     assert a.run(["ss", "-Hltn", "sport = :2379"]).stdout.count(":2379") == 2, "loopback, and its address"

@@ -1,14 +1,11 @@
 """What fleetctl writes on servers: fleet.conf, etcd.yaml; and who votes in etcd."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from contrib.testbed.root import CHECKOUT
 from fleetctl.cluster import layout
-from fleetctl.cluster.conf_file import set_options
 from fleetctl.cluster.etcd_members import Member, failures_allowed, should_vote, waiting_learner
-from fleetd.config.config import parse_config
+from fleetd.config.file_edit import set_options
 
 A, B, C = (
     Member(str(number), name * 32, (f"https://10.0.0.{number}:2380",), (f"https://10.0.0.{number}:2379",))
@@ -16,43 +13,6 @@ A, B, C = (
 )
 LEARNER = Member("4", "d" * 32, ("https://10.0.0.4:2380",), ("https://10.0.0.4:2379",), is_learner=True)
 NEW = Member("5", "", ("https://10.0.0.5:2380",), is_learner=True)
-
-
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        ("", "listen=:1\n"),
-        ("listen=:2\nmetadata=a=b\n", "listen=:1\nmetadata=a=b\n"),
-        (" LISTEN = :2 # why\n", "listen=:1\n"),
-        ("listen=:2\nlisten=:3\n", "listen=:1\n"),
-        ("listen=/a,\\\n  /b\nmetadata=a=b\n", "listen=:1\nmetadata=a=b\n"),
-        (
-            "# Where to serve.\n# listen=\n\n# Next.\n# insecure=false\n",
-            "# Where to serve.\n# listen=\nlisten=:1\n\n# Next.\n# insecure=false\n",
-        ),
-        ("metadata=a=b\n\n\n[Section]\nlisten=:2\n", "metadata=a=b\nlisten=:1\n\n\n[Section]\nlisten=:2\n"),
-        ("# a comment \\\nlisten=:2", "# a comment \\\nlisten=:1\n"),
-        ("metadata=a=b", "metadata=a=b\nlisten=:1\n"),
-    ],
-)
-def test_an_option_is_set_where_it_stands_or_below_its_comment(before: str, after: str) -> None:
-    assert set_options(before, {"listen": ":1"}) == after
-    assert set_options(after, {"listen": ":1"}) == after, "once more"
-
-
-LINES = st.sampled_from(
-    ["", "# listen=", "listen=:2", " Listen = /a\\", "/b", "metadata=a=b", "public_ip=10.0.0.1", "[x]", "; a", "# b \\"]
-)
-
-
-@given(st.lists(LINES, max_size=8))
-def test_whatever_the_file_says_the_option_has_its_value_then_and_the_others_keep_theirs(lines: list[str]) -> None:
-    text = "\n".join(line for line in lines if line != "/b")
-    after, _ = parse_config(set_options(text, {"listen": "/run/x"}), "fleet.conf", {}, {"insecure": "true"})
-    assert [str(address) for address in after.listen] == ["/run/x"]
-    if "\\" not in text:
-        before, _ = parse_config(text, "fleet.conf", {}, {"insecure": "true"})
-        assert (after.metadata, after.public_ip) == (before.metadata, before.public_ip)
 
 
 def test_the_options_of_a_server_go_into_the_file_that_the_package_brings() -> None:

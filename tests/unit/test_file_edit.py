@@ -23,6 +23,7 @@ SET = "role=worker\nservers=https://a:1\n"
         ("# a comment \\\nrole=server\n", f"# a comment \\\n{SET}"),
         ("verbosity=1\n\n[other]\nrole=server\n", f"verbosity=1\n{SET}\n[other]\nrole=server\n"),
         ("[other]\n", f"{SET}\n[other]\n"),
+        ("# servers=\n\n# role=server\n# x", "# servers=\nservers=https://a:1\n\n# role=server\nrole=worker\n# x\n"),
     ],
 )
 def test_each_option_is_set_once_and_all_else_stays(text: str, after: str) -> None:
