@@ -41,5 +41,6 @@ def run_action(
         is_given = context.get_parameter_source(option) is click.core.ParameterSource.COMMANDLINE
         if option not in action.options and is_given:
             owners = " and ".join(f"{command} {other}" for other, each in actions.items() if option in each.options)
-            raise CommandFailed(f"--{option.replace('_', '-')} is for {owners}, not for {command} {name}", status=2)
+            spelling = next(each.opts[0] for each in context.command.params if each.name == option)
+            raise CommandFailed(f"{spelling} is for {owners}, not for {command} {name}", status=2)
     return action.run(settings, rest, **{option: options[option] for option in action.options})

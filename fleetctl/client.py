@@ -123,6 +123,10 @@ class Client:
         """Remove a parked machine from the cluster. Raises ApiError if it is not parked."""
         self._call("DELETE", f"{schema.V2}/machines/{quote(id_, safe='')}")
 
+    def cluster(self) -> schema.ClusterReport:
+        """What the cluster consists of."""
+        return self._get(f"{schema.V2}/cluster", schema.ClusterReport)
+
     def machine_token(self, request: schema.MachineTokenRequest) -> schema.MachineToken:
         """A new join token. Raises ApiError if the machine that is asked has no authority."""
         return self._ask("POST", f"{schema.V2}/machine-tokens", request, schema.MachineToken)

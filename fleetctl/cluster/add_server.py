@@ -26,14 +26,15 @@ from fleetctl.cluster.server_setup import (
     POLL_S,
     etcd_log,
     install_etcd,
-    is_active,
     quiet_other_etcd,
     read_authorities,
     read_authority,
     read_conf,
+    reload_fleet,
     start_etcd,
     start_fleet,
     wait_listed,
+    why_unlisted,
     write_authority,
     write_conf,
     write_etcd_certificate,
@@ -77,7 +78,7 @@ def add_server(settings: Settings, target: str, *, address: str, package: str, p
         join_etcd(newcomer, admin)
         others = [each for each in ask_etcd(admin.members) if each.name != facts.machine]
         said = write_conf(host, layout.server_options(others, read_conf(host).listen))
-        if said or not is_active(host, "fleet.service"):
+        if said or is_new or why_unlisted(host, facts.machine):
             start_fleet(host)
         wait_listed(host, facts.machine)
         tell(f"{host.name} is a server of the cluster: fleet runs there")
@@ -261,7 +262,7 @@ def use_other_etcds(here: Host, members: tuple[Member, ...]) -> None:
     machine = local_machine_id()
     options = layout.server_options([each for each in members if each.name != machine])
     if write_conf(here, {"etcd_servers": options["etcd_servers"]}):
-        start_fleet(here)
+        reload_fleet(here)
         wait_listed(here, machine)
 
 

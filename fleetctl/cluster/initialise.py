@@ -14,7 +14,6 @@ from fleetctl.cluster.server_setup import (
     STARTED_S,
     etcd_log,
     install_etcd,
-    is_active,
     quiet_other_etcd,
     read_authorities,
     read_authority,
@@ -22,6 +21,7 @@ from fleetctl.cluster.server_setup import (
     start_etcd,
     start_fleet,
     wait_listed,
+    why_unlisted,
     write_authority,
     write_conf,
     write_etcd_certificate,
@@ -94,7 +94,7 @@ def make_server(host: Host, machine: str, address: str) -> None:
         options.pop("etcd_servers")  # machine add has put further ones there
     if said := write_conf(host, options):
         tell(said)
-    if said or not is_active(host, "fleet.service"):
+    if said or why_unlisted(host, machine):
         start_fleet(host)
         tell("Started fleet (fleet.service)")
     wait_listed(host, machine)

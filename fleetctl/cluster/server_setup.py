@@ -201,15 +201,23 @@ def start_fleet(host: Host) -> None:
         raise CommandFailed(f"{host.name}: fleet.service does not start: {log or done.last_words}")
 
 
+def reload_fleet(host: Host) -> None:
+    """Have fleetd read fleet.conf again. Raises CommandFailed."""
+    host.run("systemctl", "reload-or-restart", "fleet.service", doing="reload fleet.service")
+
+
+def why_unlisted(host: Host, machine: str) -> str:
+    """Why the machine's fleetd does not list it, '' if it does."""
+    done = host.try_to("fleetctl", "list-machines", "--full", "--no-legend", "--fields=machine")
+    if done.status:
+        return done.last_words
+    return "" if machine in done.output.split() else "it is not in the list of machines"
+
+
 def wait_listed(host: Host, machine: str) -> None:
     """Wait until the machine's fleetd answers and lists it. Raises CommandFailed."""
     deadline = time.monotonic() + STARTED_S
-    command = ("fleetctl", "list-machines", "--full", "--no-legend", "--fields=machine")
-    while True:
-        done = host.try_to(*command)
-        if not done.status and machine in done.output.split():
-            return
+    while why := why_unlisted(host, machine):
         if time.monotonic() > deadline:
-            why = done.last_words if done.status else "it is not in the list of machines"
             raise CommandFailed(f"{host.name}: fleet was started, but does not answer within {STARTED_S:g} s: {why}")
         time.sleep(POLL_S)

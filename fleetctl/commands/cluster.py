@@ -7,6 +7,7 @@ import click
 from fleetctl.actions import Action, run_action
 from fleetctl.command_line import new_command
 from fleetctl.errors import CommandFailed
+from fleetctl.listing import JSON, TABLE
 from fleetctl.settings import Settings
 
 
@@ -16,6 +17,14 @@ def _init(_: Settings, words: list[str], *, address: str) -> int:
     if words:
         raise CommandFailed("cluster init takes no arguments", status=2)
     return initialise(address)
+
+
+def _status(settings: Settings, words: list[str], *, form: str) -> int:
+    from fleetctl.cluster.status import show_status
+
+    if words:
+        raise CommandFailed("cluster status takes no arguments", status=2)
+    return show_status(settings, form)
 
 
 def _rotate_ca(settings: Settings, words: list[str]) -> int:
@@ -28,18 +37,28 @@ def _rotate_ca(settings: Settings, words: list[str]) -> int:
 
 ACTIONS = {
     "init": Action("make this machine the first server of a cluster", _init, ("address",)),
+    "status": Action("show what the cluster consists of, and who reaches its store", _status, ("form",)),
     "rotate-ca": Action("replace the authority that signs the certificates of the cluster", _rotate_ca),
 }
 
 
-@new_command("cluster", usage="init [--address=ADDRESS] | rotate-ca", completes=("cluster-actions",))
+@new_command(
+    "cluster", usage="init [--address=ADDRESS] | status [--output=json] | rotate-ca", completes=("cluster-actions",)
+)
 @click.option("--address", default="", help="init: the address of this machine for the others (default: detected)")
+@click.option(
+    "--output", "form", type=click.Choice([TABLE, JSON]), default=TABLE, help="status: table, or json: an object"
+)
 @click.argument("words", nargs=-1)
 def command(settings: Settings, words: tuple[str, ...], **options: Any) -> int:
     """init makes this machine, as root, the first server of a cluster. It installs etcd-server if it is missing, makes
     the authority of the cluster and the certificates of etcd, writes /etc/fleet/etcd.yaml and what fleet.conf needs,
     and starts fleet-etcd.service and fleet.service. It changes nothing that is there already, and goes on where it was
     interrupted. fleetctl machine add adds further machines.
+
+    status shows the authority that signs certificates, whether the members of etcd are healthy, how many may fail, and
+    the machines with their roles. It says whether machines reach the store that are no servers: root there is root on
+    all machines. "votes" is a member of etcd, "client" a machine that reaches etcd and has no vote.
 
     rotate-ca has another authority made, whose certificates all machines then get by themselves. What the former one
     has signed counts for 30 days more. It is for when a private key of the authority may be in other hands, as after

@@ -262,3 +262,48 @@ class SecretChanged(msgspec.Struct, frozen=True, omit_defaults=True):
     version: int
     restarting: tuple[str, ...] = ()
     unrestarted: tuple[UnrestartedGroup, ...] = ()
+
+
+# GET /fleet/v2/cluster
+
+
+class AuthorityReport(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An authority that the cluster trusts: its number, its certificate as PEM, who had it made and when (a Unix time).
+    `keyFile` is where its private key is on the machine that was asked, not there if it is elsewhere."""
+
+    number: int
+    certificate: str
+    by: str = ""
+    at: float = 0.0
+    key_file: str = msgspec.field(name="keyFile", default="")
+
+
+class StoreMember(msgspec.Struct, frozen=True):
+    """A member of etcd that has a vote, and whether it answers."""
+
+    id: str
+    name: str
+    client_urls: tuple[str, ...] = msgspec.field(name="clientURLs")
+    healthy: bool
+
+
+class ClusterMachine(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A machine. Its `role` is server (it reaches etcd by itself) or worker. `etcdMember` is the id of the member of
+    etcd that runs on it, `https` the URL of its API, and its certificate expires at `certificateExpires` (a Unix
+    time); each is not there if there is none."""
+
+    id: str
+    address: str
+    role: str
+    version: str = ""
+    etcd_member: str = msgspec.field(name="etcdMember", default="")
+    https: str = ""
+    certificate_expires: int = msgspec.field(name="certificateExpires", default=0)
+
+
+class ClusterReport(msgspec.Struct, frozen=True):
+    """What the cluster consists of. The last authority is the one that signs."""
+
+    authorities: tuple[AuthorityReport, ...]
+    members: tuple[StoreMember, ...]
+    machines: tuple[ClusterMachine, ...]

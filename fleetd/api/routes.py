@@ -33,6 +33,7 @@ from fleetd.api.v1.machines import Machines
 from fleetd.api.v1.states import States
 from fleetd.api.v1.units import Units
 from fleetd.api.v2.applies import Applies
+from fleetd.api.v2.clusters import Clusters
 from fleetd.api.v2.contents import Contents
 from fleetd.api.v2.cordons import Cordons
 from fleetd.api.v2.drains import Drains
@@ -152,6 +153,7 @@ class Api:
         plans = Plans(self._registry, self._unix_now, self._offload)
         joining = Joining(self._registry, self._trust, audit, self._unix_now)
         logins = Logins(self._registry, self._trust, audit, self._unix_now)
+        clusters = Clusters(self._registry, self._trust)
         removals = Removals(self._registry, self._trust, self._machine, self._unix_now)
         view, operate, submit, admin = Permission
         v1, v2, results, found = schema.V1, schema.V2, schema.Results, schema.UnitReports
@@ -208,6 +210,7 @@ class Api:
                 answer=schema.MachineHostKeys,
                 query="machine",
             ),
+            Route("GET", f"{v2}/cluster", clusters.get, view, answer=schema.ClusterReport),
             Route("POST", f"{v2}/machines/{{machine}}/remove", removals.post, admin, schema.MachineRemoval),
             Route(
                 "POST",

@@ -11,6 +11,9 @@ from fleetd.api.cause_schema import Eviction as Eviction
 from fleetd.api.cause_schema import Rejection as Rejection
 from fleetd.api.cause_schema import RejectionCount as RejectionCount
 from fleetd.api.cause_schema import UnavailableMember as UnavailableMember
+from fleetd.api.cluster_schema import AuthorityReport as AuthorityReport
+from fleetd.api.cluster_schema import ClusterMachine as ClusterMachine
+from fleetd.api.cluster_schema import ClusterReport as ClusterReport
 from fleetd.api.cluster_schema import CordonRequest as CordonRequest
 from fleetd.api.cluster_schema import Drain as Drain
 from fleetd.api.cluster_schema import DrainedUnit as DrainedUnit
@@ -31,6 +34,7 @@ from fleetd.api.cluster_schema import SecretReports as SecretReports
 from fleetd.api.cluster_schema import Setting as Setting
 from fleetd.api.cluster_schema import SettingChanges as SettingChanges
 from fleetd.api.cluster_schema import Settings as Settings
+from fleetd.api.cluster_schema import StoreMember as StoreMember
 from fleetd.api.cluster_schema import UnrestartedGroup as UnrestartedGroup
 from fleetd.api.join_schema import Authorities as Authorities
 from fleetd.api.join_schema import AuthorityKey as AuthorityKey

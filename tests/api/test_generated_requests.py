@@ -69,6 +69,7 @@ def test_every_route_is_described_and_tested() -> None:
         "GET /fleet/v1/units/{unitName}",
         "GET /fleet/v2/authorities",
         "GET /fleet/v2/authority-keys",
+        "GET /fleet/v2/cluster",
         "GET /fleet/v2/host-keys",
         "GET /fleet/v2/machines/{machine}/drain",
         "GET /fleet/v2/openapi.json",

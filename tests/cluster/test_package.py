@@ -108,11 +108,11 @@ def test_the_package_installs_runs_upgrades_in_place_and_goes_while_a_unit_keeps
 
 
 @pytest.mark.xdist_group("test_package")
-def test_three_bare_machines_are_a_cluster_in_the_five_commands_of_the_readme(
+def test_bare_machines_become_a_cluster_in_the_five_commands_of_the_readme(
     new_cluster: Callable[..., Cluster], package: Path
 ) -> None:
-    cluster = new_cluster(machines=3, fleetd=False, ssh=True, etcd_members=0)
-    a, b, c = cluster.machines
+    cluster = new_cluster(machines=4, fleetd=False, ssh=True, etcd_members=0)
+    a, b, c, d = cluster.machines
     for machine in cluster.machines:
         machine.run(["mount", "-t", "tmpfs", "none", str(CHECKOUT)])
         machine.run(["rm", "-f", "/usr/sbin/policy-rc.d"])
@@ -154,13 +154,21 @@ def test_three_bare_machines_are_a_cluster_in_the_five_commands_of_the_readme(
     assert again == ["c is a server of the cluster: fleet runs there", said.splitlines()[-1]]
 
     sh(a, start)
-    for machine in cluster.machines:
+    for machine in (a, b, c):
         listed = sh(machine, "fleetctl list-machines --no-legend --full --fields=machine").stdout.split()
-        assert sorted(listed) == sorted(each.id for each in cluster.machines)
+        assert sorted(listed) == sorted(each.id for each in (a, b, c))
+
+    said = sh(a, "fleetctl machine add root@d").stdout
+    assert said.splitlines() == [
+        f"Installed {package.name} on d",
+        "d is a worker of the cluster: fleet runs there",
+    ]
+    assert sh(a, "fleetctl machine add root@d").stdout == "d is a worker of the cluster already\n"
+    refused = sh(a, "fleetctl machine add root@d --server", check=False)
+    assert (refused.returncode, "d is a worker: remove it" in refused.stderr) == (1, True)
+    assert not is_there(d, "/etc/fleet/etcd"), "nothing of etcd's reaches a worker"
     a.power_cut()
     cluster.wait_until("the unit runs elsewhere", lambda: runs_hello(b))
-    refused = sh(b, "fleetctl machine add root@c", check=False)
-    assert refused.returncode != 0
 
 
 def prepare_administrator(cluster: Cluster, machine: Machine, package: Path) -> None:
@@ -172,7 +180,7 @@ def prepare_administrator(cluster: Cluster, machine: Machine, package: Path) -> 
     shutil.copy(cluster.ssh_key, key)
     key.chmod(0o600)
     with machine.path("/etc/hosts").open("a") as hosts:
-        for name, each in zip("abc", cluster.machines, strict=True):
+        for name, each in zip("abcd", cluster.machines, strict=True):
             hosts.write(f"{each.address} {name}\n")
 
 
