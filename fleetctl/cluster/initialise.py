@@ -6,12 +6,14 @@ import ssl
 import time
 
 from fleetctl import output
+from fleetctl.client import open_client
 from fleetctl.cluster import layout
 from fleetctl.cluster.etcd_members import EtcdAdmin, Member, failures_allowed
 from fleetctl.cluster.host import Host, this_machine
 from fleetctl.cluster.server_setup import (
     POLL_S,
     STARTED_S,
+    FleetConf,
     etcd_log,
     install_etcd,
     quiet_other_etcd,
@@ -26,14 +28,16 @@ from fleetctl.cluster.server_setup import (
     write_conf,
     write_etcd_certificate,
 )
-from fleetctl.errors import CommandFailed
+from fleetctl.errors import CommandFailed, failing_as
 from fleetctl.remote import local_machine_id
+from fleetctl.settings import Settings
 from fleetd.process.identity import find_address
+from fleetd.url import without_user
 
 ROUTABLE = "203.0.113.1"  # for documentation (RFC 5737): nothing is sent there
 
 
-def initialise(address: str) -> int:
+def initialise(settings: Settings, address: str) -> int:
     """Make this machine the first server of a cluster; returns the exit status. Raises CommandFailed."""
     require_root("cluster init")
     host = this_machine()
@@ -53,13 +57,33 @@ def initialise(address: str) -> int:
             f"machine remove {machine[:8]}), and delete role= and servers= here, to begin a new one"
         )
     if conf.has_own_etcd:
-        raise CommandFailed(
-            f"{layout.CONFIG} has etcd_servers={','.join(conf.config.etcd_servers)}: this machine belongs to a cluster "
-            "with an etcd of its own, which stays as it is. Remove that line to begin a new cluster here"
-        )
+        return serve_https(settings, host, machine, conf)
     address = choose_address(host, address)
     make_server(host, machine, address)
     report(machine)
+    return 0
+
+
+def serve_https(settings: Settings, host: Host, machine: str, conf: FleetConf) -> int:
+    """Make the authority, and serve https, where an etcd of the administrator's own is in use, which stays as it is;
+    returns the exit status. Raises CommandFailed."""
+    servers = without_user(",".join(conf.config.etcd_servers))
+    with failing_as(
+        f"{layout.CONFIG} has etcd_servers={servers}, an etcd of your own, and fleetd does not answer here: start it "
+        "first, or remove that line to begin a new cluster (",
+        ")",
+    ):
+        authorities = open_client(settings).cluster().authorities
+    if not authorities and not read_authorities(host):
+        from fleetd.trust import x509
+
+        write_authority(host, x509.make_authority(1, time.time()), *layout.authority_files(1))
+        tell(f"Made the authority of the cluster ({layout.TRUST_DIRECTORY})")
+    if said := write_conf(host, {"listen": layout.add_to_list(conf.listen, f"https://:{layout.API_PORT}")}):
+        tell(said)
+        start_fleet(host)
+    wait_listed(host, machine)
+    tell(f"This machine serves https on port {layout.API_PORT}; the etcd of your own ({servers}) stays as it is")
     return 0
 
 

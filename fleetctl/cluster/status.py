@@ -59,12 +59,13 @@ def describe_authority(authorities: Sequence[schema.AuthorityReport]) -> str:
 
 
 def describe_store(members: Sequence[schema.StoreMember]) -> str:
-    """The members of etcd that vote."""
+    """The members of etcd: those that vote decide how many may fail."""
     if not members:
         return "Store: on this machine alone"
-    count = f"etcd with {len(members)} voting member{'s' * (len(members) != 1)}"
-    ill = [output.printable(member.name[:8] or member.id) for member in members if not member.healthy]
-    spare = (len(members) - 1) // 2 - len(ill)
+    voters = [member for member in members if member.vote]
+    count = f"etcd with {len(voters)} voting member{'s' * (len(voters) != 1)}"
+    ill = [output.printable(member.name[:8] or member.id) for member in voters if not member.healthy]
+    spare = (len(voters) - 1) // 2 - len(ill)
     health = f"{', '.join(ill)} not healthy" if ill else "healthy"
     return f"Store: {count}, {health}; {max(spare, 0) or 'none'} {'more ' * bool(ill)}may fail"
 
@@ -89,4 +90,6 @@ def _etcd_of(machine: schema.ClusterMachine, members: dict[str, schema.StoreMemb
     if machine.role == WORKER:
         return "-"
     member = members.get(machine.etcd_member)
-    return "client" if member is None else "votes" if member.healthy else "not healthy"
+    if member is None:
+        return "client"
+    return "copy" if not member.vote else "votes" if member.healthy else "not healthy"

@@ -11,12 +11,12 @@ from fleetctl.listing import JSON, TABLE
 from fleetctl.settings import Settings
 
 
-def _init(_: Settings, words: list[str], *, address: str) -> int:
+def _init(settings: Settings, words: list[str], *, address: str) -> int:
     from fleetctl.cluster.initialise import initialise
 
     if words:
         raise CommandFailed("cluster init takes no arguments", status=2)
-    return initialise(address)
+    return initialise(settings, address)
 
 
 def _status(settings: Settings, words: list[str], *, form: str) -> int:
@@ -54,11 +54,12 @@ def command(settings: Settings, words: tuple[str, ...], **options: Any) -> int:
     """init makes this machine, as root, the first server of a cluster. It installs etcd-server if it is missing, makes
     the authority of the cluster and the certificates of etcd, writes /etc/fleet/etcd.yaml and what fleet.conf needs,
     and starts fleet-etcd.service and fleet.service. It changes nothing that is there already, and goes on where it was
-    interrupted. fleetctl machine add adds further machines.
+    interrupted. fleetctl machine add adds further machines. Where etcd_servers names an etcd of your own, that stays as
+    it is: init only makes the authority and has the machine serve https.
 
     status shows the authority that signs certificates, whether the members of etcd are healthy, how many may fail, and
     the machines with their roles. It says whether machines reach the store that are no servers: root there is root on
-    all machines. "votes" is a member of etcd, "client" a machine that reaches etcd and has no vote.
+    all machines. "votes" is a member of etcd, "copy" one without a vote, "client" a machine that reaches etcd.
 
     rotate-ca has another authority made, whose certificates all machines then get by themselves. What the former one
     has signed counts for 30 days more. It is for when a private key of the authority may be in other hands, as after

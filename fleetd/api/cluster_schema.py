@@ -279,12 +279,14 @@ class AuthorityReport(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class StoreMember(msgspec.Struct, frozen=True):
-    """A member of etcd that has a vote, and whether it answers."""
+    """A member of etcd, and whether it answers. One without a vote has a copy of the store, and does not answer to
+    clients."""
 
     id: str
     name: str
     client_urls: tuple[str, ...] = msgspec.field(name="clientURLs")
     healthy: bool
+    vote: bool
 
 
 class ClusterMachine(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -34,7 +34,7 @@ class StoreHealthCheck:
     async def _ask(self) -> None:
         try:
             asked_s = self._now()
-            members = await self._store.members()
+            members = [member for member in await self._store.members() if member.has_vote]
             healthy = await asyncio.gather(*map(self._store.is_healthy, members))
             unhealthy = [member for member, is_healthy in zip(members, healthy, strict=True) if not is_healthy]
             if unhealthy:

@@ -326,9 +326,11 @@ def _render_operation(operation: Operation) -> RequestOperation:
 
 
 def parse_members(answer: MemberListResponse) -> tuple[StoreMember, ...]:
-    """The members that have a vote, by id. A learner has none."""
-    voters = [member for member in answer.members if not member.is_learner]
-    members = [StoreMember(f"{each.ID:x}", each.name, each.peer_urls, each.client_urls) for each in voters]
+    """The members, by id."""
+    members = [
+        StoreMember(f"{each.ID:x}", each.name, each.peer_urls, each.client_urls, not each.is_learner)
+        for each in answer.members
+    ]
     return tuple(sorted(members, key=lambda member: member.id))
 
 

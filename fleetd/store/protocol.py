@@ -82,12 +82,14 @@ class Changes(msgspec.Struct, frozen=True):
 
 
 class StoreMember(msgspec.Struct, frozen=True):
-    """One of the servers that the store consists of, with a vote. `name` is '' for one that has never been started."""
+    """One of the servers that the store consists of. `name` is '' for one that has never been started. A learner has a
+    copy of the store and no vote, so that the store does not depend on it."""
 
     id: str
     name: str
     peer_urls: tuple[str, ...]
     client_urls: tuple[str, ...]
+    has_vote: bool = True
 
 
 # Comparisons of a transaction: all must hold, or it is a Conflict.

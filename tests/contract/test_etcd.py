@@ -181,11 +181,11 @@ async def test_a_member_that_announces_an_address_of_another_is_asked_where_flee
         await until_healthy(store, elsewhere, ["m0"])
 
 
-async def test_a_learner_has_no_vote_and_is_not_among_the_members(new_etcd: NewEtcd) -> None:
+async def test_a_learner_is_a_member_without_a_vote(new_etcd: NewEtcd) -> None:
     server = new_etcd().start()
     async with store_on(server.client_url) as store:
         server.etcdctl("member", "add", "late", "--learner", "--peer-urls=http://127.0.0.1:1")
-        assert [member.name for member in await store.members()] == ["default"]
+        assert sorted((each.name, each.has_vote) for each in await store.members()) == [("", False), ("default", True)]
 
 
 async def test_an_idle_watch_uses_tcp_keep_alive(shared_etcd: EtcdServer) -> None:

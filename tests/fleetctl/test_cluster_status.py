@@ -16,13 +16,14 @@ from tests.fleetctl.scripted_cluster import ScriptedCluster
 
 NOW_S = int(time.time())
 AUTHORITY = schema.AuthorityReport(1, x509.make_authority(1, NOW_S).certificate, "m1", NOW_S, "/t/authority-1.key")
-A, B, C = (schema.StoreMember(name, name * 32, (f"https://{name}:2379",), True) for name in "abc")
+A, B, C = (schema.StoreMember(name, name * 32, (f"https://{name}:2379",), True, True) for name in "abc")
+COPY = schema.StoreMember("b", "b" * 32, ("https://b:2379",), healthy=False, vote=False)
 ILL = msgspec.structs.replace(C, healthy=False)
 SERVER = schema.ClusterMachine("a" * 32, "10.0.0.1", "server", "2.0.0", "a", "https://10.0.0.1:7443", NOW_S + 2_000_000)
-LEARNER = schema.ClusterMachine("b" * 32, "10.0.0.2", "server", "2.0.0", "", "https://10.0.0.2:7443", NOW_S + 3600)
+LEARNER = schema.ClusterMachine("b" * 32, "10.0.0.2", "server", "2.0.0", "b", "https://10.0.0.2:7443", NOW_S + 3600)
 PLAIN = schema.ClusterMachine("c" * 32, "10.0.0.3", "server")
 WORKER = schema.ClusterMachine("d" * 32, "10.0.0.4", "worker", certificate_expires=NOW_S + 2_000_000)
-REPORT = schema.ClusterReport((AUTHORITY,), (A,), (SERVER, LEARNER, PLAIN, WORKER))
+REPORT = schema.ClusterReport((AUTHORITY,), (A, COPY), (SERVER, LEARNER, PLAIN, WORKER))
 
 
 def test_it_shows_the_authority_the_store_and_the_machines(fleetctl: Fleetctl, cluster: ScriptedCluster) -> None:
@@ -44,7 +45,7 @@ def test_it_shows_the_authority_the_store_and_the_machines(fleetctl: Fleetctl, c
     assert [row.split()[:4] for row in rows] == [
         ["MACHINE", "IP", "ROLE", "ETCD"],
         ["aaaaaaaa...", "10.0.0.1", "server", "votes"],
-        ["bbbbbbbb...", "10.0.0.2", "server", "client"],
+        ["bbbbbbbb...", "10.0.0.2", "server", "copy"],
         ["cccccccc...", "10.0.0.3", "server", "client"],
         ["dddddddd...", "10.0.0.4", "worker", "-"],
     ]
@@ -64,6 +65,7 @@ def test_against_a_fleetd_without_etcd_and_https_it_says_so(fleetctl: Fleetctl) 
     [
         ([A, B, C], "etcd with 3 voting members, healthy; 1 may fail"),
         ([A, B, ILL], f"etcd with 3 voting members, {'c' * 8} not healthy; none more may fail"),
+        ([A, COPY], "etcd with 1 voting member, healthy; none may fail"),
         ([A, B], "etcd with 2 voting members, healthy; none may fail"),
         ([], "on this machine alone"),
     ],

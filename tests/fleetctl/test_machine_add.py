@@ -11,13 +11,16 @@ from fleetctl.cluster import layout
 from fleetctl.cluster.add_server import Newcomer, refuse
 from fleetctl.cluster.etcd_members import Member
 from fleetctl.cluster.host import Done, Host, this_machine
+from fleetctl.cluster.initialise import serve_https
 from fleetctl.cluster.package import find_package
 from fleetctl.cluster.remote_host import Facts
 from fleetctl.cluster.server_setup import quiet_other_etcd, read_conf
 from fleetctl.errors import CommandFailed
 from fleetctl.remote import local_machine_id
+from fleetctl.settings import Settings
 from fleetd.trust import x509
 from tests.fleetctl.conftest import Fleetctl
+from tests.fleetctl.scripted_cluster import ScriptedCluster
 
 AUTHORITY = x509.make_authority(1, time.time())
 MEMBERS = (
@@ -38,11 +41,17 @@ class PaperHost(Host):
     def read(self, path: str) -> str | None:
         return self.files.get(path)
 
+    def write(self, path: str, text: str, *, mode: int = 0o644) -> bool:
+        was, self.files[path] = self.files.get(path), text
+        return was != text
+
     def has(self, path: str) -> bool:
         return any(name.startswith(path) for name in self.files)
 
     def _answer(self, command: str, _: IO[bytes] | None) -> Done:
         self.commands.append(command)
+        if command.startswith("ls "):
+            return Done(0, "\n".join(path.rpartition("/")[2] for path in self.files), "")
         return next((done for text, done in self.answers.items() if text in command), Done(0, "", ""))
 
 
@@ -112,6 +121,33 @@ def test_an_etcd_of_debian_that_holds_something_is_left_alone() -> None:
     assert empty.commands[-1] == "systemctl disable --now --quiet etcd.service"
     absent = PaperHost({}, {"is-active": Done(3, "", ""), "is-enabled": Done(1, "", "")})
     assert quiet_other_etcd(absent) == ""
+
+
+OWN_ETCD = "etcd_servers=https://10.0.0.7:2379\netcd_username=fleet\n"
+
+
+def test_init_beside_an_etcd_of_ones_own_makes_the_authority_and_serves_https(
+    fleetctl: Fleetctl, cluster: ScriptedCluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    host = PaperHost({layout.CONFIG: OWN_ETCD}, {"list-machines": Done(0, "m1\n", "")})
+    settings = Settings(endpoint=cluster.unix)
+    for _ in range(2):
+        assert serve_https(settings, host, "m1", read_conf(host)) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "Made the authority of the cluster (/var/lib/fleet/trust)",
+        "Set listen= in /etc/fleet/fleet.conf",
+        "This machine serves https on port 7443; the etcd of your own (https://10.0.0.7:2379) stays as it is",
+        "This machine serves https on port 7443; the etcd of your own (https://10.0.0.7:2379) stays as it is",
+    ]
+    assert host.files[layout.CONFIG] == OWN_ETCD + "listen=https://:7443\n"
+    assert set(host.files) == {layout.CONFIG, *layout.authority_files(1)}
+
+
+def test_init_beside_an_etcd_of_ones_own_needs_a_fleetd_that_answers() -> None:
+    host = PaperHost({layout.CONFIG: OWN_ETCD})
+    with pytest.raises(CommandFailed, match="an etcd of your own, and fleetd does not answer here: start it first"):
+        serve_https(Settings(endpoint="unix:///nowhere/fleet.sock"), host, "m1", read_conf(host))
+    assert set(host.files) == {layout.CONFIG}
 
 
 def test_a_file_is_replaced_at_once_and_keeps_its_mode(tmp_path: Path) -> None:

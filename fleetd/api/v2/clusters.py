@@ -19,7 +19,7 @@ class Clusters:
         self._trust = trust
 
     async def get(self, request: Request, _: str) -> Response:
-        """Show what the cluster consists of: the authority that signs, the members of etcd that vote, and the machines
+        """Show what the cluster consists of: the authority that signs, the members of etcd, and the machines
         with their roles. A machine that is no worker reaches etcd by itself."""
         reader = self._registry.at_one_revision()
         machines = await reader.read(MACHINES)
@@ -40,7 +40,7 @@ class Clusters:
                     for each in sorted(authorities.values(), key=lambda each: each.number)
                 ),
                 members=tuple(
-                    schema.StoreMember(member.id, member.name, member.client_urls, is_healthy)
+                    schema.StoreMember(member.id, member.name, member.client_urls, is_healthy, member.has_vote)
                     for member, is_healthy in zip(members, healthy, strict=True)
                 ),
                 machines=tuple(
