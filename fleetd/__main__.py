@@ -98,6 +98,9 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
 
         log_format.setup(0)
         return park(Path(arguments.command[1]))
+    if arguments.user and arguments.command[:1] == ["join"]:
+        complain("join makes this machine a worker, for all of its users: leave --user out")
+        return 1
     if arguments.command[:1] == ["join"]:
         from fleetd.process.join_command import run_join
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fleetd.__main__ import main
 from fleetd.config.config import USER_FLAG, load_config
 from fleetd.model.user_instance import find_user_paths, user_boot_id, user_machine_id
 from fleetd.process.identity import begin_boot
@@ -129,3 +130,8 @@ def test_what_outlives_fleetd_goes_with_the_boot(tmp_path: Path) -> None:
     (folder / "store").touch()
     begin_boot(folder, "other")
     assert [path.name for path in folder.iterdir()] == ["boot"]
+
+
+def test_a_machine_joins_for_all_of_its_users(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--user", "join", "https://127.0.0.1:1", "fleet1-a-b"], {}) == 1
+    assert capsys.readouterr().err.startswith("fleetd: join makes this machine a worker, for all of its users")
