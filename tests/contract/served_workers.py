@@ -47,7 +47,7 @@ class AnyRecord:
 class ServedWorkers:
     """Serves `store` at `url`, without TLS, to a worker that is known all the same."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, port: int = 0) -> None:
         self._store = store
         self.workers = WorkerApi(
             Registry(store, ""),
@@ -55,7 +55,7 @@ class ServedWorkers:
             records=AnyRecord(),
             limits=Limits(requests=1000, requests_at_once=1e6, bytes_at_once=1e9),
         )
-        self.port = free_port()
+        self.port = port or free_port()
         self.server = Server(self)
 
     @property
