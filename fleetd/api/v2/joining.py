@@ -47,11 +47,10 @@ from fleetd.registry.registry import Registry
 from fleetd.store.protocol import Comparison, Conflict, KeyValue, Unchanged
 from fleetd.trust.signing import SigningFailed
 
-MAX_SIGNATURES = 2  # for callers without a certificate, at once: each is a process
-MAX_WAITING = 30  # callers for these
+MAX_WAITING = 30  # callers without a certificate that counts, for the one process that looks at theirs
 _ATTEMPTS = 5  # while others write the same records
 _NO_AUTHORITY = "this machine serves no https: set listen=https://:7443 in its fleet.conf, or ask one that does"
-_BUSY = "other machines' certificates are being made: try again in a moment"
+_BUSY = "other machines' certificates are being looked at: try again in a moment"
 
 T = TypeVar("T")
 
@@ -73,7 +72,7 @@ class Joining:
         self._audit = audit
         self._unix_now = unix_now
         self._random = random
-        self._slots = asyncio.Semaphore(MAX_SIGNATURES)
+        self._turn = asyncio.Lock()
         self._waiting = 0
 
     async def post_token(self, request: Request, _: str) -> Response:
@@ -171,7 +170,8 @@ class Joining:
         asked = parse_json(request.body, schema.RenewalRequest)
         if max(len(asked.certificate), len(asked.csr)) > MAX_REQUEST:
             raise ApiError(400, f"certificate and csr have at most {MAX_REQUEST} characters each")
-        found = await self._in_turn(trust.read_renewal(asked.certificate, asked.csr))
+        reading = trust.read_renewal(asked.certificate, asked.csr)
+        found = await (self._in_turn(reading) if request.certificate is None else _refuse_with(403, reading))
         if (found.kind, found.role) != (MACHINE, WORKER):
             what = found.subject + (f", a {found.role}" if found.role else "")
             raise ApiError(403, f"this is the certificate of {what}: only those of workers are renewed here")
@@ -223,17 +223,17 @@ class Joining:
     async def _sign(self, trust: Trust, csr: str, machine: str) -> str:
         subject = CertificateIdentity(MACHINE, machine, WORKER)
         now_s = issue_time(subject.subject, await self._revocations(trust), self._unix_now())
-        return await self._in_turn(trust.sign(csr, subject, now_s=now_s))
+        return await _refuse_with(403, trust.sign(csr, subject, now_s=now_s))
 
     async def _in_turn(self, work: Awaitable[T]) -> T:
-        """The result of work in a process, of which strangers can have a few at once. Raises ApiError."""
+        """The result of work in a process, of which strangers have one at a time together. Raises ApiError."""
         if self._waiting >= MAX_WAITING:
             if asyncio.iscoroutine(work):
                 work.close()
             raise ApiError(503, _BUSY, (("Retry-After", "1"),))
         self._waiting += 1
         try:
-            async with self._slots:
+            async with self._turn:
                 return await _refuse_with(403, work)
         finally:
             self._waiting -= 1
