@@ -11,6 +11,7 @@ Public keys are in base64, as in the records of machines.
 
 import base64
 import os
+import resource
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
@@ -143,6 +144,7 @@ def main() -> int:
     """Answer one request. Returns the exit status."""
     with suppress(OSError):  # the machine has better things to do
         os.nice(10)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a value may be in memory
     try:
         found = answer(msgspec.json.decode(sys.stdin.buffer.read(), type=Request))
     except (OSError, ValueError) as error:

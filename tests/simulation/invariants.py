@@ -25,6 +25,7 @@ from tests.simulation.handover_invariants import StartFirstIsAskedFor, StartFirs
 from tests.simulation.placement_invariants import ConflictsApart, CordonedMachinesGetNothingNew, OneMachinePerUnit
 from tests.simulation.reboot_invariants import RebootsKeepTheBudget, RebootsTakeTurns, WhatStaysIsWaitedFor
 from tests.simulation.rollout_invariants import DisruptionBudgetIsKept
+from tests.simulation.secret_invariants import SecretsComeFirst
 
 if TYPE_CHECKING:
     from tests.simulation.machine import SimulatedMachine
@@ -481,5 +482,6 @@ CHECKERS: tuple[type[Checker], ...] = (
     RebootsTakeTurns,
     RebootsKeepTheBudget,
     WhatStaysIsWaitedFor,
+    SecretsComeFirst,
     Rule8NobodyStorms,
 )

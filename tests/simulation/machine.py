@@ -27,8 +27,10 @@ from fleetd.registry.registry import Registry
 from fleetd.store.embedded import inline
 from fleetd.systemd.protocol import NO_DROPINS, ManagerUnavailable
 from fleetd.testing.simulated_systemd import SYSTEM_UNITS, SimulatedSystemd
+from fleetd.trust.sealing_process import Sealing
 from tests.actors import ADMIN
 from tests.simulation.disk import WatchedLedger
+from tests.simulation.sealing import seal
 from tests.simulation.server import StoreServer
 from tests.simulation.wire import IsFatal, Link, Observer, Wire
 
@@ -224,6 +226,11 @@ class SimulatedMachine:
     # fleetd.
 
     @property
+    def directory(self) -> Path:
+        """What a reboot empties."""
+        return self._directory
+
+    @property
     def serves(self) -> bool:
         """True if this machine's API would answer soon."""
         return self.node is not None and self.link.awake.is_set()
@@ -250,6 +257,7 @@ class SimulatedMachine:
             metadata=self.metadata,
             boot_id=f"{self.name}-boot-{self.boots}",
             capabilities=dict.fromkeys(Capability, True),
+            seal_key=f"key of {self.name}",
         )
         environment = HostEnvironment(
             runtime=self._directory,
@@ -259,6 +267,7 @@ class SimulatedMachine:
             new_id=self._hooks.new_id,
             offload=inline,
             park_later=self._park_later,
+            sealing=Sealing(self._directory, seal),
         )
         self.node = Node(self._config(), self.wire, self.systemd, machine, environment)
         self.node.start()

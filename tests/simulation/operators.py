@@ -213,6 +213,14 @@ class Operators:
         response = await self._ask(Request("DELETE", _cordon_path(machine)))
         self._say(f"uncordon {machine[:2]}: {response.status if response else 'no answer'}")
 
+    async def change_secret(self, name: str, value: str) -> None:
+        """Set a secret ('': remove it, whatever names it)."""
+        path = f"{schema.V2}/secrets/{name}"
+        body = msgspec.json.encode({"value": value})
+        change = Request("PUT", path, headers=_JSON, body=body)
+        response = await self._ask(change if value else Request("DELETE", path, (("force", "true"),)))
+        self._say(f"secret {name}: {response.status if response else 'no answer'}")
+
     async def change_setting(self, name: str, value: str) -> None:
         """Set a setting of the cluster ('': unset it)."""
         changes = schema.SettingChanges({name: value}) if value else schema.SettingChanges(unset=(name,))

@@ -18,6 +18,7 @@ import msgspec
 
 import tests.simulation.expectations
 import tests.simulation.reboot_actions
+import tests.simulation.secret_actions
 import tests.simulation.systemd_actions  # noqa: F401 (adds verbs)
 from tests.simulation.actions import VERBS, Action
 

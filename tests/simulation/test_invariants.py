@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.reason import BEST, Eviction, Rejection, RejectionKind, WaitingForStop
+from fleetd.model.secret import SecretRef
 from fleetd.model.unit import TargetState, UnitState
 from fleetd.registry.records import MACHINES, PLACEMENTS, UNITS, Synced
 from fleetd.store.protocol import Delete, Operation, Put
@@ -227,6 +228,12 @@ async def stop_what_is_proven_nowhere_else(world: World) -> None:
     await write(world, placement(world, machine, "twice.service", TargetState.INACTIVE))
 
 
+async def start_without_its_secret(world: World) -> None:
+    with_secret = Placement(M1, WEB, unit_text(WEB), TargetState.LAUNCHED, 99, secrets=(SecretRef("db.pw", 1),))
+    await write(world, world.registry.put(with_secret, M1, WEB))
+    await world.machines["m1"].systemd.start(WEB)
+
+
 VIOLATIONS: tuple[tuple[str, Violation], ...] = (
     ("OneMachinePerUnit", place_twice),
     ("ConflictsApart", place_conflicting),
@@ -253,6 +260,7 @@ VIOLATIONS: tuple[tuple[str, Violation], ...] = (
     ("Rule7OnlyOurs", touch_the_systems_own),
     ("StatesGoWithTheirMachine", keep_states_of_the_gone),
     ("DisruptionBudgetIsKept", change_two_at_once),
+    ("SecretsComeFirst", start_without_its_secret),
     ("Rule8NobodyStorms", ask_without_end),
 )
 

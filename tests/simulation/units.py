@@ -38,8 +38,12 @@ UNITS = {
     "local.service": _SERVICE,  # machine 2 has a unit of this name of its own
 }
 
-# For scenarios alone: fleet does not decide whether it runs, because systemd stops it with its requirement.
+# For scenarios alone. Whether tied.service runs fleet does not decide: systemd stops it with its requirement.
 TIED = {
+    "secret.service": (
+        "[Service]\nExecStart=/bin/daemon\nLoadCredential=db.pw:/run/fleet/credentials.sock\n"
+        "[X-Fleet]\nSecret=db.pw\nUpdateSettleSec=2s\nUpdateDeadlineSec=30s\n"
+    ),
     "tied.service": (
         f"[Unit]\nRequires=web@3.service\nAfter=web@3.service\n{_SERVICE}[X-Fleet]\nMachineOf=web@3.service\n"
     ),
