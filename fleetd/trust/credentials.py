@@ -6,7 +6,9 @@ below /run/fleet/credentials, sealed to this machine's key: fleetd puts it there
 process needs neither fleetd nor the store.
 
 The end of a connection is the end of the value. So nothing is ever refused by ending it: an early end would be an empty
-password. More than systemd takes for a credential is sent instead, and systemd then does not start the unit.
+password. More than systemd takes for a credential is sent instead, and systemd then does not start the unit. If this
+process is killed, systemd keeps the connections open (FileDescriptorStoreMax= in systemd.service(5)), and the next one
+refuses them.
 """
 
 import os
@@ -16,7 +18,8 @@ import socket
 import struct
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -68,33 +71,67 @@ def find_value(unit: str, name: str, directory: Path = DIRECTORY, seal_key: Path
         raise Refused(f"{unit}: cannot open the secret {name}: {error}") from error
 
 
-class Service:
-    """Serves one listening socket. `owner` is the user id whose processes are answered."""
+class DescriptorStore:
+    """systemd's store of this service's file descriptors (sd_pid_notify_with_fds(3)), reached at the address of
+    $NOTIFY_SOCKET; with '', nothing is kept."""
 
-    def __init__(self, directory: Path = DIRECTORY, seal_key: Path = SEAL_KEY, owner: int = 0) -> None:
+    def __init__(self, address: str) -> None:
+        self._address = address.replace("@", "\0", 1) if address.startswith("@") else address
+
+    @contextmanager
+    def keep(self, connection: socket.socket, label: str) -> Iterator[None]:
+        """Have systemd keep a connection open until the end of the context."""
+        self._notify(f"FDSTORE=1\nFDNAME={label}", [connection.fileno()])
+        try:
+            yield
+        finally:
+            self._notify(f"FDSTOREREMOVE=1\nFDNAME={label}", [])
+
+    def _notify(self, message: str, descriptors: list[int]) -> None:
+        if not self._address:
+            return
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+            notify.connect(self._address)
+            socket.send_fds(notify, [message.encode()], descriptors)
+
+
+class Service:
+    """Serves one listening socket. `owner` is the user id whose processes are answered, `store` keeps connections open
+    if this process is killed."""
+
+    def __init__(
+        self,
+        directory: Path = DIRECTORY,
+        seal_key: Path = SEAL_KEY,
+        owner: int = 0,
+        store: "DescriptorStore | None" = None,
+    ) -> None:
         self._directory = directory
         self._seal_key = seal_key
         self._owner = owner
+        self._store = store or DescriptorStore("")
 
     def serve(self, listener: socket.socket, idle_s: float = IDLE_S, ends: int = -1) -> None:
         """Answer connections until none has come for so long, or the file descriptor `ends` can be read. Those that
         have begun are answered to their end."""
         waits_for: list[socket.socket | int] = [listener, *([ends] if ends >= 0 else [])]
         threads: list[threading.Thread] = []
+        number = 0
         while True:
             ready, _, _ = select.select(waits_for, [], [], idle_s)
             if listener not in ready or ends in ready:
                 break
             connection, address = listener.accept()
-            thread = threading.Thread(target=self.answer, args=(connection, address))
+            number += 1
+            thread = threading.Thread(target=self.answer, args=(connection, address, f"{os.getpid()}-{number}"))
             thread.start()
             threads = [thread, *(each for each in threads if each.is_alive())]
         for thread in threads:
             thread.join()
 
-    def answer(self, connection: socket.socket, address: bytes | str) -> None:
-        """Answer one connection."""
-        with connection:
+    def answer(self, connection: socket.socket, address: bytes | str, label: str = "connection") -> None:
+        """Answer one connection, which this process knows by a label."""
+        with connection, self._store.keep(connection, label):
             connection.settimeout(TIMEOUT_S)
             try:
                 _, user, _ = _CREDENTIALS.unpack(
@@ -138,7 +175,8 @@ def _say(text: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve the socket that systemd passes. Returns the exit status."""
     given = sys.argv[1:] if arguments is None else arguments
-    if given or os.environ.get("LISTEN_PID") != str(os.getpid()) or os.environ.get("LISTEN_FDS") != "1":
+    count = int(os.environ.get("LISTEN_FDS", "0")) if os.environ.get("LISTEN_PID") == str(os.getpid()) else 0
+    if given or count < 1:
         _say("fleet-credentials takes no arguments, and is started by systemd alone: systemctl start "
              "fleet-credentials.socket")  # fmt: skip
         return 1
@@ -146,8 +184,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.set_blocking(wakes, False)
     signal.set_wakeup_fd(wakes)
     signal.signal(signal.SIGTERM, lambda *_: None)
-    Service().serve(socket.socket(fileno=_LISTEN_FD), ends=ends)
+    store = DescriptorStore(os.environ.get("NOTIFY_SOCKET", ""))
+    labels = os.environ.get("LISTEN_FDNAMES", "").split(":")
+    listeners = []
+    for inherited, label in zip(range(_LISTEN_FD, _LISTEN_FD + count), labels, strict=False):
+        found = socket.socket(fileno=inherited)
+        if found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            listeners.append(found)
+        else:
+            threading.Thread(target=_refuse_left_behind, args=(found, store, label)).start()
+    Service(store=store).serve(listeners[0], ends=ends)
     return 0
+
+
+def _refuse_left_behind(connection: socket.socket, store: DescriptorStore, label: str) -> None:
+    """Refuse a connection of a process before this one, which has given a part of a value, or nothing."""
+    _say("<4>the process before was killed: a unit that it was giving a secret does not start")
+    with connection, store.keep(connection, label):
+        connection.settimeout(TIMEOUT_S)
+        _refuse(connection)
 
 
 if __name__ == "__main__":

@@ -115,8 +115,9 @@ def test_a_unit_of_the_machines_own_gets_nothing_and_does_not_start_with_an_empt
     assert time.monotonic() - began_s < 10.0, "systemd is told, and waits for nothing"
     assert not machine.path("/run/was-started").exists()
     assert "its unit file has to say Secret=db.pw in [X-Fleet]" in machine.journal("fleet-credentials.service")
-    stranger = machine.run(["setpriv", "--reuid=65534", "--clear-groups", "nc", "-U", SOCKET], check=False)
-    assert stranger.returncode != 0
+    connecting = f"import socket; socket.socket(socket.AF_UNIX).connect('{SOCKET}')"
+    stranger = machine.run(["setpriv", "--reuid=65534", "--clear-groups", "python3", "-c", connecting], check=False)
+    assert "Permission denied" in stranger.stderr
 
 
 def test_a_secret_follows_its_unit_to_another_machine_and_over_a_reboot(
@@ -142,3 +143,33 @@ def test_a_secret_follows_its_unit_to_another_machine_and_over_a_reboot(
     second.boot()
     cluster.wait_until("it has read it after the reboot", lambda: len(read_sums(second)) == 2, 60)
     assert set(read_sums(second)) == {sum_of(VALUE)}
+
+
+ASK_AND_READ_LATE = f"""
+import socket, time
+client = socket.socket(socket.AF_UNIX)
+client.bind("\\0abc/unit/none.service/db.pw")
+client.connect("{SOCKET}")
+client.shutdown(socket.SHUT_WR)
+print("connected", flush=True)
+input()
+size = 0
+while block := client.recv(65536):
+    size += len(block)
+print(size)
+"""
+
+
+def test_a_connection_does_not_end_early_when_the_service_is_killed(operator: Operator) -> None:
+    machine = operator.cluster.machines[0]
+    (machine.root / "root/ask.py").write_text(ASK_AND_READ_LATE)
+    script = (
+        "mkfifo /run/go; python3 /root/ask.py < /run/go > /run/size & exec 3> /run/go; "
+        "until grep -q connected /run/size; do sleep 0.1; done; sleep 0.5; "
+        "systemctl kill --signal=KILL fleet-credentials.service; sleep 1; echo >&3; wait; rm /run/go; cat /run/size"
+    )
+    size = int(machine.run(["bash", "-c", script]).stdout.split()[-1])
+    assert size > 1024 * 1024, "systemd takes no credential of this size, and half of one might be a password"
+    operator.cluster.wait_until(
+        "systemd keeps it no longer", lambda: machine.show("fleet-credentials.service", "NFileDescriptorStore") == "0"
+    )

@@ -121,6 +121,32 @@ def test_the_socket_of_a_worker_shows_what_is_there_and_refuses_the_rest(workers
     assert workers.worker.main_pid(UNIT)
 
 
+def test_a_worker_is_given_the_secrets_of_its_units_and_no_others(workers: Workers) -> None:
+    cluster, etcdctl = workers.cluster, workers.cluster.etcd.etcdctl
+    cluster.wait_until(
+        "the worker has a key", lambda: "seal_key" in etcdctl("get", f"/fleet/machines/{workers.worker.id}")
+    )
+    for name in ("db.pw", "other"):
+        cluster.fleetctl("secret", "set", name, on=workers.servers[0], stdin=f"the value of {name}")
+    unit = workers.folder / "reader.service"
+    unit.write_text(
+        "[Service]\nExecStartPre=/bin/cp ${CREDENTIALS_DIRECTORY}/db.pw /root/read\nExecStart=/bin/sleep infinity\n"
+        "LoadCredential=db.pw:/run/fleet/credentials.sock\n[X-Fleet]\nSecret=db.pw\nMachineMetadata=role=worker\n"
+    )
+    workers.fleetctl("start", str(unit))
+    assert workers.worker.path("/root/read").read_text() == "the value of db.pw"
+    sealed = etcdctl("get", "--keys-only", "--prefix", "/fleet/sealed-secrets/").split()
+    assert sealed == [f"/fleet/sealed-secrets/{workers.worker.id}/db.pw"]
+    root = WorkerRoot(workers.worker, workers.up()[0])
+    status, answer = root.ask("range", prefix="/fleet/secrets/")
+    assert (status, list(answer.found.items)) == (200, [])
+    public = workers.worker.path("/var/lib/fleet/trust/seal.pub").read_text()
+    assert public not in etcdctl("get", "--prefix", "/fleet/secrets/"), "no worker can open what is not for its units"
+    workers.fleetctl("destroy", "reader.service")
+    for name in ("db.pw", "other"):
+        workers.fleetctl("secret", "rm", name)
+
+
 def test_a_worker_goes_on_at_another_server_when_its_own_is_cut_off_or_loses_power(workers: Workers) -> None:
     workers.start(UNIT)
     pid = workers.worker.main_pid(UNIT)

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from fleetd.trust.credentials import TOO_MUCH, Refused, Service, find_value, main, parse_address
+from fleetd.trust.credentials import TOO_MUCH, DescriptorStore, Refused, Service, find_value, main, parse_address
 from fleetd.trust.credentials_wire import Delivered
 from fleetd.trust.sealing import encrypt, make_seal_key
 
@@ -155,3 +155,25 @@ def test_it_ends_when_nobody_asks(place: Path) -> None:
 def test_it_is_started_by_systemd_alone(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 1
     assert "is started by systemd alone" in capfd.readouterr().err
+
+
+def test_systemd_keeps_a_connection_as_long_as_it_is_answered(place: Path) -> None:
+    deliver(place, b"value")
+    said: list[bytes] = []
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(place / "notify"))
+        ours, theirs = socket.socketpair()
+        Service(place, place / "seal.key", os.getuid(), DescriptorStore(str(place / "notify"))).answer(
+            theirs, "\0a/unit/a.service/db.pw", "1-1"
+        )
+        assert ours.recv(100) == b"value"
+        message, descriptors, _, _ = socket.recv_fds(manager, 1000, 5)
+        assert (message, len(descriptors)) == (b"FDSTORE=1\nFDNAME=1-1", 1)
+        ours.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            ours.recv(1)  # no end, as long as the manager has it
+        os.close(descriptors[0])
+        assert ours.recv(1) == b""
+        said.append(manager.recv(1000))
+        ours.close()
+    assert said == [b"FDSTOREREMOVE=1\nFDNAME=1-1"]
