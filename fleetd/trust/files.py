@@ -6,7 +6,7 @@ All of it is readable by root alone. A file is replaced as a whole.
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -36,10 +36,12 @@ class OwnKnowledge(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class TrustFiles:
-    """The files in a directory. Reading what is missing or broken returns nothing; writing raises OSError."""
+    """The files in a directory. Reading what is missing or broken returns nothing; writing raises OSError. `sync` has a
+    file or folder written to the disk."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, sync: Callable[[int], None] = os.fsync) -> None:
         self.directory = directory
+        self._sync = sync
         self.key, self.certificate, self.authorities, self._known = (
             directory / name for name in ("machine.key", "machine.pem", "authorities.pem", "known.json")
         )
@@ -113,11 +115,11 @@ class TrustFiles:
         with open(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
-            os.fsync(file.fileno())
+            self._sync(file.fileno())
         new.replace(path)
         folder = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            os.fsync(folder)
+            self._sync(folder)
         finally:
             os.close(folder)
 

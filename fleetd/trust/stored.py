@@ -18,26 +18,20 @@ from fleetd.trust.contexts import is_certificate
 log = logging.getLogger(__name__)
 
 
-def _is_usable(authority: TrustedAuthority) -> bool:
-    if is_certificate(authority.certificate):
-        return True
-    log.error("authority %d in the store has no certificate, and is passed over", authority.number)
-    return False
-
-
 class StoredTrust:
     """What the store has. Every method raises what the store's raise."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._store = registry.store
+        self._seen: dict[str, bool] = {}  # certificate → whether it is one
 
     async def read(self) -> tuple[Known, int]:
         """All authorities and revocations, and the revision up to which they are complete."""
         authorities = await self._registry.read_page(AUTHORITIES)
         revocations = await self._registry.read_page(REVOCATIONS)
         known = Known(
-            tuple(sorted(filter(_is_usable, authorities.records.values()), key=lambda each: each.number)),
+            tuple(sorted(filter(self._is_usable, authorities.records.values()), key=lambda each: each.number)),
             tuple(sorted(revocations.records.values(), key=lambda each: each.number)),
         )
         return known, authorities.revision
@@ -84,6 +78,15 @@ class StoredTrust:
         ]
         for put in puts:
             await self._create([put])
+
+    def _is_usable(self, authority: TrustedAuthority) -> bool:
+        """True for one with a certificate."""
+        certificate = authority.certificate
+        if certificate not in self._seen:
+            self._seen[certificate] = is_certificate(certificate)
+            if not self._seen[certificate]:
+                log.error("authority %d in the store has no certificate, and is passed over", authority.number)
+        return self._seen[certificate]
 
     def _put(self, record: TrustedAuthority | Revocation) -> Put:
         return self._registry.put(record, str(record.number))
