@@ -60,8 +60,8 @@ def _measure(cluster: Cluster, home: str) -> Iterator[Figure]:
     for _ in range(ROUNDS):
         base.append(_time_ms([*by_socket, "list-units"], environment))
         slower.append(_time_ms([*by_https, "list-units"], environment))
-    took = Figure("list_https", "list-units over https", "ms", tuple(slower), tuple(base))
-    yield Figure(took.key, took.name, took.unit, took.samples, took.floor_samples, (took.floor or 0) + MOST_SLOWER_MS)
+    limit_ms = min(base) + MOST_SLOWER_MS  # at best: what else runs here delays both
+    yield Figure("list_https", "list-units over https, at best", "ms", (min(slower),), (min(base),), limit_ms)
     time.sleep(REST_S)
     with_https = process.resident_mib(machine)
     with _flood(machine.address):
