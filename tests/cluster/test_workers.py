@@ -194,6 +194,22 @@ def test_a_restart_of_a_workers_fleetd_keeps_its_units(workers: Workers) -> None
     assert workers.worker.main_pid(UNIT) == pid
 
 
+def test_a_worker_that_is_stopped_while_no_server_answers_is_parked_later(workers: Workers) -> None:
+    workers.start(UNIT)
+    pid = workers.worker.main_pid(UNIT)
+    for server in workers.servers:
+        server.run(["systemctl", "stop", "fleet.socket", "fleet.service"])
+    workers.worker.run(["systemctl", "stop", "fleet.socket", "fleet.service"])
+    for server in workers.servers:
+        server.run(["systemctl", "start", "fleet.socket", "fleet.service"])
+    workers.cluster.wait_until(
+        "it is parked", lambda: "parked" in workers.fleetctl("list-machines", check=False).stderr
+    )
+    workers.worker.run(["systemctl", "start", "fleet.socket", "fleet.service"])
+    workers.cluster.wait_until("it is not parked", lambda: "parked" not in workers.fleetctl("list-machines").stderr)
+    assert workers.worker.main_pid(UNIT) == pid
+
+
 def test_a_worker_that_loses_power_is_replaced_and_comes_back(workers: Workers) -> None:
     name = "moves.service"
     workers.start(name, "Conflicts=nothing.service")
