@@ -46,10 +46,12 @@ def _inspect(certificate: str, authorities: Sequence[str], request: str) -> tupl
     return x509.describe(certificate), signers[0]
 
 
-def _renew(servers: Sequence[str], key: str, certificate: str, authorities: Sequence[str]) -> Renewal:
+def _renew(
+    servers: Sequence[str], key: str, certificate: str, authorities: Sequence[str], own: tuple[str, str]
+) -> Renewal:
     """The next certificate of a worker. Raises ValueError."""
     _, request = x509.make_request(key)
-    found = ask_servers(servers, certificate, request, authorities)
+    found = ask_servers(servers, certificate, request, authorities, own)
     if not x509.has_key_of(request, found.certificate):
         raise ValueError("the server has made a certificate of another key")
     return found

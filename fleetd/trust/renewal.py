@@ -3,7 +3,8 @@ authorities that another server has in files."""
 
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from http.client import HTTPException, HTTPSConnection
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -45,11 +46,26 @@ class KeysAnswer(msgspec.Struct, frozen=True):
     keys: tuple[Authority, ...] = ()
 
 
-def ask_servers(servers: Sequence[str], certificate: str, request: str, authorities: Sequence[str]) -> Renewal:
+def ask_servers(
+    servers: Sequence[str], certificate: str, request: str, authorities: Sequence[str], own: tuple[str, str]
+) -> Renewal:
     """The renewed certificate, of the first server that gives one. Only those are asked that one of these authorities
-    has signed a certificate for. Raises ValueError, with what each has said."""
+    has signed a certificate for. `own` are the files with the certificate and its key: who shows one that counts does
+    not wait behind strangers. Raises ValueError, with what each has said."""
     body = msgspec.json.encode({"certificate": certificate, "csr": request})
-    return _ask_each(servers, "POST", RENEW, body, _make_context(authorities), Renewal)
+    stranger, known = _make_context(authorities), _make_context(authorities)
+    with suppress(OSError):
+        known.load_cert_chain(*own)
+
+    def ask(server: str) -> Renewal:
+        try:
+            return _ask(server, "POST", RENEW, body, known, Renewal)
+        except ValueError as error:
+            if not isinstance(error.__cause__, ssl.SSLError | ConnectionError):
+                raise
+        return _ask(server, "POST", RENEW, body, stranger, Renewal)  # TLS has refused the certificate
+
+    return _ask_each(servers, ask)
 
 
 def fetch_keys(
@@ -65,9 +81,9 @@ def fetch_keys(
     refusals = []
     for server in servers:
         try:
-            found = _ask_each([server], "GET", KEYS, None, context, KeysAnswer).keys
+            found = _ask(server, "GET", KEYS, None, context, KeysAnswer).keys
         except ValueError as error:
-            refusals.append(str(error))
+            refusals.append(f"{server}: {error}")
             continue
         if any(each.certificate == wanted for each in found):
             return found
@@ -83,13 +99,11 @@ def _make_context(authorities: Sequence[str]) -> ssl.SSLContext:
     return context
 
 
-def _ask_each(
-    servers: Sequence[str], method: str, path: str, body: bytes | None, context: ssl.SSLContext, kind: type[T]
-) -> T:
+def _ask_each(servers: Sequence[str], ask: Callable[[str], T]) -> T:
     refusals = []
     for server in servers:
         try:
-            return _ask(server, method, path, body, context, kind)
+            return ask(server)
         except ValueError as error:
             refusals.append(f"{server}: {error}")
     raise ValueError("; ".join(refusals) or "no server is known")

@@ -86,6 +86,7 @@ class WorkerTrust:
             key=key,
             certificate=self._files.read_certificate(),
             authorities=self._files.read_authorities(),
+            own=(str(self._files.certificate), str(self._files.key)),
         )
         authorities = split_pem(found.authorities)
         own, _ = await self._signer.inspect(found.certificate, authorities)

@@ -20,17 +20,20 @@ class Answers:
 
     def __init__(self, status: int, body: bytes) -> None:
         self._response = Response(status, (), body)
+        self.asked_by: list[str] = []  # whom the certificates name that counted
 
     async def handle(self, request: Request) -> Response:
         assert (request.method, request.path) == ("POST", "/fleet/v2/renew")
+        self.asked_by.append(request.certificate.subject if request.certificate else "")
         return self._response
 
 
-def ask(urls, authority):
+def ask(urls, authority, **options):
     _, request = x509.make_request()
     worker = CertificateIdentity("machine", "w1", "worker")
     certificate = x509.sign(authority.authority, request, uris(worker), now_s=time.time(), life_s=60)
-    return asyncio.to_thread(ask_servers, urls, certificate, request, [authority.authority.certificate])
+    own = authority.machine("w1", "worker", **options)
+    return asyncio.to_thread(ask_servers, urls, certificate, request, [authority.authority.certificate], (own, own))
 
 
 @pytest.mark.parametrize(
@@ -71,3 +74,19 @@ async def test_a_server_of_another_cluster_is_not_believed(tmp_path):
     async with serving(Answers(200, b"{}"), address, trust=TestTrust(other)):  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="its certificate does not count"):
             await ask([f"https://{LOOPBACK}:{address.port}"], authority)
+
+
+@pytest.mark.parametrize(("age_s", "of", "known"), [(0, 1, "machine/w1"), (7200, 1, ""), (0, 2, "")])
+async def test_a_certificate_that_counts_is_shown_and_another_one_is_no_obstacle(tmp_path, age_s, of, known):
+    authority = TestAuthority(tmp_path)
+    (tmp_path / "other").mkdir()
+    shown = authority if of == 1 else TestAuthority(tmp_path / "other")
+    own = shown.machine("w1", "worker", age_s=age_s)
+    answers = Answers(200, b'{"certificate":"C","authorities":"A"}')
+    address = Address(host=LOOPBACK, port=free_port(), tls=True)
+    url = f"https://{LOOPBACK}:{address.port}"
+    async with serving(answers, address, trust=TestTrust(authority)):  # type: ignore[arg-type]
+        _, request = x509.make_request()
+        trusted = [authority.authority.certificate]
+        found = await asyncio.to_thread(ask_servers, [url], "", request, trusted, (str(own), str(own)))
+    assert (found.certificate, answers.asked_by) == ("C", [known])
