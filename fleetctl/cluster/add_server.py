@@ -225,7 +225,8 @@ def copy_store(newcomer: Newcomer, admin: EtcdAdmin) -> None:
     deadline = time.monotonic() + COPYING_S
     while newcomer.member_of(ask_etcd(admin.members)) is None or own.applied_index() < wanted:
         crashes = newcomer.host.try_to("systemctl", "show", "--value", "--property=NRestarts", "fleet-etcd.service")
-        has_crashed = int(crashes.output.strip() or 0) >= CRASHES
+        count = crashes.output.strip()
+        has_crashed = count.isdecimal() and int(count) >= CRASHES
         if has_crashed or time.monotonic() > deadline:
             what = "crashes" if has_crashed else f"has no copy of the store after {COPYING_S:g} s"
             why = etcd_log(newcomer.host) or "journalctl -u fleet-etcd.service says why there"

@@ -5,7 +5,6 @@ import time
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
-from fleetctl import output
 from fleetctl.client import Client, open_client
 from fleetctl.cluster import layout
 from fleetctl.cluster.host import Host, this_machine
@@ -64,7 +63,7 @@ def join(host: Host, token: schema.MachineToken) -> None:
         file.seek(0)
         done = host.try_to("fleetd", "join", url, "-", stdin=file)
     if done.status:
-        raise CommandFailed(f"{host.name}: {output.printable(done.last_words)}")
+        raise CommandFailed(f"{host.name}: {done.last_words}")
 
 
 def choose_server(host: Host, servers: Sequence[str]) -> str:

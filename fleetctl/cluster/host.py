@@ -8,6 +8,7 @@ from typing import IO, TYPE_CHECKING
 
 import msgspec
 
+from fleetctl import output
 from fleetctl.errors import CommandFailed
 
 if TYPE_CHECKING:  # what speaks SSH is costly to import, and not needed on this machine
@@ -25,9 +26,9 @@ class Done(msgspec.Struct, frozen=True):
 
     @property
     def last_words(self) -> str:
-        """The last line that it said, for an error."""
+        """The last line that it said, for an error. It is foreign text: control characters are escaped."""
         lines = [line.strip() for line in (self.errors or self.output).splitlines() if line.strip()]
-        return lines[-1] if lines else f"exit status {self.status}"
+        return output.printable(lines[-1]) if lines else f"exit status {self.status}"
 
 
 Runner = Callable[[str, IO[bytes] | None], Done]
@@ -98,15 +99,15 @@ def over_ssh(connection: "Connection", name: str, before: Sequence[str] = ()) ->
     from fleetctl.ssh.sessions import run_command
 
     def run(command: str, stdin: IO[bytes] | None) -> Done:
-        output, errors = bytearray(), bytearray()
+        said, errors = bytearray(), bytearray()
         whole = shlex.join([*before, "/bin/sh", "-c", command])
         status = run_command(
             connection,
             whole,
             stdin=stdin.fileno() if stdin else None,
-            stdout=output.extend,
+            stdout=said.extend,
             stderr=errors.extend,
         )
-        return Done(status, output.decode(errors="replace"), errors.decode(errors="replace"))
+        return Done(status, said.decode(errors="replace"), errors.decode(errors="replace"))
 
     return Host(name, run)

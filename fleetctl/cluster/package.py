@@ -7,7 +7,7 @@ from pathlib import Path
 from fleetctl.cluster.host import Host
 from fleetctl.errors import CommandFailed, cause_of
 
-PLACES = (".", "~", "/var/cache/apt/archives", "/var/tmp", "/tmp")  # noqa: S108
+PLACES = (".", "~", "/var/cache/apt/archives")
 APT = ("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq", "-o", "DPkg::Lock::Timeout=120")
 INSTALL = (*APT, "install", "--yes", "--no-install-recommends")
 _VERSION = ("dpkg-query", "--show", "--showformat=${db:Status-Abbrev}${Version}", "fleet")
@@ -48,16 +48,18 @@ def name_of(version: str) -> str:
 
 
 def find_package(version: str, places: Sequence[str] = PLACES) -> Path | None:
-    """The newest file of the package of this version ('' for any) in one of these folders, None if there is none."""
+    """The newest file of the package of this version ('' for any) in one of these folders, None if there is none. What
+    others than root and the user have put there, as in /tmp, is not looked at."""
     for place in places:
-        found = Path(os.path.expanduser(place)).glob(f"fleet_{version or '*'}_*.deb")
+        every = Path(os.path.expanduser(place)).glob(f"fleet_{version or '*'}_*.deb")
+        found = [path for path in every if path.is_file() and path.stat().st_uid in (0, os.geteuid())]
         if newest := max(found, key=lambda path: path.stat().st_mtime, default=None):
             return newest
     return None
 
 
 def _install_file(host: Host, package: Path) -> None:
-    inside = f"/var/tmp/{package.name}"  # noqa: S108
+    inside = f"/var/cache/apt/archives/{package.name}"  # which root alone writes to
     try:
         with package.open("rb") as file:
             host.run("sh", "-c", 'cat >"$1"', "sh", inside, doing=f"copy {package} there", stdin=file)

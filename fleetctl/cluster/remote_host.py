@@ -1,5 +1,6 @@
 """A machine that is to be added, reached over SSH: who it is, and whether it can be added."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,6 +11,7 @@ from fleetctl.cluster.host import Host, over_ssh
 from fleetctl.errors import CommandFailed, SshFailed
 from fleetctl.settings import Settings
 
+_MACHINE_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 REACH_S = 5.0
 CLOCKS_DIFFER_S = 12 * 3600.0  # certificates are valid from a day before they are made
 _FACTS = r"""
@@ -49,7 +51,7 @@ def reach(settings: Settings, target: str, port: int) -> Iterator[tuple[Host, Fa
 def _introduce(connection: object, name: str) -> tuple[Host, Facts]:
     plain = over_ssh(connection, name)  # type: ignore[arg-type]  # its type is costly to import
     lines = plain.run("sh", "-c", _FACTS, doing="ask who it is").splitlines()
-    if len(lines) != 5:
+    if len(lines) != 5 or not lines[-1].isdecimal():
         raise CommandFailed(f"{name}: its answers cannot be read; does the shell of the user print something at login?")
     uid, machine, hostname, ssh, now = lines
     host = plain
@@ -57,8 +59,8 @@ def _introduce(connection: object, name: str) -> tuple[Host, Facts]:
         host = over_ssh(connection, name, ("sudo", "-n"))  # type: ignore[arg-type]
         if host.try_to("true").status:
             raise CommandFailed(f"{name}: log in as root, or as a user whose sudo asks for no password")
-    if not machine:
-        raise CommandFailed(f"{name} has no /etc/machine-id: run systemd-machine-id-setup there")
+    if not _MACHINE_ID.fullmatch(machine):
+        raise CommandFailed(f"{name} has no machine-id in /etc/machine-id: run systemd-machine-id-setup there")
     fields = ssh.split()
     return host, Facts(machine, hostname, fields[2] if len(fields) > 2 else "", float(now))
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from fleetctl import output
 from fleetctl.cluster import layout
 from fleetctl.cluster.host import Host
 from fleetctl.errors import CommandFailed
@@ -38,6 +39,7 @@ print(json.load(answer).get("count", 0))
 """
 
 
+_HOST_NAME = re.compile(r"[0-9A-Za-z]([0-9A-Za-z.-]{0,250}[0-9A-Za-z])?", re.ASCII)
 _AUTHORITY = re.compile(r"authority-[0-9]{1,9}\.pem", re.ASCII)
 
 
@@ -156,7 +158,7 @@ def write_etcd_certificate(
         authority,
         request,
         [f"fleet://machine/{machine}"],
-        names=dict.fromkeys(filter(None, (*names, "127.0.0.1", "localhost"))),
+        names=[name for name in dict.fromkeys((*names, "127.0.0.1", "localhost")) if _is_name(name)],
         server=True,
         now_s=time.time(),
         life_s=layout.ETCD_LIFE_S,
@@ -164,6 +166,11 @@ def write_etcd_certificate(
     host.write(layout.ETCD_KEY, key, mode=0o600)
     host.write(layout.ETCD_CERTIFICATE, certificate, mode=0o644)
     return True
+
+
+def _is_name(text: str) -> bool:
+    """True if a certificate can have it as an address or a host name."""
+    return layout.is_ip_address(text) or _HOST_NAME.fullmatch(text) is not None
 
 
 def start_etcd(host: Host) -> None:
@@ -187,7 +194,7 @@ def etcd_log(host: Host) -> str:
             continue
         if isinstance(entry, dict) and entry.get("level") in ("error", "panic", "fatal"):
             said = ": ".join(str(entry[key]) for key in ("msg", "error") if entry.get(key))
-    return said[:500]
+    return output.printable(said[:500])
 
 
 def start_fleet(host: Host) -> None:
@@ -195,9 +202,8 @@ def start_fleet(host: Host) -> None:
     host.run("systemctl", "enable", "--quiet", "fleet.socket", "fleet.service", doing="enable fleet.service")
     done = host.try_to("sh", "-c", "systemctl start fleet.socket && systemctl restart fleet.service")
     if done.status:
-        log = host.try_to(
-            "sh", "-c", "journalctl --unit=fleet.service --lines=1 --output=cat --no-pager"
-        ).output.strip()
+        asked = ("--unit=fleet.service", "SYSLOG_IDENTIFIER=fleetd", "--lines=1", "--output=cat", "--no-pager")
+        log = output.printable(host.try_to("journalctl", *asked).output)
         raise CommandFailed(f"{host.name}: fleet.service does not start: {log or done.last_words}")
 
 

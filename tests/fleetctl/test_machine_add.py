@@ -1,6 +1,7 @@
 """`machine add` and `cluster init`: what they refuse, in which words. tests/cluster/test_package.py uses them on real
 machines."""
 
+import os
 import time
 from pathlib import Path
 from typing import IO
@@ -168,12 +169,20 @@ def test_a_file_is_replaced_at_once_and_keeps_its_mode(tmp_path: Path) -> None:
         host.write(str(tmp_path / "file/x"), "")
 
 
+def test_what_a_command_says_last_cannot_garble_the_terminal() -> None:
+    assert Done(1, "", "one\nE: \x1b[2Jtwo\n\n").last_words == "E: \\x1b[2Jtwo"
+    assert Done(7, "", "").last_words == "exit status 7"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a file to another user")
 def test_the_newest_package_of_this_version_is_found(tmp_path: Path) -> None:
     for name in ("fleet_1.0-1_amd64.deb", "fleet_2.0-1_amd64.deb", "fleetwood_2.0-1_all.deb"):
         (tmp_path / name).touch()
     places = (str(tmp_path / "none"), str(tmp_path))
     assert find_package("2.0-1", places) == tmp_path / "fleet_2.0-1_amd64.deb"
     assert find_package("3.0-1", places) is None
+    os.chown(tmp_path / "fleet_2.0-1_amd64.deb", 12345, 12345)
+    assert find_package("2.0-1", places) is None, "another user's"
     assert find_package("", places) is not None
 
 
