@@ -16,6 +16,7 @@ from contrib.testbed import Cluster, Machine
 from fleetctl.logins import find_logins
 from fleetd.trust import x509
 from fleetd.trust.files import TrustFiles
+from tests.cluster.remote_operator import RemoteOperator
 
 PORT = 7443
 TRUST = "/var/lib/fleet/trust"
@@ -56,7 +57,10 @@ def over_https(machine: Machine) -> str:
 @pytest.fixture
 def cluster(new_cluster: Callable[..., Cluster]) -> Cluster:
     """Two servers that have the key of their authority in a file, as `fleetctl cluster init` makes it."""
-    cluster = new_cluster([{"listen": f"https://:{PORT}"}, {"listen": f"https://:{PORT}"}])
+    return serve_https(new_cluster([{"listen": f"https://:{PORT}"}] * 2))
+
+
+def serve_https(cluster: Cluster) -> Cluster:
     authority = x509.make_authority(1, time.time())
     for machine in cluster.machines:
         TrustFiles(machine.path(TRUST)).write_key(authority)
@@ -105,6 +109,22 @@ def test_a_login_on_one_server_counts_on_each_until_it_is_revoked(cluster: Clust
     cluster.wait_ready()
     assert "web.service" in ann.fleetctl(over_https(first), "list-units")
     assert first.run(["stat", "-c", "%a", "/var/lib/fleet/trust"]).stdout == "700\n"
+
+
+def test_a_login_through_ssh_needs_no_ssh_afterwards(new_cluster: Callable[..., Cluster], tmp_path: Path) -> None:
+    cluster = serve_https(new_cluster([{"listen": f"https://:{PORT}"}] * 3, ssh=True))
+    operator = RemoteOperator(cluster, tmp_path)
+    operator.install_key()
+    operator.write_known_hosts()
+    operator.reach_by_tunnel()
+    cluster.wait_until("they have certificates", lambda: operator.fleetctl("login").returncode == 0)
+    del operator.environment["FLEETCTL_TUNNEL"]
+    operator.environment["FLEETCTL_ENDPOINT"] = over_https(operator.bastion)
+    who = operator.fleetctl("whoami")
+    assert (who.returncode, who.stdout.splitlines()[:2]) == (0, ["root (person/root)", "may do everything"])
+    assert operator.fleetctl("list-machines", "--no-legend").stdout.count("\n") == 3
+    operator.environment["FLEETCTL_TUNNEL"] = operator.bastion.address
+    assert operator.fleetctl("whoami").returncode == 0  # https through the tunnel
 
 
 def _machines(operator: Operator, machine: Machine) -> list[str]:
