@@ -142,11 +142,13 @@ def _share(own: X25519PrivateKey, asked: Share) -> Sealed:
 
 def main() -> int:
     """Answer one request. Returns the exit status."""
-    with suppress(OSError):  # the machine has better things to do
-        os.nice(10)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a value may be in memory
     try:
-        found = answer(msgspec.json.decode(sys.stdin.buffer.read(), type=Request))
+        request = msgspec.json.decode(sys.stdin.buffer.read(), type=Request)
+        if isinstance(request, MakeKey):
+            with suppress(OSError):  # nobody waits for it, while units wait for anything else
+                os.nice(10)
+        found = answer(request)
     except (OSError, ValueError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
