@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
 
+import pytest
+
 from contrib.testbed import Cluster, Machine
 from tests.cluster.operator import Operator
 
@@ -57,6 +59,7 @@ def find_on(machine: Machine, text: str) -> list[str]:
     return machine.run(["sh", "-c", script], stdin=f"{text}\n").stdout.split()
 
 
+@pytest.mark.covers("R.12")
 def test_a_secret_reaches_its_service_and_nothing_else(operator: Operator) -> None:
     cluster = operator.cluster
     asked = cluster.machines[0]
@@ -104,6 +107,7 @@ def _all_have_keys(cluster: Cluster) -> bool:
     return all("seal_key" in record for record in records)
 
 
+@pytest.mark.covers("R.12")
 def test_a_unit_of_the_machines_own_gets_nothing_and_does_not_start_with_an_empty_password(operator: Operator) -> None:
     cluster = operator.cluster
     machine = cluster.machines[0]
@@ -160,6 +164,7 @@ print(size)
 """
 
 
+@pytest.mark.covers("R.12")
 def test_a_connection_does_not_end_early_when_the_service_is_killed(operator: Operator) -> None:
     machine = operator.cluster.machines[0]
     (machine.root / "root/ask.py").write_text(ASK_AND_READ_LATE)
