@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 from contrib.testbed import Cluster
 from contrib.testbed.root import CHECKOUT
 from tests.cluster.test_package import package
+from tests.requirements import require
 
 __all__ = ["package"]
 
@@ -23,11 +23,9 @@ pytestmark = pytest.mark.xdist_group("test_package")  # the package is built by 
 
 
 def ansible() -> str:
-    """The program; the test is skipped where it is not installed (pip install ansible-core)."""
-    found = shutil.which("ansible-playbook", path=f"{sys.prefix}/bin:{os.environ['PATH']}")
-    if found is None:
-        pytest.skip("runs a role of Ansible, but ansible-core is not installed")
-    return found
+    found = shutil.which("ansible-playbook")
+    require([] if found else ["ansible-playbook is not installed (Debian: ansible-core)"], "runs a role of Ansible")
+    return str(found)
 
 
 @pytest.fixture
