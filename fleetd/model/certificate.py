@@ -132,9 +132,11 @@ def is_revoked(identity: CertificateIdentity, revocations: Iterable[Revocation])
     return any(each.subject == identity.subject and identity.issued_at_s < each.before_s for each in revocations)
 
 
-def revoke(number: int, subject: str, by: str, now_s: float) -> Revocation:
-    """The revocation of every certificate of the subject that a server can have made by now, whatever its clock."""
-    return Revocation(number, subject, now_s + CLOCKS_DIFFER_S, by, now_s)
+def revoke(number: int, subject: str, by: str, now_s: float, former: Iterable[Revocation] = ()) -> Revocation:
+    """The revocation of every certificate of the subject that a server can have made by now, whatever its clock: also
+    of those made since the `former` revocations, which count as made after them (issue_time)."""
+    after_former = [each.before_s + 2 for each in former if each.subject == subject]  # issue_time, and more
+    return Revocation(number, subject, max([now_s + CLOCKS_DIFFER_S, *after_former]), by, now_s)
 
 
 def issue_time(subject: str, revocations: Iterable[Revocation], now_s: float) -> float:

@@ -164,7 +164,8 @@ class TrustKeeper:
         """Revoke all certificates of the subject. Raises StoreError."""
         while True:
             await self._read()
-            revocation = revoke(next_number(self._known.revocations), subject, by, self._now())
+            former = self._known.revocations
+            revocation = revoke(next_number(former), subject, by, self._now(), former)
             if await self._stored.add_revocation(revocation):
                 await self._read()
                 return revocation

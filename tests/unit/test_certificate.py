@@ -161,3 +161,17 @@ def test_clocks_an_hour_apart_neither_keep_a_revoked_certificate_nor_refuse_a_ne
     again = CertificateIdentity("machine", "m2", "worker", issued_at_s=float(int(issued)))
     assert not is_revoked(again, [revocation])
     assert issue_time("machine/m3", [revocation], NOW) == NOW
+
+
+@given(st.floats(-CLOCKS_DIFFER_S, CLOCKS_DIFFER_S), st.floats(0, 2 * CLOCKS_DIFFER_S))
+def test_a_second_revocation_is_about_what_was_made_after_the_first(ahead, later):
+    """The first may be of a server whose clock is ahead, and what was made since counts as made even later."""
+    first = revoke(1, "machine/m2", "ann", NOW + ahead)
+    issued = issue_time("machine/m2", [first], NOW + later)
+    again = CertificateIdentity("machine", "m2", "worker", issued_at_s=float(int(issued)))
+    assert not is_revoked(again, [first])
+    second = revoke(2, "machine/m2", "ann", NOW + later, [first])
+    assert is_revoked(again, [first, second])
+    issued = issue_time("machine/m2", [first, second], NOW + later)
+    once_more = CertificateIdentity("machine", "m2", "worker", issued_at_s=float(int(issued)))
+    assert not is_revoked(once_more, [first, second])

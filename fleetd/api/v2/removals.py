@@ -91,8 +91,9 @@ class Removals:
         registry = self._registry
         subject = CertificateIdentity(MACHINE, id_).subject
         for _ in range(_ATTEMPTS):
-            number = 1 + max((each.number for each in await self._revocations()), default=0)
-            revocation = revoke(number, subject, by, self._unix_now())
+            former = await self._revocations()
+            number = 1 + max((each.number for each in former), default=0)
+            revocation = revoke(number, subject, by, self._unix_now(), former)
             key = registry.key(REVOCATIONS, str(number))
             revoked = WriteSet((Unchanged(key, 0),), (registry.put(revocation, str(number)),))
             deleted = [
