@@ -301,6 +301,22 @@ async def test_a_revoked_certificate_is_not_renewed(cluster: Cluster, where: str
     assert (status, why.split(" (")[0]) == (403, f"machine {M1} was removed from the cluster")
 
 
+async def test_a_certificate_that_is_revoked_while_it_is_renewed_is_not_renewed(cluster: Cluster) -> None:
+    """The next one would count as made after the revocation."""
+    first = (await cluster.join(await cluster.token()))["certificate"]
+    sign = cluster.trust.sign
+
+    async def remove_and_sign(request: str, identity: CertificateIdentity, **options: Any) -> str:
+        revocation = revoke(1, identity.subject, "ann", cluster.now_s)
+        await cluster.fleet.put(revocation, "1")
+        now_s = max(options.pop("now_s"), revocation.before_s + 1)  # as the keeper does, which has learned of it
+        return await sign(request, identity, now_s=now_s, **options)
+
+    cluster.trust.sign = remove_and_sign  # type: ignore[method-assign]
+    status, why = await cluster.not_renewed(first)
+    assert (status, why.split(" (")[0]) == (403, f"machine {M1} was removed from the cluster")
+
+
 @pytest.mark.parametrize(
     ("identity", "who"),
     [

@@ -175,13 +175,9 @@ class Joining:
         if (found.kind, found.role) != (MACHINE, WORKER):
             what = found.subject + (f", a {found.role}" if found.role else "")
             raise ApiError(403, f"this is the certificate of {what}: only those of workers are renewed here")
-        if is_revoked(found, await self._revocations(trust)):
-            raise ApiError(
-                403,
-                f"machine {found.name} was removed from the cluster (fleetctl machine remove): to join again, it needs "
-                "a new token",
-            )
+        await self._check_counts(trust, found)
         certificate = await self._sign(trust, asked.csr, found.name)
+        await self._check_counts(trust, found)  # revoked meanwhile: what was just made counts as made after that
         authorities = await _refuse_with(409, trust.authorities())
         return render_json(schema.Renewal(certificate, authorities, await self._servers()))
 
@@ -224,6 +220,15 @@ class Joining:
         subject = CertificateIdentity(MACHINE, machine, WORKER)
         now_s = issue_time(subject.subject, await self._revocations(trust), self._unix_now())
         return await _refuse_with(403, trust.sign(csr, subject, now_s=now_s))
+
+    async def _check_counts(self, trust: Trust, found: CertificateIdentity) -> None:
+        """Raises ApiError for a certificate of a machine that was revoked."""
+        if is_revoked(found, await self._revocations(trust)):
+            raise ApiError(
+                403,
+                f"machine {found.name} was removed from the cluster (fleetctl machine remove): to join again, it needs "
+                "a new token",
+            )
 
     async def _in_turn(self, work: Awaitable[T]) -> T:
         """The result of work in a process, of which strangers have one at a time together. Raises ApiError."""
