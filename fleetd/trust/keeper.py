@@ -96,6 +96,7 @@ class TrustKeeper:
         self._own_knowledge = OwnKnowledge()
         self._revoked: dict[str, float] = {}  # subject → its certificates of before this time do not count
         self._changed = asyncio.Event()
+        self._making = asyncio.Lock()  # of an authority: two would take the same number, and the same file
 
     # What others ask.
 
@@ -172,9 +173,10 @@ class TrustKeeper:
 
     async def rotate(self, by: str) -> TrustedAuthority:
         """Make another authority, which signs from now on. Raises StoreError, and ValueError where none can be made."""
-        await self._read()
-        made = await self._make_authority(by)
-        await self._read()
+        async with self._making:
+            await self._read()
+            made = await self._make_authority(by)
+            await self._read()
         self._changed.set()
         return made
 
@@ -213,9 +215,10 @@ class TrustKeeper:
             self._changed.clear()
             try:
                 revision = await self._read()
-                if not self._known.authorities:
-                    await self._publish_or_make()
-                    revision = await self._read()
+                async with self._making:
+                    if not self._known.authorities:
+                        await self._publish_or_make()
+                        revision = await self._read()
                 await self._fetch_keys()
                 await self._renew()
                 backoff.reset()

@@ -14,7 +14,8 @@ from fleetd.store.protocol import Delete
 from fleetd.trust import x509
 from fleetd.trust.files import TrustFiles, split_pem
 from fleetd.trust.keeper import CannotSign
-from tests.unit.trusting_server import LIVES, TrustingServer, open_store
+from fleetd.trust.signing import Signer
+from tests.unit.trusting_server import LIVES, TrustingServer, answer_here, open_store
 from tests.virtual_time import run_virtually
 
 BEGIN = 1_790_000_000.0
@@ -374,6 +375,27 @@ def test_after_a_rotation_in_files_the_others_go_on_until_they_have_the_key(serv
             await asyncio.sleep(3700)
             assert (authority_of(one), authority_of(two)) == (2, 2)
             assert [item.key for item in (await server.store.range("/fleet-authority/")).items] == []
+
+    run_virtually(scenario())
+
+
+@pytest.mark.parametrize("in_files", [True, False])
+def test_two_rotations_at_once_on_one_server_leave_it_the_keys_of_both(server, in_files):
+    async def slow(call):
+        await asyncio.sleep(1)
+        return await answer_here(call)
+
+    async def scenario():
+        one = server("m1", signer=Signer(slow))
+        if in_files:
+            give_key_files(one, x509.make_authority(1, unix_now()))
+        async with running(one):
+            await asyncio.sleep(5)
+            made = await asyncio.gather(one.keeper.rotate("ann"), one.keeper.rotate("bob"))
+            assert sorted(each.number for each in made) == [2, 3]
+            assert {each.certificate for each in one.keeper._keys} >= {each.certificate for each in made}
+            await asyncio.sleep(10)
+            assert authority_of(one) == 3
 
     run_virtually(scenario())
 
