@@ -13,6 +13,7 @@ from fleetd.api.http import ApiError
 
 MAX_CONNECTIONS = 1024
 MAX_BYTES = 64 * 1024 * 1024
+STRANGERS_PART = 4  # a quarter of the bytes is for all clients together whose certificates do not count
 MAX_LISTINGS = 2  # at once: their size is unknown before they have been read
 OVERLOADED = "other clients' requests and responses use all the memory that fleetd allows for them: try again later"
 RETRY_SOON = (("Retry-After", "1"),)
@@ -25,6 +26,7 @@ class ConnectionLimiter:
         self.max_connections = max_connections
         self.max_bytes = max_bytes
         self.reserved = 0  # bytes, for all requests
+        self.reserved_by_strangers = 0
         self.listing_slots = asyncio.Semaphore(MAX_LISTINGS)
         self._idle: dict[Hashable, Callable[[], None]] = {}  # connection → how to close it; longest idle first
         self._busy: dict[Hashable, Callable[[], None]] = {}
@@ -78,19 +80,26 @@ class ConnectionLimiter:
 
 
 class RequestBudget:
-    """The bytes reserved for one request, and its slot for a listing."""
+    """The bytes reserved for one request, and its slot for a listing. `is_strangers`, which is set before anything is
+    reserved: it is that of a client over https whose certificate does not count."""
 
     def __init__(self, limiter: ConnectionLimiter) -> None:
+        self.is_strangers = False
         self._limiter = limiter
         self._reserved = 0
         self._has_slot = False
 
     def reserve(self, size: int) -> bool:
         """Reserve this many more bytes; False if they do not fit beside those of other requests."""
-        others = self._limiter.reserved - self._reserved
-        if others and self._limiter.reserved + size > self._limiter.max_bytes:
+        limiter = self._limiter
+        others = limiter.reserved - self._reserved
+        if others and limiter.reserved + size > limiter.max_bytes:
             return False
-        self._limiter.reserved += size
+        if self.is_strangers:
+            if limiter.reserved_by_strangers + size > limiter.max_bytes // STRANGERS_PART:
+                return False
+            limiter.reserved_by_strangers += size
+        limiter.reserved += size
         self._reserved += size
         return True
 
@@ -106,6 +115,8 @@ class RequestBudget:
             self._limiter.listing_slots.release()
             self._has_slot = False
         self._limiter.reserved -= self._reserved
+        if self.is_strangers:
+            self._limiter.reserved_by_strangers -= self._reserved
         self._reserved = 0
 
 

@@ -366,6 +366,30 @@ async def test_a_subject_and_strangers_together_have_a_quarter_of_the_connection
     await server.stop()
 
 
+async def test_bodies_that_strangers_do_not_finish_leave_memory_to_others(
+    authority: TestAuthority, fleet: Fleet
+) -> None:
+    address = Address(host=LOOPBACK, port=free_port(), tls=True)
+    server = Server(fleet.api, trust=TestTrust(authority), limiter=ConnectionLimiter(64, 200_000))
+    await server.start([address], insecure=False)
+    begun = b"POST /fleet/v2/join HTTP/1.1\r\nHost: localhost\r\nContent-Length: 40000\r\n\r\n" + b"x" * 30_000
+    with ExitStack() as stack:
+        for _ in range(8):
+            stranger = Client(address, authority.client_context())
+            stack.callback(stranger.close)
+            await asyncio.to_thread(stranger.connect)
+            stranger.sock.sendall(begun)
+        async with asyncio.timeout(10):
+            while server.limiter.reserved < 30_000:  # noqa: ASYNC110 (no event says it)
+                await asyncio.sleep(0.02)
+        await asyncio.sleep(0.3)
+        assert server.limiter.reserved <= 200_000 // 4
+        ann = Client(address, authority.client_context(authority.person("ann")))
+        response, _ = await ask(ann, "POST", "/fleet/v2/plan", body=b"x" * 100_000)
+        assert response.status == 415  # it was read
+    await server.stop()
+
+
 async def test_stopping_ends_handshakes_and_connections(authority: TestAuthority) -> None:
     address = Address(host=LOOPBACK, port=free_port(), tls=True)
     server = Server(Echo(), trust=TestTrust(authority))
