@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from urllib.parse import urlsplit
 
 from fleetctl.client import Client, open_client
@@ -22,8 +22,9 @@ def add_worker(settings: Settings, target: str, *, package: str, port: int) -> i
     client = open_client(settings)
     list_ids(client)  # before anything is done there
     with reach(settings, target, port) as (host, facts):
-        refuse(host, facts)
-        if read_conf(host).config.is_worker and facts.machine in list_ids(client):
+        present = list_ids(client)
+        refuse(host, facts, present)
+        if facts.machine in present:
             tell(f"{host.name} is a worker of the cluster already")
             return 0
         tell(install_fleet(host, this_machine(), package))
@@ -42,8 +43,9 @@ def add_worker(settings: Settings, target: str, *, package: str, port: int) -> i
     return 0
 
 
-def refuse(host: Host, facts: Facts) -> None:
-    """Raises CommandFailed if the machine is something else already."""
+def refuse(host: Host, facts: Facts, present: Container[str]) -> None:
+    """Raises CommandFailed if the machine is something else already, or has the id of another of those in the
+    cluster."""
     refuse_clock(host.name, facts, time.time())
     if host.has(layout.ETCD_YAML):
         raise CommandFailed(f"{host.name} is a server ({layout.ETCD_YAML}): a server is no worker")
@@ -53,6 +55,12 @@ def refuse(host: Host, facts: Facts) -> None:
     if conf.has_own_etcd:
         servers = ",".join(conf.config.etcd_servers)
         raise CommandFailed(f"{host.name} reaches etcd by itself: its {layout.CONFIG} has etcd_servers={servers}")
+    if facts.machine in present and not conf.config.is_worker:
+        raise CommandFailed(
+            f"{host.name}: its machine-id {facts.machine} is that of a machine of the cluster. If it is a copy of that "
+            "one's disk, give it an id of its own (rm /etc/machine-id; systemd-machine-id-setup) and reboot it; if it "
+            f"is that one, run `fleetd leave` there, or remove it: fleetctl machine remove {facts.machine[:8]}"
+        )
 
 
 def join(host: Host, token: schema.MachineToken) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from fleetctl.cluster import layout
 from fleetctl.cluster.add_server import Newcomer, refuse
+from fleetctl.cluster.add_worker import refuse as refuse_worker
 from fleetctl.cluster.etcd_members import Member
 from fleetctl.cluster.host import Done, Host, this_machine
 from fleetctl.cluster.initialise import serve_https
@@ -108,6 +109,17 @@ def test_a_machine_that_cannot_become_a_server_is_refused_before_anything_is_don
 )
 def test_one_that_can_is_taken_again_and_again(machine: Newcomer) -> None:
     refuse(machine, MEMBERS, AUTHORITY)
+
+
+def test_a_machine_with_the_id_of_one_of_the_cluster_does_not_become_that_one() -> None:
+    """A copy of its disk, or one whose root says so: a token that is bound to the id would let it in."""
+    machine = newcomer(machine="c" * 32)
+    present = {"a" * 32, "c" * 32}
+    with pytest.raises(CommandFailed, match=f"^b: its machine-id {'c' * 32} is that of a machine of the cluster"):
+        refuse_worker(machine.host, machine.facts, present)
+    refuse_worker(machine.host, machine.facts, {"a" * 32})
+    worker = newcomer({layout.CONFIG: "role=worker\nservers=https://10.0.0.1:7443"}, machine="c" * 32)
+    refuse_worker(worker.host, worker.facts, present)  # it is that one
 
 
 def test_an_etcd_of_debian_that_holds_something_is_left_alone() -> None:
