@@ -50,9 +50,10 @@ def name_of(version: str) -> str:
 def find_package(version: str, places: Sequence[str] = PLACES) -> Path | None:
     """The newest file of the package of this version ('' for any) in one of these folders, None if there is none. What
     others than root and the user have put there, as in /tmp, is not looked at."""
+    own = {0, os.geteuid()}
     for place in places:
         every = Path(os.path.expanduser(place)).glob(f"fleet_{version or '*'}_*.deb")
-        found = [path for path in every if path.is_file() and path.stat().st_uid in (0, os.geteuid())]
+        found = [path for path in every if path.is_file() and {path.stat().st_uid, path.lstat().st_uid} <= own]
         if newest := max(found, key=lambda path: path.stat().st_mtime, default=None):
             return newest
     return None

@@ -196,6 +196,11 @@ def test_the_newest_package_of_this_version_is_found(tmp_path: Path) -> None:
     os.chown(tmp_path / "fleet_2.0-1_amd64.deb", 12345, 12345)
     assert find_package("2.0-1", places) is None, "another user's"
     assert find_package("", places) is not None
+    link = tmp_path / "fleet_3.0-1_amd64.deb"
+    link.symlink_to(tmp_path / "fleet_1.0-1_amd64.deb")
+    assert find_package("3.0-1", places) == link
+    os.chown(link, 12345, 12345, follow_symlinks=False)
+    assert find_package("3.0-1", places) is None, "who made the link can have it lead elsewhere later"
 
 
 @pytest.mark.parametrize(
