@@ -77,6 +77,7 @@ class TestTrust:
 
     def __init__(self, authority: TestAuthority) -> None:
         self.revocations: list[Revocation] = []
+        self.unsure = ""  # why it is not known which certificates were revoked
         self.context: ssl.SSLContext | None = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.load_cert_chain(authority.machine("m1", names=["127.0.0.1"]))  # type: ignore[arg-type]
         self.context.load_verify_locations(authority.path)
@@ -86,6 +87,9 @@ class TestTrust:
 
     def server_context(self) -> ssl.SSLContext | None:
         return self.context
+
+    def why_unsure(self) -> str:
+        return self.unsure
 
     def is_revoked(self, identity: CertificateIdentity) -> bool:
         return is_revoked(identity, self.revocations)

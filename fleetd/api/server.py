@@ -442,7 +442,10 @@ class Server:
             actor=await self.identify(connection, incoming.headers.getall(USER_HEADER, [])),
         )
         if (client := connection.tls_client) is not None:
-            refusal = client.refuse(self._unix_now(), self._get_trust().is_revoked)
+            trust = self._get_trust()
+            refusal = client.refuse(self._unix_now(), trust.is_revoked)
+            if not refusal[0] and (why := trust.why_unsure()):
+                refusal = 503, why
             request = replace(request, refusal=refusal, certificate=None if refusal[0] else client.certificate)
             if refusal[0]:
                 request = replace(request, actor=replace(request.actor, rights=NO_RIGHTS))

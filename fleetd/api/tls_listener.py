@@ -40,6 +40,9 @@ class ServerTrust(Protocol):
     def is_revoked(self, identity: CertificateIdentity) -> bool:
         """True if a certificate does not count any more."""
 
+    def why_unsure(self) -> str:
+        """Why it is not known yet which certificates were revoked; '' if it is."""
+
 
 class TlsListener:
     """Accepts connections on a listening socket, and hands those with TLS to the protocols that `make_protocol` makes.

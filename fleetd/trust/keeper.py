@@ -95,6 +95,8 @@ class TrustKeeper:
         self._keys: tuple[Authority, ...] = ()
         self._own_knowledge = OwnKnowledge()
         self._revoked: dict[str, float] = {}  # subject → its certificates of before this time do not count
+        self._has_read = False  # the store, since the start
+        self._is_examined = False  # the certificate that was there at the start
         self._changed = asyncio.Event()
         self._making = asyncio.Lock()  # of an authority: two would take the same number, and the same file
 
@@ -111,6 +113,12 @@ class TrustKeeper:
     def is_revoked(self, identity: CertificateIdentity) -> bool:
         """True if this certificate does not count any more."""
         return identity.issued_at_s < self._revoked.get(identity.subject, 0.0)
+
+    def why_unsure(self) -> str:
+        """Why it is not known yet which certificates were revoked; '' if it is."""
+        if self._has_read:
+            return ""
+        return "this server has not read yet which certificates were revoked while it was off: is its store reachable?"
 
     def revocations(self) -> tuple[Revocation, ...]:
         """All that are known."""
@@ -210,11 +218,11 @@ class TrustKeeper:
     async def run(self) -> None:
         """Keep all of it up to date until cancelled."""
         backoff = Backoff(FIRST_RETRY_S, LONGEST_RETRY_S)
-        await self._examine()
         while True:
             self._changed.clear()
             try:
                 revision = await self._read()
+                await self._examine()
                 async with self._making:
                     if not self._known.authorities:
                         await self._publish_or_make()
@@ -264,6 +272,7 @@ class TrustKeeper:
         self._keys = (*in_files, *in_store, *lost)
         kept = tuple(sorted((*in_store, *lost), key=lambda each: each.number))
         self._learn(msgspec.structs.replace(self._own_knowledge, known=known, keys=kept))
+        self._has_read = True
         return revision
 
     def _key_files(self, known: Known | None = None) -> tuple[Authority, ...]:
@@ -384,7 +393,10 @@ class TrustKeeper:
     # This machine's certificate.
 
     async def _examine(self) -> None:
-        """Find out what the certificate says that is in use, and who has signed it."""
+        """Find out, once, what the certificate says that is in use, and who has signed it."""
+        if self._is_examined:
+            return
+        self._is_examined = True
         certificate = self._files.read_certificate()
         authorities = [each.certificate for each in self._known.authorities] or self._files.read_authorities()
         if not self.server_context() or not authorities:
@@ -432,6 +444,7 @@ class TrustKeeper:
     async def _renew_without_store(self) -> None:
         """A store that is down for long must not let the certificate expire."""
         try:
+            await self._examine()
             if self._known.authorities:
                 await self._renew()
         except (SigningFailed, OSError, ValueError) as error:

@@ -216,6 +216,17 @@ async def test_a_revoked_certificate_is_refused_in_words_and_its_connections_are
     assert (await cluster.ask(bob, "GET /fleet/v2/whoami"))[0] == 200
 
 
+async def test_no_certificate_counts_while_it_is_not_known_which_were_revoked(cluster: Cluster) -> None:
+    ann, worker = cluster.authority.person("ann"), cluster.authority.machine("w1", "worker")
+    cluster.trust.unsure = "not read yet"
+    for certificate, path in ((ann, "/fleet/v2/whoami"), (worker, "/fleet/worker/v1/get")):
+        status, refused = await cluster.ask(certificate, f"GET {path}")
+        assert (status, message(refused)) == (503, "not read yet")
+    assert (await cluster.ask(worker, "GET /fleet/v2/authorities"))[0] == 409, "by the route, which is for anybody"
+    cluster.trust.unsure = ""
+    assert (await cluster.ask(ann, "GET /fleet/v2/whoami"))[0] == 200
+
+
 async def test_a_certificate_of_another_authority_ends_the_handshake_with_a_reason_on_both_sides(
     cluster: Cluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -218,6 +218,25 @@ def test_a_revocation_reaches_every_server(server):
     run_virtually(scenario())
 
 
+def test_a_server_that_starts_says_that_it_does_not_know_revocations_until_it_has_read_the_store(server):
+    """It was off while one was made: nobody is to be let in with such a certificate for a moment."""
+
+    async def scenario():
+        one, two = server("m1"), server("m2")
+        async with running(one, two):
+            await two.stop()
+            await one.keeper.revoke("person/ann", "bob")
+            ann = CertificateIdentity("person", "ann", issued_at_s=unix_now())
+            two.start()
+            assert not two.keeper.is_revoked(ann)
+            assert two.keeper.why_unsure().startswith("this server has not read yet which certificates were revoked")
+            while two.keeper.why_unsure():  # noqa: ASYNC110 (no event says it)
+                await asyncio.sleep(0)
+            assert two.keeper.is_revoked(ann)
+
+    run_virtually(scenario())
+
+
 def test_a_server_that_was_removed_makes_itself_no_other_certificate(server, caplog):
     async def scenario():
         one, two = server("m1"), server("m2")

@@ -65,3 +65,6 @@ class ServerCertificates:
 
     def is_revoked(self, identity: CertificateIdentity) -> bool:
         return False
+
+    def why_unsure(self) -> str:
+        return ""
