@@ -1,5 +1,6 @@
 """What a server answers to a worker: each call, what is refused, and why."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -236,6 +237,23 @@ async def test_a_worker_has_a_bounded_number_of_leases(worker: Caller) -> None:
     assert (await worker.ask("grant", wire.GrantRequest(ttl_s=60)))[0] == wire.UNAVAILABLE
     await worker.ask("revoke", wire.LeaseRequest(lease=leases[0]))
     assert await worker.grant()
+
+
+async def test_leases_that_are_asked_for_at_once_are_bounded_as_well(worker: Caller) -> None:
+    class SlowStore:
+        async def grant(self, ttl_s: float) -> int:
+            await asyncio.sleep(0)
+            return await worker.store.grant(ttl_s)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(worker.store, name)
+
+    asker = Caller(SlowStore())  # type: ignore[arg-type]
+    for _ in range(3):
+        asked = [asker.ask("grant", wire.GrantRequest(ttl_s=60)) for _ in range(12)]
+        await asyncio.gather(*asked)
+    granted = await worker.store.range(KEYS.leases_prefix)
+    assert len(granted.items) == 16
 
 
 # Who asks, and what is no request

@@ -4,6 +4,7 @@ The key `leases/<id>`, on the lease itself, names the machine, so that every ser
 machine is on is its own, too: a machine that has become a worker has registered without a server.
 """
 
+from collections import Counter
 from collections.abc import Callable
 
 from fleetd.model.timespan import LONGEST_S
@@ -24,17 +25,24 @@ class LeaseOwners:
         self._now = now
         self._owners: dict[int, str] = {}
         self._ends: dict[str, dict[int, float]] = {}  # of leases granted here, by machine
+        self._coming: Counter[str] = Counter()  # leases that are being granted, by machine
 
     async def grant(self, machine: str, ttl_s: float) -> int:
         """A new lease for this machine. Raises ValueError for no time span, Unavailable for too many leases."""
         if not 0 < ttl_s <= LONGEST_S:
             raise ValueError(f"a lease of {ttl_s} s: at most {LONGEST_S:g} s are allowed")
-        alive = {lease: end for lease, end in self._ends.get(machine, {}).items() if end > self._now()}
-        if len(alive) >= MAX_LEASES:
-            raise Unavailable(f"this worker has {len(alive)} leases already, which is the limit")
-        self._ends[machine] = alive
-        lease = await self._store.grant(ttl_s)
-        alive[lease] = self._now() + ttl_s
+        ends = self._ends.setdefault(machine, {})
+        for lease in [lease for lease, end_s in ends.items() if end_s <= self._now()]:
+            del ends[lease]
+        count = len(ends) + self._coming[machine]
+        if count >= MAX_LEASES:
+            raise Unavailable(f"this worker has {count} leases already, which is the limit")
+        self._coming[machine] += 1
+        try:
+            lease = await self._store.grant(ttl_s)
+        finally:
+            self._coming[machine] -= 1
+        ends[lease] = self._now() + ttl_s
         self._remember(lease, machine)
         await self._store.transact([], [Put(self._registry.lease_key(lease), machine.encode(), lease)])
         return lease
