@@ -4,8 +4,10 @@ Reads one call as JSON from standard input, `{"verb": …, "arguments": {…}}`,
 `{"error": …}` in words for whoever asked.
 """
 
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -91,4 +93,6 @@ def answer(call: bytes) -> bytes:
 
 
 if __name__ == "__main__":
+    with suppress(OSError):  # strangers can have it run: fleetd itself has better things to do
+        os.nice(10)
     sys.stdout.buffer.write(answer(sys.stdin.buffer.read()))
