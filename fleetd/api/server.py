@@ -68,6 +68,7 @@ class _Connection(aiohttp_import.RequestHandler):
         self._client_timeout_s = listener.server.client_timeout_s
         self.peer: Peer | None = None  # over a unix socket
         self.tls_client: TlsClient | None = None  # over https
+        self.tls_context: object = None
         self.actor = Actor()  # without a name: see Server.identify
         self.is_refused = False
         self.stream: asyncio.Task[None] | None = None  # writes the body of a StreamedResponse
@@ -87,7 +88,8 @@ class _Connection(aiohttp_import.RequestHandler):
                 self._refuse(self.listener.server.peer_rights.describe_refusal(self.peer))
                 return
             self.listener.admit(self, self.peer.user or None)
-        elif transport.get_extra_info("ssl_object") is not None:
+        elif (tls := transport.get_extra_info("ssl_object")) is not None:
+            self.tls_context = tls.context
             self.tls_client = read_client(transport.get_extra_info("peercert"))
             self.actor = self.tls_client.actor()
             self.listener.admit(self, self.tls_client.subject, self.tls_client.most_connections)
@@ -313,11 +315,13 @@ class Server:
         self._paths.clear()
 
     def close_revoked(self) -> None:
-        """Close the open connections of clients whose certificates do not count any more."""
+        """Close the open connections of clients whose certificates do not count any more: they were revoked, or perhaps
+        of an authority that is not trusted any more, since when there is another context."""
+        trust = self._get_trust()
         for connection in list(self._listeners[0].connections):
             assert isinstance(connection, _Connection)
-            client = connection.tls_client
-            if client and client.certificate and self._get_trust().is_revoked(client.certificate):
+            client, is_former = connection.tls_client, connection.tls_context is not trust.server_context()
+            if client and client.certificate and (is_former or trust.is_revoked(client.certificate)):
                 connection.abort()
 
     def _get_trust(self) -> ServerTrust:
@@ -443,9 +447,7 @@ class Server:
         )
         if (client := connection.tls_client) is not None:
             trust = self._get_trust()
-            refusal = client.refuse(self._unix_now(), trust.is_revoked)
-            if not refusal[0] and (why := trust.why_unsure()):
-                refusal = 503, why
+            refusal = client.refuse(self._unix_now(), trust.is_revoked, trust.why_unsure())
             request = replace(request, refusal=refusal, certificate=None if refusal[0] else client.certificate)
             if refusal[0]:
                 request = replace(request, actor=replace(request.actor, rights=NO_RIGHTS))

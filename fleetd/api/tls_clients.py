@@ -31,8 +31,11 @@ class TlsClient(msgspec.Struct, frozen=True):
         is_machine = self.certificate is not None and self.certificate.kind == MACHINE
         return MACHINE_CONNECTIONS if is_machine else MAX_CONNECTIONS
 
-    def refuse(self, now_s: float, is_revoked: Callable[[CertificateIdentity], bool]) -> tuple[int, str]:
-        """The status and the words with which it is refused at this time; '' if its certificate counts."""
+    def refuse(
+        self, now_s: float, is_revoked: Callable[[CertificateIdentity], bool], unsure: str = ""
+    ) -> tuple[int, str]:
+        """The status and the words with which it is refused at this time; '' if its certificate counts. `unsure` says
+        why it is not known which ones were revoked, '' if it is."""
         if self.certificate is None:
             return 401, self.flaw or f"this needs a client certificate: {LOGIN}"
         subject = self.certificate.subject
@@ -51,7 +54,7 @@ class TlsClient(msgspec.Struct, frozen=True):
                 f"the certificate of {subject} counts from {begins} on, and the clock here says {_clock(now_s)}: one "
                 "of the two clocks is wrong"
             )
-        return 0, ""
+        return (503, unsure) if unsure else (0, "")
 
     def actor(self) -> Actor:
         """Who makes the requests of a client that is not refused. A machine has no rights of its own."""

@@ -196,9 +196,10 @@ def _listening(config: Config) -> tuple[object, ...]:
 
 
 def _watch_revocations(node: Node, server: Server) -> None:
-    """Have connections end whose certificate is revoked."""
+    """Have connections end whose certificate is revoked, or of an authority that is not trusted any more."""
     if node.trust is not None:
         node.trust.on_revoked = lambda subject: server.close_revoked()
+        node.trust.on_distrusted = server.close_revoked
 
 
 def _serve_fleetlock(node: Node) -> Server | None:

@@ -81,6 +81,7 @@ class TrustKeeper:
         on_revoked: Callable[[str], None] = lambda subject: None,
     ) -> None:
         self.on_revoked = on_revoked
+        self.on_distrusted: Callable[[], None] = lambda: None  # an authority is not trusted any more
         self.own: CertificateIdentity | None = None  # what the certificate in use says
         self._wanted = wanted
         self._files = files
@@ -288,7 +289,10 @@ class TrustKeeper:
         """Know this from now on, also after a restart."""
         former, self._own_knowledge = self._own_knowledge, knowledge
         if self._trusted():
+            before = self._contexts.client
             self._contexts.trust([each.certificate for each in self._trusted()])
+            if self._contexts.client is not before:
+                self.on_distrusted()
         try:
             self._files.write_authorities([each.certificate for each in self._trusted()])
             if former != knowledge:

@@ -216,6 +216,26 @@ async def test_a_revoked_certificate_is_refused_in_words_and_its_connections_are
     assert (await cluster.ask(bob, "GET /fleet/v2/whoami"))[0] == 200
 
 
+async def test_connections_with_a_certificate_of_an_authority_that_is_no_longer_trusted_are_closed(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """Who has its private key may have made it for years."""
+    ann, anybody = cluster.client(cluster.authority.person("ann")), cluster.client()
+    assert (await cluster.ask_over(ann, "GET /fleet/v2/whoami"))[0] == 200
+    assert (await cluster.ask_over(anybody, "GET /fleet/v2/whoami"))[0] == 401
+    cluster.trust.context = TestTrust(TestAuthority(tmp_path, 2)).context
+    cluster.server.close_revoked()
+    for client, ended in ((ann, True), (anybody, False)):
+        assert client.sock is not None
+        client.sock.settimeout(0.5)
+        try:
+            assert await asyncio.to_thread(client.sock.recv, 1) == b""
+        except ConnectionError:
+            assert ended
+        except TimeoutError:
+            assert not ended
+
+
 async def test_no_certificate_counts_while_it_is_not_known_which_were_revoked(cluster: Cluster) -> None:
     ann, worker = cluster.authority.person("ann"), cluster.authority.machine("w1", "worker")
     cluster.trust.unsure = "not read yet"

@@ -186,6 +186,21 @@ def test_after_a_rotation_all_have_certificates_of_the_new_authority_and_trust_b
     run_virtually(scenario())
 
 
+def test_connections_end_when_an_authority_is_not_trusted_any_more(server):
+    async def scenario():
+        one = server("m1")
+        ended = []
+        async with running(one):
+            one.keeper.on_distrusted = lambda: ended.append(unix_now())
+            await one.keeper.rotate("ann")
+            await asyncio.sleep(29 * DAY_S)
+            assert ended == []
+            await asyncio.sleep(2 * DAY_S)
+            assert len(ended) == 1
+
+    run_virtually(scenario())
+
+
 def test_a_server_that_was_off_at_the_rotation_gets_a_new_certificate(server):
     async def scenario():
         one, two = server("m1"), server("m2")
