@@ -159,6 +159,21 @@ async def test_a_machine_that_joins_gets_its_certificate_and_is_recorded(cluster
     assert (entry["MESSAGE"], entry["ACTION"], entry["FLEET_MACHINE"]) == (f"token of ann: join {M1}", "join", M1)
 
 
+async def test_its_metadata_is_recorded_as_it_is_written(cluster: Cluster) -> None:
+    """Units ask for it so."""
+    metadata = {"Disk": "ssd", "disk": "slow", "machineid": "7", "MachineID": "8"}
+    await cluster.join(await cluster.token(), metadata=metadata)
+    recorded = await cluster.fleet.registry.read(MACHINE_IDENTITIES)
+    assert recorded[M1,].metadata == metadata
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b'{"secret":1}', b'{"x":' + b"[" * 50_000])
+async def test_a_request_to_join_that_cannot_be_read_is_refused(cluster: Cluster, body: bytes) -> None:
+    answer = await cluster.fleet.api.handle(Request("POST", "/fleet/v2/join", headers=JSON, body=body, local=True))
+    assert answer.status == 400
+    assert b"unable to decode body" in answer.body
+
+
 async def test_a_token_is_used_once(cluster: Cluster) -> None:
     token = await cluster.token()
     await cluster.join(token)

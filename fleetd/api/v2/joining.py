@@ -9,6 +9,7 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+import msgspec
 from msgspec.structs import replace
 
 from fleetd.api import schema
@@ -25,6 +26,7 @@ from fleetd.model.certificate import (
     is_revoked,
     issue_time,
 )
+from fleetd.model.decoding import UNREADABLE
 from fleetd.model.host_keys import parse_public_keys
 from fleetd.model.join_token import (
     KEPT_S,
@@ -138,7 +140,7 @@ class Joining:
         """Give a machine that has a join token its certificate, and record what it says of itself. Over https, without
         a certificate."""
         trust = self._find_trust()
-        asked = parse_json(request.body, schema.JoinRequest)
+        asked = _parse_join(request.body)
         identity = _check_newcomer(asked)
         key = hash_text(asked.secret)
         for _attempt in range(_ATTEMPTS):
@@ -261,6 +263,14 @@ async def find_servers(registry: Registry) -> tuple[str, ...]:
 
 def _text(item: KeyValue | None) -> str:
     return item.value.decode(errors="replace") if item else ""
+
+
+def _parse_join(body: bytes) -> schema.JoinRequest:
+    """The body. Unlike in other requests, case counts: keys of metadata are as units ask for them. Raises ApiError."""
+    try:
+        return msgspec.json.decode(body, type=schema.JoinRequest)
+    except (RecursionError, *UNREADABLE) as error:
+        raise ApiError(400, f"unable to decode body: {error}") from error
 
 
 def _check_newcomer(asked: schema.JoinRequest) -> MachineIdentity:
