@@ -141,7 +141,8 @@ def _login_context(login: "Login") -> "ssl.SSLContext":
 def _bundle_context(settings: Settings) -> "ssl.SSLContext | None":
     """TLS with what `fleetctl login --for` wrote, which is all in one file; None if --cert-file names something
     else. Raises CommandFailed."""
-    from fleetctl.logins import fleet_context, split_certificates
+    from fleetctl.logins import fleet_context
+    from fleetd.model.certificate import split_pem
 
     path = settings.cert_file
     if not path or any((settings.key_file, settings.ca_file, settings.etcd_keyfile, settings.etcd_cafile)):
@@ -151,7 +152,7 @@ def _bundle_context(settings: Settings) -> "ssl.SSLContext | None":
             text = file.read()
     except OSError:
         return None
-    authorities = split_certificates(text)[1:]
+    authorities = split_pem(text)[1:]
     if "PRIVATE KEY" not in text or not authorities:
         return None
     try:

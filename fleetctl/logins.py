@@ -4,18 +4,17 @@ Each is a folder below ~/.fleetctl/certificates, named like the fingerprint of t
 `certificate.pem` (with its key), `authorities.pem` (whom to trust), and `login.json`, which is written last.
 """
 
-import hashlib
 import os
-import re
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import msgspec
 
+from fleetd.model.certificate import fingerprint, split_pem
 from fleetd.model.decoding import UNREADABLE
 
 if TYPE_CHECKING:
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from fleetd.api import schema
 
 FOLDER = "~/.fleetctl/certificates"
-_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----\n?")
 
 
 class Login(msgspec.Struct, frozen=True):
@@ -80,7 +78,8 @@ def keep_login(answer: "schema.Login", key: str, folder: str = FOLDER) -> Login:
     """Keep a certificate and its key, instead of others of this cluster. Raises OSError."""
     base = Path(folder).expanduser()
     base.mkdir(mode=0o700, parents=True, exist_ok=True)
-    own = base / fingerprint(answer.authorities)
+    signing = split_pem(answer.authorities)[-1:]
+    own = base / "".join(map(fingerprint, signing))
     own.mkdir(mode=0o700, exist_ok=True)
     login = Login(answer.subject, answer.expires, answer.servers, str(own))
     write_private(own / "certificate.pem", answer.certificate + key)
@@ -104,19 +103,6 @@ def write_private(path: Path, text: str) -> None:
 def local_time(at: float) -> str:
     """A Unix time in this machine's zone."""
     return time.strftime("%Y-%m-%d %H:%M %Z", time.localtime(at))
-
-
-def split_certificates(pem: str) -> list[str]:
-    """The certificates in a PEM file, in their order."""
-    return _CERTIFICATE.findall(pem)
-
-
-def fingerprint(authorities: str) -> str:
-    """The SHA-256 of the last of these certificates, in hexadecimal digits; '' if there is none."""
-    import ssl
-
-    certificates: Sequence[str] = split_certificates(authorities)
-    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(certificates[-1])).hexdigest() if certificates else ""
 
 
 def _place(url: str) -> tuple[str, int]:

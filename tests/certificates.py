@@ -17,6 +17,7 @@ from fleetd.model.certificate import (
 )
 from fleetd.model.permission import NO_RIGHTS, parse_rights
 from fleetd.trust import x509
+from fleetd.trust.contexts import NO_CHECK_TIME
 
 LIFE_S = 3600.0
 
@@ -84,6 +85,7 @@ class TestTrust:
         self.context.verify_mode = ssl.CERT_OPTIONAL
         self.context.options |= ssl.OP_NO_TICKET
         self.context.num_tickets = 0
+        self.context.verify_flags |= NO_CHECK_TIME
 
     def server_context(self) -> ssl.SSLContext | None:
         return self.context

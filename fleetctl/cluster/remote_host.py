@@ -1,6 +1,5 @@
 """A machine that is to be added, reached over SSH: who it is, and whether it can be added."""
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,8 +9,8 @@ from fleetctl import output
 from fleetctl.cluster.host import Host, over_ssh
 from fleetctl.errors import CommandFailed, SshFailed
 from fleetctl.settings import Settings
+from fleetd.model.join_token import refuse_machine_id
 
-_MACHINE_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 REACH_S = 5.0
 CLOCKS_DIFFER_S = 12 * 3600.0  # certificates are valid from a day before they are made
 _FACTS = r"""
@@ -59,7 +58,7 @@ def _introduce(connection: object, name: str) -> tuple[Host, Facts]:
         host = over_ssh(connection, name, ("sudo", "-n"))  # type: ignore[arg-type]
         if host.try_to("true").status:
             raise CommandFailed(f"{name}: log in as root, or as a user whose sudo asks for no password")
-    if not _MACHINE_ID.fullmatch(machine):
+    if refuse_machine_id(machine):
         raise CommandFailed(f"{name} has no machine-id in /etc/machine-id: run systemd-machine-id-setup there")
     fields = ssh.split()
     return host, Facts(machine, hostname, fields[2] if len(fields) > 2 else "", float(now))

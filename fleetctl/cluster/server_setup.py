@@ -5,6 +5,7 @@ Each step may be repeated; it returns what it has done, in words, '' if there wa
 
 import json
 import re
+import shlex
 import time
 from collections.abc import Iterable, Mapping
 
@@ -13,6 +14,7 @@ import msgspec
 from fleetctl import output
 from fleetctl.cluster import layout
 from fleetctl.cluster.host import Host
+from fleetctl.cluster.package import APT
 from fleetctl.errors import CommandFailed
 from fleetd.config.config import Config, ConfigError, parse_config
 from fleetd.config.file_edit import set_options
@@ -21,7 +23,7 @@ from fleetd.model.certificate import Authority
 STARTED_S = 60.0
 POLL_S = 0.5
 
-_APT = "env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=120"
+_APT = shlex.join(APT)
 _INSTALL_ETCD = f"""\
 systemctl mask --quiet --runtime etcd.service 2>/dev/null
 install() {{ {_APT} install --yes --no-install-recommends etcd-server </dev/null; }}

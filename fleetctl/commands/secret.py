@@ -2,11 +2,9 @@
 
 import os
 
-import click
-
 from fleetctl import output
 from fleetctl.client import Client, open_client
-from fleetctl.command_line import new_command
+from fleetctl.command_line import flag, new_command
 from fleetctl.errors import CommandFailed, failing_as
 from fleetctl.listing import Columns, Listing, Values, View, list_command
 from fleetctl.settings import Settings
@@ -47,7 +45,7 @@ _VERBS = ("list", "set", "revert", "rm")
 
 
 @new_command("secret", usage=_USAGE, completes=("secrets",))
-@click.option("--force", is_flag=True, help="with rm: also while units name the secret")
+@flag("--force", text="with rm: also while units name the secret")
 @list_command(LISTING)
 def command(settings: Settings, view: View[schema.SecretReport], *, force: bool) -> int:
     """Lists the secrets of the cluster; or sets one to what standard input holds, goes back to the version before, or

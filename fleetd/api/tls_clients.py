@@ -1,7 +1,6 @@
 """Who a client over https is, by its certificate, and why it is refused. Pure: the clock is an argument."""
 
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -9,6 +8,7 @@ import msgspec
 from fleetd.api.connection_limits import MAX_CONNECTIONS
 from fleetd.model.actor import Actor
 from fleetd.model.certificate import BACKDATED_S, MACHINE, CertificateIdentity, parse_peer_certificate
+from fleetd.model.timespan import render_moment
 
 MACHINE_CONNECTIONS = 24
 LOGIN = "fleetctl login --tunnel SERVER gets one, for whoever may log in to a server of the cluster over SSH"
@@ -44,15 +44,16 @@ class TlsClient(msgspec.Struct, frozen=True):
             return 403, f"the certificate of {subject} was revoked; {remedy}"
         if now_s >= self.certificate.expires_at_s:
             remedy = "it has to be renewed" if self.certificate.kind == MACHINE else LOGIN
+            expired = render_moment(self.certificate.expires_at_s)
             return 401, (
-                f"the certificate of {subject} expired at {_clock(self.certificate.expires_at_s)}, and the clock here "
-                f"says {_clock(now_s)}: {remedy}"
+                f"the certificate of {subject} expired at {expired}, and the clock here says {render_moment(now_s)}: "
+                f"{remedy}"
             )
         if now_s < self.certificate.issued_at_s - BACKDATED_S:
-            begins = _clock(self.certificate.issued_at_s - BACKDATED_S)
+            begins = render_moment(self.certificate.issued_at_s - BACKDATED_S)
             return 401, (
-                f"the certificate of {subject} counts from {begins} on, and the clock here says {_clock(now_s)}: one "
-                "of the two clocks is wrong"
+                f"the certificate of {subject} counts from {begins} on, and the clock here says "
+                f"{render_moment(now_s)}: one of the two clocks is wrong"
             )
         return (503, unsure) if unsure else (0, "")
 
@@ -71,7 +72,3 @@ def read_client(peer_certificate: Mapping[str, Any] | None) -> TlsClient:
         return TlsClient(parse_peer_certificate(peer_certificate))
     except ValueError as error:
         return TlsClient(flaw=f"this client certificate cannot be used: {error}")
-
-
-def _clock(at_s: float) -> str:
-    return f"{datetime.fromtimestamp(at_s, UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -26,7 +26,6 @@ _RETRY_S = 1.0  # after the system had no descriptors left
 _LOG_S = 60.0  # between two log entries about the same
 _HANDSHAKE = b"\x16"  # the first byte of TLS
 _INTERNAL_ERROR = b"\x15\x03\x03\x00\x02\x02\x50"  # a fatal alert of TLS (RFC 8446 6.2): not the client's fault
-NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME, which Python has no name for
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +34,7 @@ class ServerTrust(Protocol):
     """What a listener needs of the certificates of this machine."""
 
     def server_context(self) -> ssl.SSLContext | None:
-        """The context of the next connection; None while there is no certificate."""
+        """The context of the next connection, with contexts.NO_CHECK_TIME; None while there is no certificate."""
 
     def is_revoked(self, identity: CertificateIdentity) -> bool:
         """True if a certificate does not count any more."""
@@ -142,8 +141,6 @@ class TlsListener:
             self._note("refused a client", "this machine has no certificate yet")
             await _refuse(connection, _INTERNAL_ERROR)
             return
-        if not context.verify_flags & NO_CHECK_TIME:  # who has expired is told so in words: see server.py
-            context.verify_flags |= ssl.VerifyFlags(NO_CHECK_TIME)
         loop = asyncio.get_running_loop()
         done = loop.create_future()
         protocol = _SmallTls(

@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+from fleetd.api.http import ApiError
 from fleetd.model.certificate import Authority, CertificateIdentity, Revocation, TrustedAuthority
+from fleetd.registry.records import REVOCATIONS
+from fleetd.registry.registry import Registry
 
 
 class Trust(Protocol):
@@ -51,3 +54,18 @@ class Trust(Protocol):
 
     def keys_in_files(self) -> Sequence[Authority]:
         """The authorities of the cluster whose private keys are in files here: for other servers alone."""
+
+
+def require_trust(trust: Trust | None) -> Trust:
+    """The authority, if this fleetd has one. Raises ApiError."""
+    if trust is None:
+        raise ApiError(
+            409, "this machine serves no https: set listen=https://:7443 in its fleet.conf, or ask one that does"
+        )
+    return trust
+
+
+async def read_revocations(registry: Registry, trust: Trust | None) -> list[Revocation]:
+    """Those in the store, and those that this server knows beside them."""
+    stored = await registry.read(REVOCATIONS)
+    return [*stored.values(), *(trust.revocations() if trust else ())]

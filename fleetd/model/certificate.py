@@ -4,7 +4,9 @@ All of it stands in URIs of the subjectAltName, which the standard library's TLS
 has checked who signed it.
 """
 
+import base64
 import calendar
+import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -24,12 +26,13 @@ MACHINE_LIFE_S = 30 * DAY_S
 PERSON_LIFE_S = DAY_S / 2
 SERVICE_LIFE_S = 90 * DAY_S  # the longest
 RENEWED_AFTER = 2 / 3  # of the life
-CLOCKS_DIFFER_S = 3600.0  # a revocation holds if the clocks of servers differ by no more
+CLOCKS_DIFFER_S = 3600.0  # revocations and the end of join tokens hold if those of servers differ by no more
 
 MAX_NAME = 64  # characters
 _SCHEME = "fleet://"
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")  # RFC 3986
-_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_PEM = re.compile(r"-----BEGIN CERTIFICATE-----([^-]+)-----END CERTIFICATE-----\n?")
 _TIME = re.compile(r"([A-Z][a-z]{2}) +(\d{1,2}) (\d{2}):(\d{2}):(\d{2}) (\d{4}) GMT", re.ASCII)
 
 
@@ -89,6 +92,19 @@ class Revocation(msgspec.Struct, frozen=True, tag_field="format", tag=FORMAT):
     before_s: float
     by: str = ""
     at_s: float = 0.0
+
+
+def split_pem(text: str) -> tuple[str, ...]:
+    """The certificates in a PEM file, each as a text of its own."""
+    return tuple(found[0].rstrip("\n") + "\n" for found in _PEM.finditer(text))
+
+
+def fingerprint(certificate: str) -> str:
+    """The SHA-256 of a certificate (PEM) as DER, in hexadecimal digits. Raises ValueError."""
+    found = _PEM.fullmatch(certificate)
+    if not found:
+        raise ValueError("this is not one certificate in PEM")
+    return hashlib.sha256(base64.b64decode(found[1])).hexdigest()
 
 
 def refuse_name(name: str) -> str:
@@ -187,7 +203,7 @@ def _unquote(text: str) -> str:
 def _parse_time(text: str) -> float:
     """A time as OpenSSL prints it, `Nov 26 15:04:05 2026 GMT`. Raises ValueError."""
     found = _TIME.fullmatch(text)
-    if not found or found[1] not in _MONTHS:
+    if not found or found[1] not in MONTHS:
         raise ValueError(f"{text!r} is not the time of a certificate")
     day, hour, minute, second, year = (int(found[at]) for at in range(2, 7))
-    return float(calendar.timegm((year, _MONTHS.index(found[1]) + 1, day, hour, minute, second)))
+    return float(calendar.timegm((year, MONTHS.index(found[1]) + 1, day, hour, minute, second)))

@@ -12,12 +12,12 @@ from collections.abc import Mapping
 
 import msgspec
 
+from fleetd.model.certificate import CLOCKS_DIFFER_S
 from fleetd.model.decoding import FORMAT
 from fleetd.model.machine import is_address
 
 LIFE_S = 3600.0
 KEPT_S = 23 * 3600.0  # after that hour, so that whoever comes late is told that
-CLOCKS_DIFFER_S = 3600.0  # those of servers, at most
 SECRET_BYTES = 20
 MAX_REQUEST = 8192  # characters of a request for a certificate
 MAX_METADATA = 64  # entries

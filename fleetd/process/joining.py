@@ -5,7 +5,6 @@ token has is among them, and has signed the certificate that the server shows. A
 they replace, and put in their places once the machine has its certificate; if anything fails, they are taken away.
 """
 
-import hashlib
 import os
 import ssl
 import time
@@ -22,11 +21,12 @@ from fleetd import __version__
 from fleetd.api import schema
 from fleetd.config.config import Config, ConfigError, load_config, parse_config
 from fleetd.config.file_edit import option_names, set_options
-from fleetd.model.certificate import WORKER
+from fleetd.model.certificate import WORKER, fingerprint, split_pem
 from fleetd.model.decoding import UNREADABLE
 from fleetd.model.join_token import TokenText, parse_token
 from fleetd.process.identity import IdentityError
-from fleetd.trust.files import TrustFiles, split_pem
+from fleetd.trust.contexts import CLOCK_ERRORS, client_context
+from fleetd.trust.files import TrustFiles
 
 DEFAULT_PORT = 7443
 TIMEOUT_S = 30.0  # for an answer; a server makes a certificate in a second, if it is not busy
@@ -34,8 +34,6 @@ ATTEMPTS = 4
 PAUSE_S = 2.0  # between them
 MAX_ANSWER = 1024 * 1024  # bytes
 _AUTHORITIES, _JOIN, _RENEW = (f"{schema.V2}/{name}" for name in ("authorities", "join", "renew"))
-
-_OF_CLOCKS = (9, 10)  # OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED
 
 T = TypeVar("T")
 
@@ -165,7 +163,7 @@ class _Server:
         trusted = split_pem(self.ask("GET", _AUTHORITIES, None, schema.Authorities).authorities)
         for certificate in trusted:
             with suppress(ValueError):
-                if hashlib.sha256(ssl.PEM_cert_to_DER_cert(certificate)).hexdigest() == pinned.authority:
+                if fingerprint(certificate) == pinned.authority:
                     return certificate, *trusted
         raise JoinFailed(
             f"the server at {self.url} is not of the cluster that the token is for, whose authority it does not have: "
@@ -175,10 +173,7 @@ class _Server:
 
     def trust(self, authority: str) -> None:
         """Believe from now on only a server whose certificate this authority has signed."""
-        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        self._context.check_hostname = False  # servers' certificates alone may serve
-        self._context.minimum_version = ssl.TLSVersion.TLSv1_2
-        self._context.load_verify_locations(cadata=authority)
+        self._context = client_context([authority])
 
     def ask(self, method: str, path: str, body: msgspec.Struct | None, kind: type[T]) -> T:
         """The answer to one request. Raises JoinFailed."""
@@ -190,7 +185,7 @@ class _Server:
             content = response.read(MAX_ANSWER)
         except ssl.SSLCertVerificationError as error:
             why = "the authority that the token is for has not signed it: another server answers there"
-            if error.verify_code in _OF_CLOCKS:
+            if error.verify_code in CLOCK_ERRORS:
                 why = f"is the clock of this machine right ({time.strftime('%Y-%m-%d %H:%M')})?"
             raise JoinFailed(
                 f"the certificate of the server at {self.url} does not count ({error.verify_message}): {why} (The "

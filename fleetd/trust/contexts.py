@@ -7,6 +7,7 @@ from pathlib import Path
 # OpenSSL's X509_V_FLAG_NO_CHECK_TIME. The server looks at the times of a client's certificate itself, so that whoever
 # comes with one that has expired is told so in words.
 NO_CHECK_TIME = ssl.VerifyFlags(0x200000)
+CLOCK_ERRORS = (9, 10)  # OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED
 
 
 def is_certificate(text: str) -> bool:
@@ -16,6 +17,17 @@ def is_certificate(text: str) -> bool:
     except (ssl.SSLError, ValueError, TypeError):  # also empty, or not ASCII
         return False
     return True
+
+
+def client_context(authorities: Sequence[str] = ()) -> ssl.SSLContext:
+    """The TLS of a client that trusts these authorities (PEM). Names are not checked: only servers' certificates may
+    serve. Raises ssl.SSLError."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if authorities:
+        context.load_verify_locations(cadata="".join(authorities))
+    return context
 
 
 class TlsContexts:
@@ -54,16 +66,15 @@ class TlsContexts:
             context.load_cert_chain(certificate, key)
 
     def _make(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-        server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), client_context(self._trusted)
         server.verify_mode = ssl.CERT_OPTIONAL
         server.options |= ssl.OP_NO_TICKET  # a session that is resumed would not show a revocation
         server.num_tickets = 0
         server.verify_flags |= NO_CHECK_TIME
-        client.check_hostname = False
-        for context in (server, client):
-            context.minimum_version = ssl.TLSVersion.TLSv1_2
-            if self._trusted:
-                context.load_verify_locations(cadata="".join(self._trusted))
-            if self._certificate:
+        server.minimum_version = ssl.TLSVersion.TLSv1_2
+        if self._trusted:
+            server.load_verify_locations(cadata="".join(self._trusted))
+        if self._certificate:
+            for context in (server, client):
                 context.load_cert_chain(*self._certificate)
         return server, client

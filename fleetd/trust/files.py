@@ -12,18 +12,12 @@ from pathlib import Path
 import msgspec
 
 from fleetd.model.authorities import Known
-from fleetd.model.certificate import Authority
+from fleetd.model.certificate import Authority, split_pem
 from fleetd.model.decoding import UNREADABLE
 
 log = logging.getLogger(__name__)
 
-_PEM = re.compile(r"-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----\n?")
 _KEY_FILE = re.compile(r"authority-([0-9]{1,9})\.key", re.ASCII)
-
-
-def split_pem(text: str) -> tuple[str, ...]:
-    """The certificates in a PEM file, each as a text of its own."""
-    return tuple(each.rstrip("\n") + "\n" for each in _PEM.findall(text))
 
 
 class OwnKnowledge(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -5,7 +5,6 @@ the first authority, too, where there is none. A worker has its certificate rene
 """
 
 import asyncio
-import hashlib
 import logging
 import ssl
 import time
@@ -32,6 +31,7 @@ from fleetd.model.certificate import (
     CertificateIdentity,
     Revocation,
     TrustedAuthority,
+    fingerprint,
     issue_time,
     revoke,
 )
@@ -136,7 +136,7 @@ class TrustKeeper:
 
     async def fingerprint(self) -> str:
         """The SHA-256 of the certificate, as DER, of the authority that signs now. Raises CannotSign."""
-        return hashlib.sha256(ssl.PEM_cert_to_DER_cert(self._find_signer().certificate)).hexdigest()
+        return fingerprint(self._find_signer().certificate)
 
     async def sign(
         self,

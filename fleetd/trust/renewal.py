@@ -14,6 +14,7 @@ import msgspec
 from fleetd import __version__
 from fleetd.model.certificate import Authority
 from fleetd.model.decoding import UNREADABLE
+from fleetd.trust.contexts import CLOCK_ERRORS, client_context
 
 RENEW = "/fleet/v2/renew"
 KEYS = "/fleet/v2/authority-keys"
@@ -21,7 +22,6 @@ T = TypeVar("T")
 
 TIMEOUT_S = 20.0  # for each server
 MAX_ANSWER = 1024 * 1024  # bytes
-_OF_CLOCKS = (9, 10)  # OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED
 
 
 class Renewal(msgspec.Struct, frozen=True):
@@ -53,7 +53,7 @@ def ask_servers(
     has signed a certificate for. `own` are the files with the certificate and its key: who shows one that counts does
     not wait behind strangers. Raises ValueError, with what each has said."""
     body = msgspec.json.encode({"certificate": certificate, "csr": request})
-    stranger, known = _make_context(authorities), _make_context(authorities)
+    stranger, known = client_context(authorities), client_context(authorities)
     with suppress(OSError):
         known.load_cert_chain(*own)
 
@@ -73,7 +73,7 @@ def fetch_keys(
 ) -> tuple[Authority, ...]:
     """The keys of authorities, of the first server that has that of the certificate `wanted`. `own` are the files with
     the certificate and the key of the server that asks. Raises ValueError, with what each has said."""
-    context = _make_context(authorities)
+    context = client_context(authorities)
     try:
         context.load_cert_chain(*own)
     except OSError as error:
@@ -89,14 +89,6 @@ def fetch_keys(
             return found
         refusals.append(f"{server}: it does not have it")
     raise ValueError("; ".join(refusals) or "no other server serves https")
-
-
-def _make_context(authorities: Sequence[str]) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False  # servers' certificates alone may serve
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_verify_locations(cadata="".join(authorities))
-    return context
 
 
 def _ask_each(servers: Sequence[str], ask: Callable[[str], T]) -> T:
@@ -122,7 +114,7 @@ def _ask(server: str, method: str, path: str, body: bytes | None, context: ssl.S
         raise ValueError(msgspec.json.decode(content, type=_Refusal).error.message or answer.reason)
     except ssl.SSLCertVerificationError as error:
         why = f"its certificate does not count ({error.verify_message})"
-        if error.verify_code in _OF_CLOCKS:
+        if error.verify_code in CLOCK_ERRORS:
             why += f"; is the clock of this machine right ({time.strftime('%Y-%m-%d %H:%M')})?"
         raise ValueError(why) from error
     except (OSError, HTTPException) as error:

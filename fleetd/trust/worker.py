@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Sequence
 
 from fleetd.aio import Backoff
-from fleetd.model.certificate import MACHINE_LIFE_S, CertificateIdentity
+from fleetd.model.certificate import MACHINE_LIFE_S, CertificateIdentity, split_pem
 from fleetd.trust.contexts import TlsContexts
-from fleetd.trust.files import TrustFiles, split_pem
+from fleetd.trust.files import TrustFiles
 from fleetd.trust.renewal import Renewal
 from fleetd.trust.signing import Signer, SigningFailed
 

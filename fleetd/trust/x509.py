@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from fleetd.model.certificate import AUTHORITY_LIFE_S, BACKDATED_S, MACHINE_LIFE_S
+from fleetd.model.certificate import AUTHORITY_LIFE_S, BACKDATED_S, MACHINE_LIFE_S, MONTHS
 from fleetd.model.certificate import Authority as Authority
 
 MAX_PEM = 16384  # characters
@@ -89,11 +89,6 @@ def sign(
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer_id), critical=False)
     )
     return _pem(builder.sign(_load_key(authority.key), hashes.SHA256()))
-
-
-def fingerprint(certificate: str) -> str:
-    """The SHA-256 of the certificate as DER, in hexadecimal digits. Raises ValueError."""
-    return _load_certificate(certificate).fingerprint(hashes.SHA256()).hex()
 
 
 def is_signed_by(certificate: str, authority: str) -> bool:
@@ -223,5 +218,4 @@ def _bounded(pem: str) -> bytes:
 
 
 def _print_time(at: datetime.datetime) -> str:
-    months = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-    return f"{months[at.month - 1]} {at.day:2} {at:%H:%M:%S} {at.year:04} GMT"
+    return f"{MONTHS[at.month - 1]} {at.day:2} {at:%H:%M:%S} {at.year:04} GMT"

@@ -8,6 +8,7 @@ from fleetd.model.certificate import (
     CertificateIdentity,
     Revocation,
     TrustedAuthority,
+    fingerprint,
     revoke,
 )
 from fleetd.trust import x509
@@ -34,7 +35,7 @@ class Issuer:
         self.read: Callable[..., Awaitable[tuple[CertificateIdentity, str]]] = self._signer.inspect
 
     async def fingerprint(self) -> str:
-        return x509.fingerprint(self.authority.certificate)
+        return fingerprint(self.authority.certificate)
 
     async def authorities(self) -> str:
         return "".join(each.certificate for each in self.trusted)

@@ -9,11 +9,11 @@ import pytest
 from contrib.testbed.etcd import free_port
 from fleetd.api.routes import Api
 from fleetd.config.options import Address
-from fleetd.model.certificate import CertificateIdentity
+from fleetd.model.certificate import CertificateIdentity, split_pem
 from fleetd.registry.registry import Registry
 from fleetd.store.protocol import Delete
 from fleetd.trust import x509
-from fleetd.trust.files import TrustFiles, split_pem
+from fleetd.trust.files import TrustFiles
 from fleetd.trust.keeper import Lives
 from fleetd.trust.worker import WorkerTrust
 from tests.api.served import LOOPBACK, Client, serving

@@ -1,4 +1,4 @@
-"""Watches of workers: one watch of the store, dealt out to all of them."""
+"""Watches of workers: one watch of the store, distributed to all of them."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator

@@ -23,7 +23,7 @@ async def served() -> AsyncIterator[tuple[EmbeddedStore, ServedWorkers]]:
 
 
 async def test_a_worker_that_comes_later_misses_nothing(served: tuple[EmbeddedStore, ServedWorkers]) -> None:
-    """It comes from another server, and has not seen what this one has dealt out already."""
+    """It comes from another server, and has not seen what this one has distributed already."""
     behind, server = served
     early, late = WorkerStore([server.url], None), WorkerStore([server.url], None)
     start = await late.revision()
@@ -40,7 +40,7 @@ async def test_a_worker_that_goes_from_server_to_server_misses_and_repeats_nothi
     behind = EmbeddedStore(":memory:", cluster_id="c")
     servers = [await ServedWorkers(behind).start() for _ in range(2)]
     urls = [server.url for server in servers]
-    settled = [WorkerStore([url], None) for url in urls]  # so that each server deals out changes all the time
+    settled = [WorkerStore([url], None) for url in urls]  # so that each server distributes changes all the time
     watches = [store.watch("/", 1) for store in settled]
     listening = [asyncio.ensure_future(_drain(watch)) for watch in watches]
     await asyncio.sleep(0.1)

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from contrib.testbed.etcd import free_port
-from fleetctl.logins import find_logins, fingerprint
+from fleetctl.logins import find_logins
 from fleetd.api.routes import Api
 from fleetd.api.server import Server
 from fleetd.config.options import Address
+from fleetd.model.certificate import fingerprint
 from fleetd.model.machine import Machine
 from fleetd.registry.registry import Registry
 from fleetd.store.embedded import EmbeddedStore, inline

@@ -1,5 +1,8 @@
 """What a certificate says, and which do not count any more."""
 
+import hashlib
+import ssl
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,11 +13,13 @@ from fleetd.model.certificate import (
     MAX_NAME,
     CertificateIdentity,
     Revocation,
+    fingerprint,
     is_revoked,
     issue_time,
     parse_peer_certificate,
     refuse_name,
     revoke,
+    split_pem,
     uris,
 )
 from fleetd.model.permission import NO_RIGHTS, Grant, Permission, Rights, parse_rights
@@ -175,3 +180,21 @@ def test_a_second_revocation_is_about_what_was_made_after_the_first(ahead, later
     issued = issue_time("machine/m2", [first, second], NOW + later)
     once_more = CertificateIdentity("machine", "m2", "worker", issued_at_s=float(int(issued)))
     assert not is_revoked(once_more, [first, second])
+
+
+def test_certificates_are_split_from_a_file_with_other_text():
+    first, second = (ssl.DER_cert_to_PEM_cert(content) for content in (b"first" * 30, b"second"))
+    assert split_pem(f"subject=m1\n{first}{second.rstrip()}") == (first, second)
+    assert split_pem("") == ()
+
+
+def test_the_fingerprint_is_the_sha256_of_the_certificate_as_der():
+    pem = ssl.DER_cert_to_PEM_cert(b"certificate" * 30)
+    assert fingerprint(pem) == hashlib.sha256(b"certificate" * 30).hexdigest()
+
+
+def test_what_is_not_one_certificate_has_no_fingerprint():
+    pem = ssl.DER_cert_to_PEM_cert(b"certificate")
+    for text in ("", "certificate", pem + pem):
+        with pytest.raises(ValueError, match="not one certificate"):
+            fingerprint(text)

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fleetd.model.certificate import CLOCKS_DIFFER_S
 from fleetd.model.join_token import (
-    CLOCKS_DIFFER_S,
     KEPT_S,
     LIFE_S,
     MAX_METADATA,

@@ -8,11 +8,18 @@ from functools import cached_property
 
 import pytest
 
-from fleetd.model.certificate import CertificateIdentity, TrustedAuthority, is_revoked, parse_peer_certificate
+from fleetd.model.certificate import (
+    CertificateIdentity,
+    TrustedAuthority,
+    fingerprint,
+    is_revoked,
+    parse_peer_certificate,
+    split_pem,
+)
 from fleetd.registry.registry import Registry
 from fleetd.store.protocol import Delete
 from fleetd.trust import x509
-from fleetd.trust.files import TrustFiles, split_pem
+from fleetd.trust.files import TrustFiles
 from fleetd.trust.keeper import CannotSign
 from fleetd.trust.signing import Signer
 from tests.unit.trusting_server import LIVES, TrustingServer, answer_here, open_store
@@ -550,6 +557,6 @@ def test_the_fingerprint_is_that_of_the_authority_that_signs(server):
     async def scenario():
         one = server("m1")
         async with running(one):
-            assert await one.keeper.fingerprint() == x509.fingerprint(await one.keeper.authorities())
+            assert await one.keeper.fingerprint() == fingerprint(await one.keeper.authorities())
 
     run_virtually(scenario())

@@ -8,11 +8,11 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fleetd.model.certificate import CertificateIdentity
+from fleetd.model.certificate import CertificateIdentity, split_pem
 from fleetd.store.embedded import EmbeddedStore, inline
 from fleetd.store.protocol import Delete, Put, Unavailable
 from fleetd.trust import x509
-from fleetd.trust.files import TrustFiles, split_pem
+from fleetd.trust.files import TrustFiles
 from fleetd.trust.keeper import Lives
 from tests.examples import examples
 from tests.unit.trusting_server import TrustingServer

@@ -15,14 +15,13 @@ from msgspec.structs import replace
 from fleetd.api import schema
 from fleetd.api.audit import Audit
 from fleetd.api.http import ApiError, Request, Response, parse_json, render_json
-from fleetd.api.trust import Trust
+from fleetd.api.trust import Trust, read_revocations, require_trust
 from fleetd.model.actor import Actor
 from fleetd.model.certificate import (
     MACHINE,
     SERVER,
     WORKER,
     CertificateIdentity,
-    Revocation,
     is_revoked,
     issue_time,
 )
@@ -44,14 +43,13 @@ from fleetd.model.join_token import (
 )
 from fleetd.model.machine import https_url
 from fleetd.model.machine_identity import MachineIdentity
-from fleetd.registry.records import JOIN_TOKENS, MACHINE_IDENTITIES, MACHINES, REVOCATIONS, SETTINGS
+from fleetd.registry.records import JOIN_TOKENS, MACHINE_IDENTITIES, MACHINES, SETTINGS
 from fleetd.registry.registry import Registry
 from fleetd.store.protocol import Comparison, Conflict, KeyValue, Unchanged
 from fleetd.trust.signing import SigningFailed
 
 MAX_WAITING = 30  # callers without a certificate that counts, for the one process that looks at theirs
 _ATTEMPTS = 5  # while others write the same records
-_NO_AUTHORITY = "this machine serves no https: set listen=https://:7443 in its fleet.conf, or ask one that does"
 _BUSY = "other machines' certificates are being looked at: try again in a moment"
 
 T = TypeVar("T")
@@ -83,7 +81,7 @@ class Joining:
         asked = parse_json(request.body, schema.MachineTokenRequest)
         if asked.machine and (refusal := refuse_machine_id(asked.machine)):
             raise ApiError(400, refusal)
-        authority = await _refuse_with(409, self._find_trust().fingerprint())
+        authority = await _refuse_with(409, require_trust(self._trust).fingerprint())
         servers = await self._servers()
         if not servers:
             raise ApiError(409, "no machine of the cluster says where it serves https: is this one registered?")
@@ -107,14 +105,14 @@ class Joining:
     async def get_authorities(self, _: Request, __: str) -> Response:
         """Show the certificates of the authorities that the cluster trusts, to anybody: a machine that joins compares
         the fingerprint in its token with them."""
-        trust = self._find_trust()
+        trust = require_trust(self._trust)
         authorities = await _refuse_with(409, trust.authorities())
         return render_json(schema.Authorities(authorities, await _refuse_with(409, trust.fingerprint())))
 
     async def post_authority(self, request: Request, _: str) -> Response:
         """Make another authority of the cluster, which signs from now on. What the former one has signed counts for the
         life of one more certificate of a machine, in which every machine gets one of the new authority."""
-        trust = self._find_trust()
+        trust = require_trust(self._trust)
         made = await _refuse_with(409, trust.rotate(request.user))
         return render_json(
             schema.NewAuthority(
@@ -131,7 +129,7 @@ class Joining:
         if asks is None or (asks.kind, asks.role) != (MACHINE, SERVER):
             raise ApiError(403, "the private keys of the authorities are for servers of the cluster alone")
         self._audit.note(Actor(asks.subject, asks.subject), "fetch", "keys of authorities")
-        keys = self._find_trust().keys_in_files()
+        keys = require_trust(self._trust).keys_in_files()
         return render_json(
             schema.AuthorityKeys(tuple(schema.AuthorityKey(each.number, each.certificate, each.key) for each in keys))
         )
@@ -139,7 +137,7 @@ class Joining:
     async def join(self, request: Request, _: str) -> Response:
         """Give a machine that has a join token its certificate, and record what it says of itself. Over https, without
         a certificate."""
-        trust = self._find_trust()
+        trust = require_trust(self._trust)
         asked = _parse_join(request.body)
         identity = _check_newcomer(asked)
         key = hash_text(asked.secret)
@@ -168,7 +166,7 @@ class Joining:
     async def renew(self, request: Request, _: str) -> Response:
         """Give a worker its next certificate for its present one, which may have expired, but is not revoked. Over
         https, without a certificate."""
-        trust = self._find_trust()
+        trust = require_trust(self._trust)
         asked = parse_json(request.body, schema.RenewalRequest)
         if max(len(asked.certificate), len(asked.csr)) > MAX_REQUEST:
             raise ApiError(400, f"certificate and csr have at most {MAX_REQUEST} characters each")
@@ -182,11 +180,6 @@ class Joining:
         await self._check_counts(trust, found)  # revoked meanwhile: what was just made counts as made after that
         authorities = await _refuse_with(409, trust.authorities())
         return render_json(schema.Renewal(certificate, authorities, await self._servers()))
-
-    def _find_trust(self) -> Trust:
-        if self._trust is None:
-            raise ApiError(409, _NO_AUTHORITY)
-        return self._trust
 
     async def _claim(self, key: str, asked: schema.JoinRequest) -> tuple[JoinToken, list[Comparison], int]:
         """The token of this key, if the machine may use it; what has to be unchanged for that; and the token's lease.
@@ -220,12 +213,12 @@ class Joining:
 
     async def _sign(self, trust: Trust, csr: str, machine: str) -> str:
         subject = CertificateIdentity(MACHINE, machine, WORKER)
-        now_s = issue_time(subject.subject, await self._revocations(trust), self._unix_now())
+        now_s = issue_time(subject.subject, await read_revocations(self._registry, trust), self._unix_now())
         return await _refuse_with(403, trust.sign(csr, subject, now_s=now_s))
 
     async def _check_counts(self, trust: Trust, found: CertificateIdentity) -> None:
         """Raises ApiError for a certificate of a machine that was revoked."""
-        if is_revoked(found, await self._revocations(trust)):
+        if is_revoked(found, await read_revocations(self._registry, trust)):
             raise ApiError(
                 403,
                 f"machine {found.name} was removed from the cluster (fleetctl machine remove): to join again, it needs "
@@ -244,10 +237,6 @@ class Joining:
                 return await _refuse_with(403, work)
         finally:
             self._waiting -= 1
-
-    async def _revocations(self, trust: Trust) -> list[Revocation]:
-        stored = await self._registry.read(REVOCATIONS)
-        return [*stored.values(), *trust.revocations()]
 
     async def _servers(self) -> tuple[str, ...]:
         return await find_servers(self._registry)

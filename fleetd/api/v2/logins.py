@@ -10,7 +10,7 @@ from collections.abc import Callable
 from fleetd.api import schema
 from fleetd.api.audit import Audit
 from fleetd.api.http import ApiError, Request, Response, parse_json, render_json
-from fleetd.api.trust import Trust
+from fleetd.api.trust import Trust, read_revocations, require_trust
 from fleetd.api.v2.joining import find_servers
 from fleetd.model.certificate import (
     DAY_S,
@@ -24,7 +24,6 @@ from fleetd.model.certificate import (
 )
 from fleetd.model.join_token import MAX_REQUEST
 from fleetd.model.permission import Permission, Rights, parse_rights
-from fleetd.registry.records import REVOCATIONS
 from fleetd.registry.registry import Registry
 
 _NO_HTTPS = "no machine of the cluster serves https: set listen=https://:7443 in the fleet.conf of the servers"
@@ -43,7 +42,7 @@ class Logins:
     async def post(self, request: Request, _: str) -> Response:
         """Give whoever asks over a unix socket a certificate for https, with their rights, or, for whoever may do
         everything, one for a service."""
-        trust = self._find_trust()
+        trust = require_trust(self._trust)
         asked = parse_json(request.body, schema.LoginRequest)
         if len(asked.csr) > MAX_REQUEST:
             raise ApiError(400, f"csr has more than {MAX_REQUEST} characters")
@@ -53,7 +52,7 @@ class Logins:
         servers = await find_servers(self._registry)
         if not servers:
             raise ApiError(409, _NO_HTTPS)
-        revocations = [*(await self._registry.read(REVOCATIONS)).values(), *trust.revocations()]
+        revocations = await read_revocations(self._registry, trust)
         now_s = issue_time(identity.subject, revocations, self._unix_now())
         try:
             certificate = await trust.sign(asked.csr, identity, now_s=now_s, life_s=life_s)
@@ -69,7 +68,7 @@ class Logins:
     async def revoke(self, request: Request, _: str) -> Response:
         """Revoke every certificate of a person or a service that was made until now, and close their connections."""
         request.check_permission(Permission.ADMIN)
-        trust = self._find_trust()
+        trust = require_trust(self._trust)
         subject = parse_json(request.body, schema.RevocationRequest).subject
         kind, _slash, name = subject.partition("/")
         if kind not in (PERSON, SERVICE):
@@ -83,13 +82,6 @@ class Logins:
         await trust.revoke(subject, request.user)
         self._audit.note(request.actor, "revoke", subject)
         return Response(204)
-
-    def _find_trust(self) -> Trust:
-        if self._trust is None:
-            raise ApiError(
-                409, "this machine serves no https: set listen=https://:7443 in its fleet.conf, or ask one that does"
-            )
-        return self._trust
 
 
 def _identify_person(request: Request, asked: schema.LoginRequest) -> tuple[CertificateIdentity, float]:

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 from fleetd.api import schema
 from fleetd.api.http import ApiError, Request, Response, parse_json
-from fleetd.api.trust import Trust
-from fleetd.model.certificate import MACHINE, CertificateIdentity, Revocation, revoke
+from fleetd.api.trust import Trust, read_revocations
+from fleetd.model.certificate import MACHINE, CertificateIdentity, revoke
 from fleetd.model.join_token import JoinToken, refuse_machine_id
 from fleetd.model.machine import Machine, MachineMode
 from fleetd.model.machine_identity import MachineIdentity
@@ -91,7 +91,7 @@ class Removals:
         registry = self._registry
         subject = CertificateIdentity(MACHINE, id_).subject
         for _ in range(_ATTEMPTS):
-            former = await self._revocations()
+            former = await read_revocations(registry, self._trust)
             number = 1 + max((each.number for each in former), default=0)
             revocation = revoke(number, subject, by, self._unix_now(), former)
             key = registry.key(REVOCATIONS, str(number))
@@ -109,10 +109,6 @@ class Removals:
         raise ApiError(
             409, "others change the records of this machine, or revoke certificates, all the time: try again"
         )
-
-    async def _revocations(self) -> list[Revocation]:
-        stored = await self._registry.read(REVOCATIONS)
-        return [*stored.values(), *(self._trust.revocations() if self._trust else ())]
 
     async def _records_of(self, id_: str) -> list[KeyValue]:
         """What the cluster knows of a machine that may join again, and the tokens that are for it, or that it used."""

@@ -1,4 +1,4 @@
-"""One watch of the whole cluster, whose changes are dealt out to all workers of this server.
+"""One watch of the whole cluster, whose changes are sent to the workers of this server that they concern.
 
 It is open while a worker reads them. The latest changes are kept, so that workers that come from another server go on
 where they were. Whoever is further behind than that is told that history begins later, and reads everything again.
@@ -107,8 +107,8 @@ class Subscription:
 
 
 class Fanout:
-    """Deals out the changes below the prefix of the registry. `history_changed` is called when one says that the store
-    was restored."""
+    """Distributes the changes below the prefix of the registry. `history_changed` is called when one says that the
+    store was restored."""
 
     def __init__(self, registry: Registry, history_changed: Callable[[], None]) -> None:
         self._registry = registry
@@ -119,7 +119,7 @@ class Fanout:
         self._begins = 0  # what came after this revision is in `_recent`
         self._task: asyncio.Task[None] | None = None
         self._opening = asyncio.Lock()
-        self.position = 0  # everything up to this revision has been dealt out
+        self.position = 0  # everything up to this revision has been distributed
 
     async def subscribe(
         self, access: Access, watches: Sequence[WatchFrom], revision: int
@@ -210,9 +210,9 @@ class Fanout:
             self._history_changed()
             self._end(Compacted(changes.revision, was_set_back=True))
             return
-        self._deal(changes.events, changes.revision)
+        self._distribute(changes.events, changes.revision)
 
-    def _deal(self, events: tuple[Event, ...], revision: int) -> None:
+    def _distribute(self, events: tuple[Event, ...], revision: int) -> None:
         """Give the events to those whose machines they may concern."""
         by_owner: dict[str, list[Event]] = {}
         for event in events:
