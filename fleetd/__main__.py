@@ -1,5 +1,5 @@
-"""The fleetd command: reads the command line and the configuration, then runs the daemon or makes this machine
-leave."""
+"""The fleetd command: reads the command line and the configuration, then runs the daemon, or makes this machine join or
+leave a cluster."""
 
 import argparse
 import http.client
@@ -63,16 +63,19 @@ def build_parser() -> argparse.ArgumentParser:
         help="run units under your own systemd, with your own configuration, state and socket",
     )
     parser.add_argument(
-        "--listen", action="append", metavar="ADDRESS", help="serve the API at this address, too: PATH or HOST:PORT"
+        "--listen",
+        action="append",
+        metavar="ADDRESS",
+        help="serve the API here, too: https://HOST:PORT, PATH or HOST:PORT",
     )
     parser.add_argument(
-        "--insecure", action="store_true", help="allow TCP addresses, whose every client is root on the cluster"
+        "--insecure", action="store_true", help="allow TCP without TLS, whose every client is root on the cluster"
     )
     parser.add_argument(
         "command",
         nargs="*",
         metavar="version | leave | join URL TOKEN",
-        help="print the version, make this machine leave the cluster, or make it a worker of that of the server at URL",
+        help="print the version, leave the cluster, or join that of the server at URL as a worker",
     )
     return parser
 

@@ -1,4 +1,4 @@
-"""cluster: set a cluster up, and show what it consists of."""
+"""cluster: set a cluster up, show what it consists of, and replace its authority."""
 
 from typing import Any
 
@@ -45,24 +45,27 @@ ACTIONS = {
 @new_command(
     "cluster", usage="init [--address=ADDRESS] | status [--output=json] | rotate-ca", completes=("cluster-actions",)
 )
-@click.option("--address", default="", help="init: the address of this machine for the others (default: detected)")
+@click.option("--address", default="", help="with init: the address of this machine for the others (default: detected)")
 @click.option(
-    "--output", "form", type=click.Choice([TABLE, JSON]), default=TABLE, help="status: table, or json: an object"
+    "--output", "form", type=click.Choice([TABLE, JSON]), default=TABLE, help="with status: table, or json: an object"
 )
 @click.argument("words", nargs=-1)
 def command(settings: Settings, words: tuple[str, ...], **options: Any) -> int:
-    """init makes this machine, as root, the first server of a cluster. It installs etcd-server if it is missing, makes
-    the authority of the cluster and the certificates of etcd, writes /etc/fleet/etcd.yaml and what fleet.conf needs,
-    and starts fleet-etcd.service and fleet.service. It changes nothing that is there already, and goes on where it was
-    interrupted. fleetctl machine add adds further machines. Where etcd_servers names an etcd of your own, that stays as
-    it is: init only makes the authority and has the machine serve https.
+    """Sets a cluster up, shows what it consists of, or replaces its authority.
+
+    init makes this machine the first server of a cluster; root runs it. It installs etcd-server if that is missing,
+    makes the authority of the cluster and the certificates of etcd, writes /etc/fleet/etcd.yaml and what fleet.conf
+    needs, and starts fleet-etcd.service and fleet.service. It changes nothing that is there already, and goes on where
+    it was interrupted. `fleetctl machine add` adds further machines. Where etcd_servers names an etcd of your own, that
+    stays as it is: init only makes the authority and has the machine serve https.
 
     status shows the authority that signs certificates, whether the members of etcd are healthy, how many may fail, and
-    the machines with their roles. It says whether machines reach the store that are no servers: root there is root on
-    all machines. "votes" is a member of etcd, "copy" one without a vote, "client" a machine that reaches etcd.
+    the machines with their roles. It warns if a machine that is no server reaches the store, since root there is root
+    on all machines. In the column ETCD, "votes" is a member of etcd, "copy" a member without a vote, and "client" a
+    machine that reaches etcd and has no member.
 
-    rotate-ca has another authority made, whose certificates all machines then get by themselves. What the former one
-    has signed counts for 30 days more. It is for when a private key of the authority may be in other hands, as after
-    the removal of a server, or is lost.
+    rotate-ca makes another authority, whose certificates all machines then get by themselves. Certificates of the
+    former one count for 30 days more. Use it when the private key of the authority is lost, or may be in other hands,
+    as after a server was stolen.
     """
     return run_action("cluster", ACTIONS, settings, words, options)

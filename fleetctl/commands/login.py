@@ -1,4 +1,4 @@
-"""login: get a certificate for https, have one made for a service, and revoke them."""
+"""login: get a certificate for https, make one for a service, or revoke them."""
 
 from pathlib import Path
 
@@ -13,30 +13,32 @@ from fleetctl.settings import Settings
 from fleetd.api import schema
 
 _MOST_DAYS = 90
-_ROLES = {"viewer": "view", "operator": "operate"}  # words for people; the others are permissions
+_ROLES = {"viewer": "view", "operator": "operate"}  # taken, too
 
 
 @new_command("login", usage="[--role=RIGHTS] | --for=NAME --role=RIGHTS [--days=N] [--out=FILE] | --revoke=NAME")
 @click.option(
-    "--role", default="", metavar="RIGHTS", help="viewer, operator, admin, or as role.GROUP= in fleet.conf(5)"
+    "--role",
+    default="",
+    metavar="RIGHTS",
+    help="what it permits, as in role.GROUP= of fleet.conf(5): view, operate:web-*,submit:web-*, admin",
 )
 @click.option("--for", "service", default="", metavar="NAME", help="make a certificate for a service, as for CI")
 @click.option("--days", type=int, default=_MOST_DAYS, help="with --for: how long it counts, from 1 to 90 days")
 @click.option("--out", default="", metavar="FILE", help="with --for: where to write it, instead of standard output")
 @click.option("--revoke", "revoked", default="", metavar="NAME", help="revoke the certificates of a person or service")
 def command(settings: Settings, role: str, service: str, days: int, out: str, revoked: str) -> int:
-    """Gets you a certificate for the cluster's https addresses, which counts for twelve hours: from then on
-    --endpoint=https://SERVER:7443 works without SSH. On a server it is run as it is; from elsewhere with
-    --tunnel=SERVER, over SSH. It names the user of the socket, or of the SSH login, and holds the rights that the
-    groups of that user give there at that moment, or of these only what --role says. The key is made here and stays
-    here, in ~/.fleetctl/certificates.
+    """Gets you a certificate for the cluster's https addresses, which counts for twelve hours. From then on
+    --endpoint=https://SERVER:7443 works without SSH. Run it on a server, or from elsewhere over SSH, with
+    --tunnel=SERVER. The certificate names the user who asks there, and permits what their groups permit at that moment,
+    or only the part of it in --role. The key is made here and stays here, in ~/.fleetctl/certificates.
 
-    --for makes one for a service, for 90 days at most, and needs the permission admin. It is printed as one PEM file:
-    key, certificate, and the authorities of the cluster. The service uses it with --endpoint=https://SERVER:7443
-    --cert-file=FILE, or FLEETCTL_ENDPOINT and FLEETCTL_CERT_FILE.
+    --for makes a certificate for a service, for 90 days at most; it needs the permission admin. It is printed as one
+    PEM file: key, certificate, and the authorities of the cluster. The service uses it with
+    --endpoint=https://SERVER:7443 --cert-file=FILE, or FLEETCTL_ENDPOINT and FLEETCTL_CERT_FILE.
 
-    --revoke ends what certificates of this person and of a service of this name (or of one of both: person/NAME,
-    service/NAME) can do, within a second, and needs the permission admin, too. Take a person out of the groups on the
+    --revoke makes the certificates of the person and of the service of this name (person/NAME or service/NAME: of that
+    one only) useless within a second; it needs the permission admin, too. Take a person out of the groups on the
     servers before, or they log in again.
     """
     if revoked:
@@ -45,7 +47,7 @@ def command(settings: Settings, role: str, service: str, days: int, out: str, re
     if not service:
         _refuse_options({"--days": days, "--out": out}, "a login of your own")
     elif not role:
-        raise CommandFailed("--for needs --role=RIGHTS: viewer, operator, admin, or operate:web-*,submit:web-*", 2)
+        raise CommandFailed("--for needs --role=RIGHTS: view, operate, admin, or operate:web-*,submit:web-*", 2)
     rights = ",".join(_ROLES.get(word.strip(), word.strip()) for word in role.split(","))
     return _get(settings, service, rights, days, out)
 

@@ -1,4 +1,4 @@
-"""secret: set, list and remove secrets."""
+"""secret: list, set and remove secrets."""
 
 import os
 
@@ -48,12 +48,12 @@ _VERBS = ("list", "set", "revert", "rm")
 @flag("--force", text="with rm: also while units name the secret")
 @list_command(LISTING)
 def command(settings: Settings, view: View[schema.SecretReport], *, force: bool) -> int:
-    """Lists the secrets of the cluster; or sets one to what standard input holds, goes back to the version before, or
-    removes one. The value is never shown again.
+    """Lists the secrets of the cluster, without their values. set gives one the value that standard input holds, revert
+    goes back to the version before, rm removes one.
 
     A unit gets a secret with `Secret=NAME` in [X-Fleet] and `LoadCredential=NAME:/run/fleet/credentials.sock` in
-    [Service] (fleet.unit(5)). When a secret is set, or goes back, the units that run with it are restarted one after
-    the other, as `fleetctl restart` does. A value has at most 64 KiB, and may hold any bytes.
+    [Service] (fleet.unit(5)). After set and revert, the units that run with the secret are restarted one after
+    the other, as `fleetctl rollout restart` does. A value has at most 64 KiB, and may hold any bytes.
     """
     verb, *words = view.names or ("list",)
     if verb not in _VERBS:

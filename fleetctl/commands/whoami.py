@@ -26,9 +26,9 @@ _MEANINGS = {
     "--output", "form", type=click.Choice([TABLE, JSON]), default=TABLE, help="table, or json: an object of data"
 )
 def command(settings: Settings, form: str) -> int:
-    """Shows who the machine that is asked takes you for, and what you may do there: root and the group fleet
-    everything, the group fleet-operate operate units and machines, the group fleet-view see, and others what role.GROUP
-    in its fleet.conf(5) says. Over https it is what the certificate says, until it expires.
+    """Shows who the machine that is asked takes you for, and what you may do there. Root and the group fleet may do
+    everything, the group fleet-operate may operate units and machines, the group fleet-view may look, and others may do
+    what role.GROUP= in its fleet.conf(5) says. Over https, the certificate says both, until it expires.
     """
     client = open_client(settings)
     with failing_as("Error asking who you are: "):

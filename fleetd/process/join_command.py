@@ -19,7 +19,10 @@ from fleetd.trust.signing import Refused, Signer, SigningFailed
 STATE = Path("/var/lib/fleet")
 LOCK = Path("/run/fleet/lock")
 SOCKET = "/run/fleet.sock"
-_USAGE = "join takes the URL of a server and a token: fleetd join https://SERVER:7443 TOKEN (- reads it)"
+_USAGE = (
+    "join takes the URL of a server and a token, or - to read the token from standard input: fleetd join "
+    "https://SERVER:7443 TOKEN"
+)
 _ANSWER_S = 10.0
 
 

@@ -447,5 +447,6 @@ def test_a_fleetd_that_does_not_start_is_said(machine: BareMachine, cluster: Ser
 def test_the_command_says_how_it_is_used(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["join", "https://10.0.0.1:7443"], {}) == 1
     assert capsys.readouterr().err == (
-        "fleetd: join takes the URL of a server and a token: fleetd join https://SERVER:7443 TOKEN (- reads it)\n"
+        "fleetd: join takes the URL of a server and a token, or - to read the token from standard input: fleetd join "
+        "https://SERVER:7443 TOKEN\n"
     )

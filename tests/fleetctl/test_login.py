@@ -259,7 +259,7 @@ def test_a_file_that_is_no_bundle_is_refused_in_words(fleetctl: Fleetctl, https:
 @pytest.mark.parametrize(
     ("options", "status", "why"),
     [
-        (["--for=ci"], 2, "--for needs --role=RIGHTS: viewer, operator, admin, or operate:web-*,submit:web-*"),
+        (["--for=ci"], 2, "--for needs --role=RIGHTS: view, operate, admin, or operate:web-*,submit:web-*"),
         (["--for=ci", "--role=view", "--days=91"], 2, "--days=91: a certificate counts for 1 to 90 days"),
         (["--for=ci", "--role=root"], 1, "Error logging in: Error 400: 'root' is no permission"),
         (["--for=a/b", "--role=view"], 1, "Error logging in: Error 400: 'a/b' is no name for a certificate"),
