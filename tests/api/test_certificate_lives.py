@@ -102,6 +102,7 @@ async def serving_all(cluster):
         yield
 
 
+@pytest.mark.covers("R.14")
 async def test_renewals_a_rotation_and_a_restored_store_lock_nobody_out(tmp_path):
     cluster = Cluster(tmp_path)
     async with cluster.running():
@@ -147,6 +148,7 @@ async def test_a_worker_that_was_off_while_the_authority_was_replaced_is_renewed
         task.cancel()
 
 
+@pytest.mark.covers("R.13")
 async def test_a_worker_that_was_removed_is_told_so_and_gets_nothing(tmp_path, caplog):
     cluster = Cluster(tmp_path)
     async with cluster.running():
@@ -161,6 +163,7 @@ async def test_a_worker_that_was_removed_is_told_so_and_gets_nothing(tmp_path, c
     assert "removed from the cluster" in caplog.text
 
 
+@pytest.mark.covers("R.13")
 async def test_nobody_takes_the_certificates_of_another_cluster(tmp_path):
     one, other = Cluster(tmp_path / "one"), Cluster(tmp_path / "other")
     async with one.running(), other.running():

@@ -166,6 +166,7 @@ async def test_a_certificate_of_something_unknown_is_refused(cluster: Cluster, t
 # Certificates that do not count
 
 
+@pytest.mark.covers("R.13")
 async def test_an_expired_certificate_is_refused_in_words(cluster: Cluster) -> None:
     status, refused = await cluster.ask(cluster.authority.person("ann", age_s=2 * HOUR_S), "GET /fleet/v2/whoami")
     assert status == 401
@@ -193,6 +194,7 @@ async def test_a_certificate_expires_on_an_open_connection_too(authority: TestAu
     await server.stop()
 
 
+@pytest.mark.covers("R.13")
 async def test_a_revoked_certificate_is_refused_in_words_and_its_connections_are_closed(cluster: Cluster) -> None:
     ann, bob = cluster.authority.person("ann"), cluster.authority.person("bob")
     clients = [cluster.client(ann), cluster.client(ann), cluster.client(bob)]
@@ -247,6 +249,7 @@ async def test_no_certificate_counts_while_it_is_not_known_which_were_revoked(cl
     assert (await cluster.ask(ann, "GET /fleet/v2/whoami"))[0] == 200
 
 
+@pytest.mark.covers("R.13")
 async def test_a_certificate_of_another_authority_ends_the_handshake_with_a_reason_on_both_sides(
     cluster: Cluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -313,6 +316,7 @@ async def test_junk_is_refused_and_others_are_served(cluster: Cluster, sent: byt
         await asyncio.to_thread(junk.recv, 1000)
 
 
+@pytest.mark.covers("R.15")
 async def test_host_and_origin_are_checked(cluster: Cluster) -> None:
     ann = cluster.authority.person("ann")
     for headers, status in (

@@ -239,6 +239,7 @@ async def test_a_machine_that_is_known_joins_only_with_a_token_for_it(cluster: C
     assert identity_of((await cluster.join(await cluster.token(machine=M1)))["certificate"]).name == M1
 
 
+@pytest.mark.covers("R.15")
 async def test_a_token_from_before_a_restore_is_void(cluster: Cluster) -> None:
     token = await cluster.token()
     registry = cluster.fleet.registry

@@ -31,6 +31,7 @@ def test_an_http_1_0_client_needs_no_host_header() -> None:
     check_caller(request(), NAMES)
 
 
+@pytest.mark.covers("R.15")
 @pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example:80", "", "[evil]", "10.0.0.1.evil.example"])
 def test_a_foreign_host_name_is_refused(host: str) -> None:
     with pytest.raises(ApiError, match=r"host name .* is not allowed: .* allowed_hosts=") as refused:

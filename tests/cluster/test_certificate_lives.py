@@ -65,6 +65,7 @@ def check_for(workers: Workers, seconds: float) -> None:
         time.sleep(2)
 
 
+@pytest.mark.covers("R.14")
 def test_nobody_is_locked_out(workers: Workers, tmp_path: Path) -> None:
     cluster, etcd, snapshot = workers.cluster, workers.cluster.etcd, tmp_path / "snapshot"
     m1, _, m3 = workers.servers

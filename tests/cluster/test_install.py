@@ -149,7 +149,7 @@ def test_a_change_of_an_instance_that_stays_in_memory_takes_effect(
         assert shell(machine, f"systemctl is-active logger{number}.service").strip() == "active"
 
 
-@pytest.mark.covers("R.7")
+@pytest.mark.covers("R.7", "R.15")
 def test_an_alias_never_replaces_stops_or_disables_a_unit_of_the_system(
     cluster: Cluster, machine: Machine, tmp_path: Path
 ) -> None:

@@ -187,6 +187,7 @@ FORGED = {
 }
 
 
+@pytest.mark.covers("R.15")
 @pytest.mark.parametrize("forged", FORGED.values(), ids=FORGED)
 async def test_signals_of_other_senders_are_ignored_and_counted(
     forged: tuple[str, ...], address: str, listener: Listener, systemd: FakeSystemd, caplog: pytest.LogCaptureFixture

@@ -366,6 +366,7 @@ async def test_a_watch_renews_an_invalid_token(new_etcd: NewEtcd) -> None:
             assert (await waiting).revision == revision
 
 
+@pytest.mark.covers("R.15")
 async def test_a_restored_etcd_that_waits_for_a_newer_token_gets_another(new_etcd: NewEtcd, tmp_path: Path) -> None:
     server = new_etcd().start()
     enable_authentication(server)

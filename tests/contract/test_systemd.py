@@ -193,7 +193,7 @@ async def test_a_removed_alias_can_be_used_again(harness: Harness) -> None:
     assert len({harness.pid(name) for name in ("a.service", "b.service", "db.service")}) == 3
 
 
-@pytest.mark.covers("R.7")
+@pytest.mark.covers("R.7", "R.15")
 async def test_an_alias_never_hides_a_unit_of_the_system(manager: ServiceManager) -> None:
     await manager.write({"mine.service": SLEEPER})
     failures = await manager.link({"ssh.service": "mine.service", "-.mount": "mine.service"}, {})

@@ -233,6 +233,7 @@ def test_every_keyword_of_openssh_is_classified() -> None:
 # Connecting
 
 
+@pytest.mark.covers("R.15")
 @pytest.mark.parametrize(
     "address",
     ["x;touch${IFS}/tmp/x;#", "$(id)", "a b", "-oProxyCommand=id", "fe80::1%$(id)", "web\n", "`id`", "a/b", "[::1;id]"],

@@ -27,6 +27,7 @@ def test_the_lock_of_a_fleetd_that_has_ended_is_free(tmp_path: Path) -> None:
     claim_machine(tmp_path).close()
 
 
+@pytest.mark.covers("R.15")
 def test_a_lock_file_left_open_to_others_is_closed(tmp_path: Path) -> None:
     (tmp_path / "lock").touch()
     (tmp_path / "lock").chmod(0o644)

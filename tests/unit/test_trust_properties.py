@@ -5,6 +5,7 @@ import asyncio
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -110,6 +111,7 @@ PAUSES_S = (0.0, 1.0, 100.0, LIFE_S * 0.7, LIFE_S * 1.5)
 steps = st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 2), st.sampled_from(PAUSES_S)), max_size=14)
 
 
+@pytest.mark.covers("R.14")
 @settings(max_examples=examples(40), deadline=None, suppress_health_check=list(HealthCheck))
 @given(steps)
 def test_nobody_is_locked_out_and_no_revocation_is_forgotten(taken) -> None:
