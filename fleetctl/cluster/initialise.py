@@ -34,8 +34,6 @@ from fleetctl.settings import Settings
 from fleetd.process.identity import find_address
 from fleetd.url import without_user
 
-ROUTABLE = "203.0.113.1"  # for documentation (RFC 5737): nothing is sent there
-
 
 def initialise(settings: Settings, address: str) -> int:
     """Make this machine the first server of a cluster; returns the exit status. Raises CommandFailed."""

@@ -86,9 +86,9 @@ Handler = Callable[[Request, str], Awaitable[Response]]
 class Route(msgspec.Struct, frozen=True):
     """One method of one path. The handler gets the value of the parameter that the path may have (`/{machine}`), ''
     if it has none. It is called for those who have the permission `needs` for everything, or, `by_name`, for some
-    units at least: then it checks itself for which. None: for everybody who may connect and is known, and `anonymous`
-    for clients over https without a certificate, too, and `for_servers` for those with that of a server. Workers answer
-    it only if it is `on_workers`: what they know of the cluster is what concerns themselves.
+    units at least: then it checks itself for which. If `needs` is None, it is called for everybody who may connect
+    and is known; `anonymous`: over https without a certificate, too; `for_servers`: with the certificate of a server,
+    too. Workers have it only if it is `on_workers`, for they know only what concerns themselves.
 
     The OpenAPI description is made of the handler's docstring, the types of the body and of the answer (None: there is
     none, dict: any object, bytes: text), and `query`, a parameter that may be repeated.

@@ -61,8 +61,8 @@ class AuthorityKeys(msgspec.Struct, frozen=True):
 
 class JoinRequest(msgspec.Struct, frozen=True):
     """The body: the secret of a token, which is its last part, and a request for a certificate (PKCS #10, as PEM),
-    whose key alone counts. `machine` is the machine's id; `address`, `metadata`, `hostKeys` (of its SSH server, each as
-    `KIND BASE64`) and `sealKey` are what the cluster is to know of it, whatever it says of itself later."""
+    whose key alone counts. `machine` is the machine's id; `address`, `metadata` and `hostKeys` (of its SSH server, each
+    as `KIND BASE64`) are what the cluster is to know of it, whatever it says of itself later."""
 
     secret: str
     csr: str
@@ -70,7 +70,6 @@ class JoinRequest(msgspec.Struct, frozen=True):
     address: str = ""
     metadata: dict[str, str] = {}
     host_keys: tuple[str, ...] = msgspec.field(name="hostKeys", default=())
-    seal_key: str = msgspec.field(name="sealKey", default="")
 
 
 class JoinAnswer(msgspec.Struct, frozen=True, omit_defaults=True):

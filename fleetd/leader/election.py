@@ -37,7 +37,7 @@ MIN_LEADER_TTL_S = 2.0  # etcd grants no shorter lease
 RETRY_S = 1.0
 NEWER_RECORD_S = 60.0  # before it campaigns again, after a record that it cannot read because it is older
 LONGEST_NEWER_RECORD_S = 3600.0
-STEP_ASIDE_S = 5.0  # before it campaigns again, so that a machine that can open the secrets leads
+CANNOT_OPEN_S = 5.0  # before it campaigns again, so that a machine that can open the secrets leads
 CANDIDACY_S = 0.3  # candidates spread over this time when the leader is gone
 
 
@@ -108,8 +108,8 @@ class Election:
             log.info("this machine no longer leads the cluster")
             if term.met_newer_record:  # let a fleetd that can read it lead
                 await asyncio.sleep(newer.next_s())
-            elif term.steps_aside:
-                await asyncio.sleep(STEP_ASIDE_S)
+            elif term.cannot_open:
+                await asyncio.sleep(CANNOT_OPEN_S)
             if term.fall is not None:
                 self._epoch.note_set_back(epoch_name)
 

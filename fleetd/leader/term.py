@@ -94,7 +94,7 @@ class Term:
     def __init__(self, settings: TermSettings, lease: int, guards: tuple[Comparison, ...]) -> None:
         self.phase = Phase.READING
         self.fall: StoreSetBack | None = None  # the store was set back, which ended the term
-        self.steps_aside = False  # for a machine that can open the secrets
+        self.cannot_open = False  # the term has ended for a machine that can open the secrets
         self.met_newer_record = False  # a later fleetd has written what this one cannot read
         self._settings = settings
         self._registry = settings.registry
@@ -136,7 +136,7 @@ class Term:
             self.met_newer_record = True
             log.warning("leadership given up: %s", error)
         except CannotOpenHere as error:
-            self.steps_aside = True
+            self.cannot_open = True
             log.warning("leadership given up: %s", error)
         except StoreSetBack as fall:
             self.fall = fall

@@ -22,7 +22,6 @@ SECRET_BYTES = 20
 MAX_REQUEST = 8192  # characters of a request for a certificate
 MAX_METADATA = 64  # entries
 MAX_METADATA_CHARACTERS = 8192
-MAX_SEAL_KEY = 256  # characters
 _PREFIX = "fleet1-"
 _LENGTH = len(_PREFIX) + 64 + 1 + 32
 _TEXT = re.compile(rf"{_PREFIX}([0-9a-f]{{64}})-([a-z2-7]{{32}})", re.ASCII)
@@ -129,7 +128,7 @@ def refuse_machine_id(text: str) -> str:
     return "" if _MACHINE_ID.fullmatch(text) else f"{text[:64]!r} is no machine id, which has 32 hexadecimal digits"
 
 
-def refuse_newcomer(address: str, metadata: Mapping[str, str], seal_key: str) -> str:
+def refuse_newcomer(address: str, metadata: Mapping[str, str]) -> str:
     """Why a machine cannot join that says this of itself; '' if it can."""
     if address and not is_address(address):
         return f"{address[:64]!r} is neither an IP address nor a host name"
@@ -139,6 +138,4 @@ def refuse_newcomer(address: str, metadata: Mapping[str, str], seal_key: str) ->
             f"the machine has {len(metadata)} entries of metadata with {size} characters, and at most {MAX_METADATA} "
             f"with {MAX_METADATA_CHARACTERS} are taken"
         )
-    if len(seal_key) > MAX_SEAL_KEY or not seal_key.isascii() or not seal_key.isprintable():
-        return "the public key for secrets is none"
     return ""

@@ -74,10 +74,9 @@ class HostEnvironment(msgspec.Struct, frozen=True):
     (deferred_parking.py). `find_address` returns the current address, '' if there is none or it is not to be followed;
     `find_host_keys` the public keys of the machine's SSH server; `find_reboot_need` why the machine wants to be
     rebooted, '' if it does not; `is_own_host` whether others reach this machine by that name or address. `host_name` is
-    its own name, '' if it has none. `unix_now` is
-    the wall clock in seconds; `new_id` returns a unique string. `audit` keeps the fields of an entry for each change
-    through the API. `sealing` seals and opens secrets with this machine's key; without it, the machine takes no unit
-    that has any.
+    its own name, '' if it has none. `unix_now` is the wall clock in seconds; `new_id` returns a unique string. `audit`
+    keeps the fields of an entry for each change through the API. `sealing` seals and opens secrets with this machine's
+    key; without it, the machine takes no unit that has any.
     """
 
     runtime: Path
@@ -175,8 +174,7 @@ class Node:
             sealing=environment.sealing,
             seal_key=lambda: self.membership.machine.seal_key,
         )
-        serves_workers = not config.servers and any(address.tls for address in config.listen)
-        self.workers = self._make_worker_api() if serves_workers else None
+        self.workers = self._make_worker_api() if any(address.tls for address in config.listen) else None
         self.api = self._make_api(loop_time)
 
     def _make_api(self, now: Callable[[], float]) -> Api:

@@ -137,7 +137,7 @@ async def test_of_several_the_others_are_sealed_when_one_cannot_be(leader: Leade
     assert list(await leader.registry.read(SEALED_SECRETS)) == [("m0", "db.pw")]
 
 
-async def test_a_leader_that_cannot_open_a_secret_steps_aside_for_one_that_can(leader: Leader) -> None:
+async def test_a_leader_that_cannot_open_a_secret_gives_up_its_term_for_one_that_can(leader: Leader) -> None:
     await leader.set_secret(b"value", keys=(public_half(ONE),))
     assert await leader.seal(placement("m0")) == RETRY_S, "nobody else is there"
     await leader.machine("m1", public_half(ONE), capabilities={"DISABLE_ENGINE": True})

@@ -166,7 +166,7 @@ def test_what_a_worker_says_of_itself_does_not_decide() -> None:
         certificate_expires_s=2.0,
         seal_key="own",
     )
-    recorded = MachineIdentity("worker", "10.0.0.7", {"zone": "a"}, ("ssh-ed25519 GOOD",), "seal", 1.0, "ann")
+    recorded = MachineIdentity("worker", "10.0.0.7", {"zone": "a"}, ("ssh-ed25519 GOOD",), 1.0, "ann")
     found = record_of_worker(said, recorded)
     changed = {name for name in Machine.__struct_fields__ if getattr(found, name) != getattr(said, name)}
     assert changed == {"address", "metadata", "host_keys", "capabilities", "configured", "etcd_member", "https"}

@@ -266,11 +266,11 @@ def _check_newcomer(asked: schema.JoinRequest) -> MachineIdentity:
     """The record of a worker that says this of itself, without what the token says. Raises ApiError."""
     if len(asked.csr) > MAX_REQUEST:
         raise ApiError(400, f"csr has more than {MAX_REQUEST} characters")
-    refusal = refuse_machine_id(asked.machine) or refuse_newcomer(asked.address, asked.metadata, asked.seal_key)
+    refusal = refuse_machine_id(asked.machine) or refuse_newcomer(asked.address, asked.metadata)
     if refusal:
         raise ApiError(400, refusal)
     host_keys = parse_public_keys(asked.host_keys)
-    return MachineIdentity(WORKER, asked.address, asked.metadata, host_keys, asked.seal_key)
+    return MachineIdentity(WORKER, asked.address, asked.metadata, host_keys)
 
 
 async def _refuse_with(status: int, work: Awaitable[T]) -> T:
