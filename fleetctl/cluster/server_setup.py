@@ -39,8 +39,6 @@ every = json.dumps({"key": "AA==", "range_end": "AA==", "count_only": True}).enc
 answer = urllib.request.urlopen(urllib.request.Request("http://127.0.0.1:2379/v3/kv/range", every), timeout=5)
 print(json.load(answer).get("count", 0))
 """
-
-
 _HOST_NAME = re.compile(r"[0-9A-Za-z]([0-9A-Za-z.-]{0,250}[0-9A-Za-z])?", re.ASCII)
 _AUTHORITY = re.compile(r"authority-[0-9]{1,9}\.pem", re.ASCII)
 

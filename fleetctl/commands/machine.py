@@ -5,9 +5,9 @@ from typing import Any
 import click
 
 from fleetctl.actions import Action, run_action
+from fleetctl.cluster.joining import make_token, remove_machines
 from fleetctl.command_line import flag, new_command
 from fleetctl.errors import CommandFailed
-from fleetctl.joining import make_token, remove_machines
 from fleetctl.settings import Settings
 from fleetctl.unit_locations import port_option
 

@@ -12,8 +12,6 @@ from msgspec.structs import replace
 from fleetd.model.certificate import CertificateIdentity, Revocation, TrustedAuthority, is_revoked
 
 LONGEST_CHAIN = 4  # authorities back from the one that signs, which a client may have missed
-
-
 UNLINKED_RENEWED_AFTER = 0.9  # of the life
 
 

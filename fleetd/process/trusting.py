@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from fleetd import url
 from fleetd.config.config import Config
 from fleetd.config.options import Address
-from fleetd.model.certificate import SERVER, CertificateIdentity
+from fleetd.model.certificate import MACHINE, SERVER, CertificateIdentity
 from fleetd.model.machine import Machine, is_address
 from fleetd.process.directories import trust_directory
 from fleetd.registry.registry import Registry
@@ -23,7 +23,7 @@ def open_trust(config: Config, machine: Machine, store: Store, find_address: Cal
         return tuple(dict.fromkeys(name for name in names if is_address(name) and "%" not in name))
 
     keeper = TrustKeeper(
-        CertificateIdentity("machine", machine.id, SERVER),
+        CertificateIdentity(MACHINE, machine.id, SERVER),
         TrustFiles(trust_directory(config)),
         Registry(store, config.etcd_key_prefix),
         find_names=find_names,

@@ -116,7 +116,7 @@ class Watches:
                     return
 
     async def _follow(self, watches: Sequence[_Watch], backoff: Backoff) -> None:
-        """Open a stream for these watches and hand out what it says. Raises StoreError when it has ended."""
+        """Open a stream for these watches and give each what it says. Raises StoreError when it has ended."""
         request = wire.WatchRequest(
             highest_revision=self._seen.revision,
             history=self._seen.history,
@@ -127,7 +127,7 @@ class Watches:
             while True:
                 frame = await self._next_frame(stream)
                 self._seen.note(frame)
-                self._hand_out(frame, watches)
+                self._distribute(frame, watches)
                 backoff.reset()
         finally:
             self._gateway.close_stream(stream)
@@ -145,7 +145,7 @@ class Watches:
             raise EndpointFailed(f"this is not the stream of a fleet server: {error}") from error
         return frame
 
-    def _hand_out(self, frame: wire.WatchFrame, watches: Sequence[_Watch]) -> None:
+    def _distribute(self, frame: wire.WatchFrame, watches: Sequence[_Watch]) -> None:
         for watch in watches:
             watch.history = watch.history or frame.history
             if watch.history != frame.history:

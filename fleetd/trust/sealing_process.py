@@ -10,6 +10,7 @@ import msgspec
 from fleetd.model.decoding import UNREADABLE
 from fleetd.trust.sealing_wire import Answer, Encrypt, MakeKey, Request, Sealed, Share, ShareAll
 
+COMMAND = (sys.executable, "-P", "-m", "fleetd.trust.sealing")
 TIMEOUT_S = 30.0
 PUBLIC, PRIVATE = "seal.pub", "seal.key"  # files in the trust directory
 
@@ -18,9 +19,6 @@ Ask = Callable[[Request], Awaitable[Answer]]
 
 class SealingFailed(Exception):
     """Nothing was sealed. The message says why."""
-
-
-COMMAND = (sys.executable, "-P", "-m", "fleetd.trust.sealing")
 
 
 async def ask_process(request: Request, command: Sequence[str] = COMMAND, timeout_s: float = TIMEOUT_S) -> Answer:
