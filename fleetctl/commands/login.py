@@ -21,7 +21,7 @@ _ROLES = {"viewer": "view", "operator": "operate"}  # taken, too
     "--role",
     default="",
     metavar="RIGHTS",
-    help="what it permits, as in role.GROUP= of fleet.conf(5): view, operate:web-*,submit:web-*, admin",
+    help="what it permits: view, operate, admin, or as role.GROUP= in fleet.conf(5)",
 )
 @click.option("--for", "service", default="", metavar="NAME", help="make a certificate for a service, as for CI")
 @click.option("--days", type=int, default=_MOST_DAYS, help="with --for: how long it counts, from 1 to 90 days")
