@@ -26,6 +26,7 @@ from fleetd.agent.unit_retries import UnitRetries
 from fleetd.aio import Backoff, Pace
 from fleetd.membership.registration import Registration
 from fleetd.membership.store_epoch import StoreChange, StoreEpoch
+from fleetd.model.confinement import NO_LIMITS, Limits
 from fleetd.model.placement import Placement
 from fleetd.model.reboot import RebootRefusal
 from fleetd.model.secret import SecretRef
@@ -62,6 +63,7 @@ class Agent:
 
     `systemd` is connected by the agent, and closed by the caller. `boot_id` is this boot's, and `on_refused_reboot` is
     called when `reboot_refusal` changes. Secrets are left in `credentials_directory`; without one, no unit has any.
+    `limits` are what this machine's fleet.conf says of the units that it takes.
     To register the machine: `await publish_all(lease)`,
     write the machine's key, set `registration.lease`, call `heartbeat_answered`, and again for each heartbeat.
     """
@@ -77,6 +79,7 @@ class Agent:
         boot_id: str = "",
         on_refused_reboot: Callable[[], None] = lambda: None,
         credentials_directory: Path | None = None,
+        limits: Limits = NO_LIMITS,
     ) -> None:
         self._systemd = systemd
         self._ledger = ledger
@@ -99,7 +102,7 @@ class Agent:
         self._retries = UnitRetries(self._mark_one)
         self._proof_timers = ProofTimers(self._mark_one)
         credentials = Credentials(registry, machine_id, credentials_directory) if credentials_directory else None
-        self._executor = Executor(machine_id, systemd, ledger, self._retries, credentials, self._find_secrets)
+        self._executor = Executor(machine_id, systemd, ledger, self._retries, credentials, self._find_secrets, limits)
         self._reboot_orders = RebootOrders(systemd, ledger, boot_id, on_refused_reboot)
         self._diagnostics = Diagnostics(systemd, self._mark_one)
         self._observer = Observer(systemd, ledger, self._desired, self._executor, self._retries)

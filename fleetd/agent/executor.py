@@ -17,6 +17,7 @@ from fleetd.agent.credentials import Credentials, SecretNotThere
 from fleetd.agent.ledger import Ledger
 from fleetd.agent.links import Links
 from fleetd.agent.unit_retries import UnitRetries
+from fleetd.model.confinement import NO_LIMITS, Limits, confined, is_confined, refuse_privileges, unconfined
 from fleetd.model.content import Content
 from fleetd.model.job_result import REFUSED
 from fleetd.model.secret import SecretRef
@@ -38,15 +39,21 @@ MAX_CONCURRENT = 32  # systemd handles one request after the other; more in flig
 _AnyAction = TypeVar("_AnyAction", Stop, Reload, Start | Restart)
 
 
-def read_contents(systemd: ServiceManager) -> dict[str, Content]:
-    """Return the contents that fleet has written on this machine, by unit. Raises OSError."""
+def read_contents(systemd: ServiceManager, limits: Limits = NO_LIMITS) -> tuple[dict[str, Content], dict[str, None]]:
+    """Return the contents that fleet has written on this machine, by unit, and the units among them that have to be
+    confined and are not. Raises OSError."""
     dropins = systemd.read_dropins()
-    return {name: Content(text, dropins.get(name, ())) for name, text in systemd.read_files().items()}
+    contents = {name: Content(text, dropins.get(name, ())) for name, text in systemd.read_files().items()}
+    if not limits.confine:
+        return contents, {}
+    bare = {name: unconfined(content) for name, content in contents.items() if is_confined(name, content)}
+    return {**contents, **bare}, dict.fromkeys(contents.keys() - bare.keys())
 
 
 class Executor:
     """Executes plans. `hashes` are those of the contents that are written, by unit, as of the last `refresh_files`.
-    `secrets_of` returns the secrets that a unit is to have, which `credentials` puts where systemd asks for them."""
+    `secrets_of` returns the secrets that a unit is to have, which `credentials` puts where systemd asks for them.
+    `limits` are this machine's, and `unconfined` the units that have to be confined and are not."""
 
     def __init__(
         self,
@@ -56,25 +63,29 @@ class Executor:
         retries: UnitRetries,
         credentials: Credentials | None = None,
         secrets_of: Callable[[str], Sequence[SecretRef]] = lambda unit: (),
+        limits: Limits = NO_LIMITS,
     ) -> None:
         self._systemd = systemd
         self._ledger = ledger
         self._retries = retries
         self._credentials = credentials
         self._secrets_of = secrets_of
+        self.limits = limits
         self._links = Links(machine_id, systemd, ledger)
         self._files_are_known = False
         self._stops: dict[str, None] = {}  # units that fleetd stopped, and has not started since
         self._changed_files: dict[str, None] = {}  # units whose files changed since the last reload check
         self.hashes: dict[str, str] = {}
+        self.unconfined: dict[str, None] = {}
         self._taken: dict[str, NameTaken] = {}  # units whose file cannot be written for this
 
     def refresh_files(self) -> None:
         """Read the files, unless they are known already. Raises OSError."""
         if not self._files_are_known:
-            contents = read_contents(self._systemd)
+            contents, self.unconfined = read_contents(self._systemd, self.limits)
             self.hashes = {name: content.hash for name, content in contents.items()}
-            self._links.read(contents)
+            # A link would have a confined unit started by others, without a check.
+            self._links.read({} if self.limits.confine else contents)
             self._files_are_known = True
 
     def taken_error(self, status: UnitStatus) -> NameTaken | None:
@@ -159,6 +170,10 @@ class Executor:
         self._stops[action.unit] = None
 
     async def _queue_job(self, action: Start | Restart) -> None:
+        if self.limits.confine:
+            refusal = refuse_privileges(action.unit, await self._systemd.privileges(action.unit))
+            if refusal:
+                raise ServiceManagerError(refusal)
         await (self._start(action) if isinstance(action, Start) else self._restart(action))
 
     async def _restart(self, action: Restart) -> None:
@@ -222,6 +237,7 @@ class Executor:
             else:
                 self._ledger.forget(name)
                 self.hashes.pop(name, None)
+                self.unconfined.pop(name, None)
                 self._links.forget(name)
                 if self._credentials:
                     self._credentials.forget(name)
@@ -240,6 +256,8 @@ class Executor:
                 contents[action.unit] = action.content
         files = {name: content.text for name, content in contents.items()}
         dropins = {name: content.dropins for name, content in contents.items() if content.dropins}
+        if self.limits.confine:
+            dropins = {name: confined(name, content).dropins for name, content in contents.items()}
         failures = await self._change_files(self._systemd.write(files, dropins)) if files else {}
         for name, content in contents.items():
             failure = failures.get(name)
@@ -249,7 +267,9 @@ class Executor:
                 self._fail("write", name, failure)
             else:
                 self.hashes[name] = content.hash
-                self._links.put(name, content)
+                self.unconfined.pop(name, None)
+                if not self.limits.confine:
+                    self._links.put(name, content)
                 self._changed_files[name] = None
 
     async def _change_files(self, change: Awaitable[Mapping[str, Exception]]) -> Mapping[str, Exception]:

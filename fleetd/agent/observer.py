@@ -12,6 +12,7 @@ from fleetd.agent.ledger import Ledger
 from fleetd.agent.links import has_install
 from fleetd.agent.unit_retries import UnitRetries
 from fleetd.model.admission import dropin_taken, own_unit, refuse_names
+from fleetd.model.confinement import judge, refuse
 from fleetd.model.content import Content
 from fleetd.model.job_result import CANCELED, NEVER_RAN, REFUSED
 from fleetd.model.placement import Placement
@@ -56,7 +57,7 @@ class Observer:
         for name, last_run in zip(asked, await asyncio.gather(*answers), strict=True):
             observed[name] = msgspec.structs.replace(observed[name], last_run=last_run)
         replaced = [name for name in names if needs_content(placements.get(name), observed[name])]
-        contents = read_contents(self._systemd) if replaced else {}
+        contents = read_contents(self._systemd, self._executor.limits)[0] if replaced else {}
         for name in replaced:
             observed[name] = msgspec.structs.replace(observed[name], content=contents.get(name, Content("")))
         return observed
@@ -71,6 +72,7 @@ class Observer:
         file_hash = self._executor.hashes.get(name, "")
         is_new = not file_hash and name in self._desired.placements
         refusal, obstacle, lacks = self._find_refusal(name, status) if is_new else ("", "", "")
+        forbidden = self._find_forbidden(name) if file_hash else ""
         return Observed(
             hash=file_hash,
             load=status.load,
@@ -84,6 +86,7 @@ class Observer:
             refusal=refusal,
             obstacle=obstacle,
             lacks=lacks,
+            forbidden=forbidden,
             at_s=at_s,
         )
 
@@ -93,6 +96,8 @@ class Observer:
         if taken := self._executor.taken_error(status):
             return str(taken), taken.obstacle, ""
         content = self._desired.placements[name].content
+        if limit := self._find_limit(name, content):
+            return f"this machine {limit} (see fleet.conf)", limit, ""
         try:
             options = content.options() if has_install(content) else ()
         except UnitFileError:
@@ -108,6 +113,25 @@ class Observer:
             refusal = f"{name} has Accept=yes and starts an instance of {lacks} for each connection; submit {lacks}"
             return refusal, f"lacks {lacks}", lacks
         return "", "", ""
+
+    def _find_forbidden(self, name: str) -> str:
+        """Return why a unit that has a file here may not be here as it is placed; '' if it may."""
+        placement = self._desired.placements.get(name)
+        if placement is None or placement.is_withdrawn:
+            return ""
+        if name in self._executor.unconfined:
+            return "it is not confined yet"
+        return self._find_limit(name, placement.content)
+
+    def _find_limit(self, name: str, content: Content) -> str:
+        """Return why the machine's fleet.conf does not take this unit, as a predicate; '' if it does."""
+        limits = self._executor.limits
+        why = refuse(limits, name, content)
+        if why or not limits.confine:
+            return why
+        owners = {other: self._systemd.shadows(other) for other in judge(name, content).starts}
+        started = [f"{other} ({path})" for other, path in owners.items() if path]
+        return f"confines its units: it starts {', '.join(started)} of the machine's own" if started else ""
 
     def _find_missing_template(self, name: str) -> str:
         """Return the template that a socket with Accept=yes needs, if neither the cluster nor the machine has it."""

@@ -52,6 +52,8 @@ class Config(msgspec.Struct, frozen=True):
     etcd_compact: bool
     public_ip: str
     metadata: dict[str, str]
+    accept: tuple[str, ...]
+    confine: bool
     agent_ttl_s: float
     parked_ttl_s: float
     failover_delay_s: float
@@ -189,6 +191,11 @@ def parse_config(
         name.removeprefix(_ROLE): _parse_role(item) for name, item in given.items() if name.startswith(_ROLE)
     }
     _check_role(fields, given)
+    if fields["confine"] and fields["systemd_user"]:
+        raise ConfigError(
+            f"{given['confine'].origin}: confine: a user's systemd cannot run units as other users; remove it, or "
+            "systemd_user=true"
+        )
     _check_certificate(fields, given)
     _check_etcd(fields, given)
     return Config(**fields), notices

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from fleetd.model.machine import is_address
+from fleetd.model.names import compile_glob
 from fleetd.model.reboot_window import parse_reboot_windows
 from fleetd.model.timespan import LONGEST_S, parse_time_span
 from fleetd.url import has_user, without_user
@@ -54,6 +55,22 @@ def parse_bool(text: str) -> bool:
     if text in _FALSE:
         return False
     raise ValueError(f"{text!r} is neither true nor false")
+
+
+def parse_yes(text: str) -> bool:
+    """Parse a boolean, also as systemd writes it."""
+    return text == "yes" if text in ("yes", "no") else parse_bool(text)
+
+
+def parse_accept(text: str) -> tuple[str, ...]:
+    """Parse a comma-separated list of patterns of unit names; () for those that every name matches."""
+    patterns = tuple(item.strip() for item in text.split(",") if item.strip())
+    for pattern in patterns:
+        if compile_glob(pattern) is None or not pattern.isprintable():
+            raise ValueError(f"{pattern!r} is no pattern of unit names; write one like web-*")
+    if not patterns:
+        raise ValueError("it is empty; write * for units of any name, and cordon a machine that is to take none")
+    return () if "*" in patterns else patterns
 
 
 def parse_whole_number(low: int, high: int) -> Callable[[str], int]:
@@ -318,6 +335,21 @@ OPTIONS: tuple[ConfigOption, ...] = (
         "",
         "What units can require with MachineMetadata=, as key=value,key=value.",
         warn=find_odd_metadata,
+    ),
+    ConfigOption(
+        "accept",
+        parse_accept,
+        "*",
+        "The names of the units that this machine takes, as patterns separated by commas, as in web-*,db-*; aliases "
+        "have to match, too. Others are not placed here, and fleetd refuses and stops them whatever the store says.",
+    ),
+    ConfigOption(
+        "confine",
+        parse_yes,
+        "no",
+        "Take only services that cannot become root here, whoever submits them: yes or no. Each runs as a user of its "
+        "own (DynamicUser=, NoNewPrivileges=, ProtectSystem=strict), which fleetd checks before it starts one. See "
+        "fleet.unit(5), Confined units, for what they may have.",
     ),
     ConfigOption(
         "agent_ttl",

@@ -64,7 +64,8 @@ class Machine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="format
     the public keys of its SSH server, as `KIND BASE64`; () if none are known. `https` is where it serves the API over
     https, as `HOST:PORT`, or `:PORT` on all its addresses; '' where it does not. `certificate_expires_s` is the Unix
     time at which its certificate expires, 0 if it has none. `seal_key` is the public key that secrets are sealed to for
-    it, in base64, '' while it has none.
+    it, in base64, '' while it has none. `accept` are the patterns of the names of units that it takes, () for all, and
+    `confine` says that it takes only units that cannot become root there (model/confinement.py).
     """
 
     id: str
@@ -85,6 +86,8 @@ class Machine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="format
     https: str = ""
     certificate_expires_s: float = 0.0
     seal_key: str = ""
+    accept: tuple[str, ...] = ()
+    confine: bool = False
 
     @property
     def short_id(self) -> str:

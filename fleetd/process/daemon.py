@@ -266,6 +266,8 @@ async def open_node(config: Config, former_lease: int = 0) -> Node:
         configured=config.of_cluster,
         host_keys=environment.find_host_keys(),
         seal_key=environment.sealing.find_public() if environment.sealing else "",
+        accept=config.accept,
+        confine=config.confine,
     )
     trust = worker_trust = None
     if config.is_worker:

@@ -27,6 +27,7 @@ from fleetd.leader.election import Election
 from fleetd.membership.parking import Parking, park_when_possible
 from fleetd.membership.registration import Membership, Registration
 from fleetd.membership.store_epoch import StoreEpoch
+from fleetd.model.confinement import Limits
 from fleetd.model.machine import Machine, MachineMode, effective_metadata
 from fleetd.model.quota import Usage
 from fleetd.model.reason import render_rejection
@@ -136,6 +137,7 @@ class Node:
             machine.boot_id,
             on_refused_reboot=lambda: self._facts.wake(),
             credentials_directory=environment.runtime / "credentials" if environment.sealing else None,
+            limits=Limits(config.accept, config.confine),
         )
         self.membership = Membership(
             machine,

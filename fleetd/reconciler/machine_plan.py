@@ -81,6 +81,8 @@ def _plan_unit(name: str, desired: Desired, seen: Observed) -> tuple[Action, ...
         return ()
     if placement is None:
         return _plan_removal(name, seen, "not placed on this machine any more") if desired.removes_unplaced else ()
+    if seen.forbidden:
+        return _plan_removal(name, seen, seen.forbidden)
     if placement.superseded:  # it keeps running until its replacement does
         return ()
     if placement.is_withdrawn:

@@ -37,8 +37,9 @@ class Observed(msgspec.Struct, frozen=True):
     `hash` is of what fleet has written of it ('': no unit file). `load`, `active`, `sub` and `job` are as systemd lists
     them. `waiting`: an action failed, and it is too early to retry. `refusal` is why no unit of this name may be
     written here, or ''; `obstacle` says the same in short ("has its own /etc/…"), and `lacks` names the unit that is
-    missing if that is why. `job_result` is the result of the last job requested, '' while there is none.
-    `at_s` is when it was seen, on the machine's monotonic clock.
+    missing if that is why. `forbidden` is why a unit that has a file may not be here as it is placed, by this machine's
+    fleet.conf, or ''. `job_result` is the result of the last job requested, '' while there is none. `at_s` is when it
+    was seen, on the machine's monotonic clock.
     `last_run` is filled in only if needs_last_run says so, `content` (as written) only if needs_content does.
     """
 
@@ -53,6 +54,7 @@ class Observed(msgspec.Struct, frozen=True):
     refusal: str = ""
     obstacle: str = ""
     lacks: str = ""
+    forbidden: str = ""
     job_result: str = ""
     last_run: LastRun | None = None
     content: Content = Content("")

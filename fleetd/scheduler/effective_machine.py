@@ -3,6 +3,7 @@
 import msgspec
 from msgspec.structs import replace
 
+from fleetd.model.confinement import NO_LIMITS, Limits, limits_of
 from fleetd.model.machine import Capability, DrainRequest, Machine, MachineMode, MachineSettings, effective_metadata
 from fleetd.model.reason import Hold, Rejection, RejectionKind
 from fleetd.model.reboot import Reboot, RebootPhase
@@ -22,7 +23,7 @@ class EffectiveMachine(msgspec.Struct, frozen=True, gc=False):
     carries out nothing at present. `cordon` is why it takes only global units. `has_dropins`: its fleetd knows of
     drop-ins; an older one would run a unit without them. `has_proofs`: its fleetd says whether a unit is healthy.
     `goes_down`: it was told to reboot, so what runs there counts as unavailable from now on. `has_seal_key`: secrets
-    can be sealed for it.
+    can be sealed for it. `limits` are what it says of the units that it takes.
     """
 
     metadata: dict[str, str]
@@ -35,6 +36,7 @@ class EffectiveMachine(msgspec.Struct, frozen=True, gc=False):
     has_proofs: bool = True
     goes_down: bool = False
     has_seal_key: bool = False
+    limits: Limits = NO_LIMITS
 
     @property
     def accepts_work(self) -> bool:
@@ -53,6 +55,7 @@ def effective_machine(
         has_dropins=bool(machine.capabilities.get(Capability.DROPINS)),
         has_proofs=bool(machine.capabilities.get(Capability.PROOFS)),
         has_seal_key=machine.seal_key != "",
+        limits=limits_of(machine),
         goes_down=reboot is not None and reboot.phase is RebootPhase.ORDERED and reboot.boot_id == machine.boot_id,
     )
     if machine.mode is MachineMode.LEAVING:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from fleetd.model.cluster_settings import ClusterSettings
+from fleetd.model.confinement import NO_LIMITS, Limits, limits_of, refuse
 from fleetd.model.constraints import Requirements
 from fleetd.model.group import GroupOptions, group_of
 from fleetd.model.machine import DrainRequest, Machine, MachineSettings
@@ -86,6 +87,7 @@ class Snapshot:
         self.store_health: StoreHealth | None = None  # asked for only where a member's machine is to reboot
         # Indexes.
         self.effective: dict[str, EffectiveMachine] = Ordered()  # registered machines
+        self.limited: dict[str, Limits] = {}  # registered machines that do not take every unit
         self.occupancies: dict[str, Occupancy] = {}
         self.text_bytes = 0  # of all units together
         self.superseded: dict[tuple[str, str], None] = {}  # (machine, unit)
@@ -250,7 +252,15 @@ class Snapshot:
         return state is not None and state.runs
 
     def refusal(self, name: str, machine: str) -> str:
-        """Why the machine takes no unit of this name, as a predicate, or ''."""
+        """Why the machine does not take the unit, by what it reports or publishes, as a predicate, or ''."""
+        if self.limited and machine in self.limited and (unit := self.units.get(name)) is not None:
+            why = refuse(self.limited[machine], name, unit.content)
+            if why:
+                return why
+        return self.reported_refusal(name, machine)
+
+    def reported_refusal(self, name: str, machine: str) -> str:
+        """Why the machine reports that it takes no unit of this name, as a predicate, or ''."""
         reports, orders = self.states.get(name), self.placements.get(name)
         state = reports.get(machine) if reports else None
         if state is not None:  # a missing unit that the cluster has is placed with it
@@ -446,6 +456,8 @@ class Snapshot:
         record = self.machines.get(machine)
         settings, reboot = self.settings.get(machine), self.reboots.get(machine)
         set_or_delete(self.effective, machine, effective_machine(record, settings, reboot) if record else None)
+        limits = limits_of(record) if record else NO_LIMITS
+        set_or_delete(self.limited, machine, None if limits is NO_LIMITS else limits)
         self._machine_index = None
 
     def _refresh_unplaced(self, name: str) -> None:

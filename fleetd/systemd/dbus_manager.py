@@ -13,6 +13,7 @@ from msgspec import structs
 
 from fleetd.config.config import own_paths
 from fleetd.model.admission import name_taken
+from fleetd.model.confinement import Privileges
 from fleetd.model.content import DropIn
 from fleetd.model.job_result import REFUSED, SKIPPED
 from fleetd.model.names import is_loadable, is_template
@@ -28,6 +29,7 @@ from fleetd.systemd.dbus_connection import (
 from fleetd.systemd.failure_text import Ending, render_failure
 from fleetd.systemd.files import INVALID_NAME, UnitFiles, units_of_link
 from fleetd.systemd.journal import last_lines
+from fleetd.systemd.privileges import ask_privileges
 from fleetd.systemd.protocol import (
     NO_DROPINS,
     REBOOT,
@@ -406,6 +408,9 @@ class SystemdOverDBus:
         asked = ("Unit.InvocationID", "Unit.ActiveEnterTimestampMonotonic", *counted)
         invocation, since_us, *restarts = await self._bus.get(name, *asked)
         return Run(bytes(invocation).hex(), since_us / 1e6, *restarts)
+
+    async def privileges(self, name: str) -> Privileges:
+        return await ask_privileges(self._bus, name, self._files.has_linked)
 
     async def explain(self, name: str) -> str:
         if not is_loadable(name):

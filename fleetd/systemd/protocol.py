@@ -10,6 +10,7 @@ from typing import Protocol
 import msgspec
 
 from fleetd.model.admission import dropin_taken, name_taken, own_unit
+from fleetd.model.confinement import Privileges
 from fleetd.model.content import DropIn
 from fleetd.model.unit import AT_REST
 
@@ -186,6 +187,9 @@ class ServiceManager(Protocol):
 
     async def last_run(self, name: str) -> Run:
         """Return since when the unit runs; the defaults if systemd does not know it."""
+
+    async def privileges(self, name: str) -> Privileges:
+        """Return what this service of fleet's would run with, if it was started."""
 
     async def explain(self, name: str) -> str:
         """Return why the unit failed, as text: systemd's result and exit status, and its last log lines."""

@@ -8,6 +8,7 @@ import re
 
 import msgspec
 
+from fleetd.model.confinement import Privileges
 from fleetd.model.timespan import parse_time_span
 from fleetd.model.unit_option import UnitOption
 from fleetd.model.unitfile import UnitFileError, list_values, parse_unit_file
@@ -103,6 +104,25 @@ def parse_program(name: str, text: str) -> Program:
         restart_s=parse_time_span(_last(options, "Service", "RestartSec") or str(RESTART_S)),
         reload=" ; ".join(list_values(options, "Service", "ExecReload")),
         start_limit=0 if _last(options, "Unit", "StartLimitIntervalSec") == "0" else 5,
+    )
+
+
+def parse_privileges(name: str, text: str) -> Privileges:
+    """What a service of this text would run with, as far as the simulation knows the options."""
+    options = parse_unit_file(text)
+    prefixed = [value for value in list_values(options, "Service", "ExecStart") if value.startswith("+")]
+    return Privileges(
+        name,
+        is_ours=True,
+        is_read=True,
+        user=_last(options, "Service", "User"),
+        group=_last(options, "Service", "Group"),
+        groups=_words(options, "Service", "SupplementaryGroups"),
+        dynamic_user=_last(options, "Service", "DynamicUser") in _YES,
+        no_new_privileges=_last(options, "Service", "NoNewPrivileges") in _YES,
+        protect_system=_last(options, "Service", "ProtectSystem"),
+        ambient_capabilities=len(_words(options, "Service", "AmbientCapabilities")),
+        flags=frozenset(["privileged"] if prefixed else []),
     )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 
+from fleetd.model.confinement import Privileges
 from fleetd.model.content import DropIn, merge_dropins
 from fleetd.model.names import is_loadable, is_systemd_name, parse_name
 from fleetd.systemd.failure_text import Ending, render_failure
@@ -28,6 +29,7 @@ from fleetd.systemd.protocol import (
     UnitDetails,
     UnitStatus,
 )
+from fleetd.testing.scripted_program import parse_privileges
 from fleetd.testing.simulated_units import Behaviour, SimulatedUnits
 
 DIRECTORY = "/run/fleet/units"
@@ -321,6 +323,11 @@ class SimulatedSystemd:
         await self._take_time("last-run", (name,))
         unit = self._units.load(name)
         return Run(unit.invocation, unit.active_since_s, unit.restarts) if unit else Run()
+
+    async def privileges(self, name: str) -> Privileges:
+        await self._take_time("privileges", (name,))
+        unit = self._units.load(name)
+        return parse_privileges(name, unit.text if unit else "")
 
     async def explain(self, name: str) -> str:
         await self._take_time("explain", (name,))

@@ -10,6 +10,7 @@ from fleetd.agent.agent import Agent
 from fleetd.agent.ledger import Ledger
 from fleetd.membership.registration import Registration
 from fleetd.membership.store_epoch import StoreEpoch
+from fleetd.model.confinement import NO_LIMITS, Privileges
 from fleetd.model.content import DropIn
 from fleetd.model.placement import Placement
 from fleetd.model.reboot import Reboot, RebootPhase
@@ -83,6 +84,7 @@ class FaultySystemd(SimulatedSystemd):
         self.is_mute = False  # describes no unit when asked for it alone
         self.has_slow_journal = False  # explains a failure only after its caller gave up
         self.interruption: Callable[[], Awaitable[None]] | None = None  # runs after the next observation of units
+        self.privileges_of: dict[str, Privileges] = {}  # of units with drop-ins of the machine's own
         self.was_asked_to_write = asyncio.Event()
         self.was_asked_to_start = asyncio.Event()
 
@@ -138,6 +140,10 @@ class FaultySystemd(SimulatedSystemd):
         self._find_words(name)
         return await super().last_run(name)
 
+    async def privileges(self, name: str) -> Privileges:
+        found = await super().privileges(name)
+        return self.privileges_of.get(name, found)
+
     async def explain(self, name: str) -> str:
         self._find_words(name)
         if self.has_slow_journal:
@@ -161,6 +167,7 @@ class MachineUnderTest:
         self.sessions = 0
         self.told_refusal = asyncio.Event()
         self.running: asyncio.Task[None] | None = None
+        self.limits = NO_LIMITS  # of its fleet.conf, from the next start on
         self.use_store("the-cluster")
 
     def use_store(self, cluster_id: str) -> None:
@@ -186,6 +193,7 @@ class MachineUnderTest:
             BOOT,
             on_refused_reboot=self.told_refusal.set,
             credentials_directory=self.directory / "credentials",
+            limits=self.limits,
         )
         self.running = asyncio.create_task(self.agent.run())
         await self.register()

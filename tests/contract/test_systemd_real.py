@@ -15,7 +15,14 @@ from tests.contract.systemd_harness import LIBRARY_VARIABLE
 CHECKOUT = Path(__file__).resolve().parents[2]
 SUITES = tuple(
     f"tests/contract/{name}.py"
-    for name in ("test_systemd", "test_systemd_dropins", "test_systemd_jobs", "test_systemd_signs", "dbus_suite")
+    for name in (
+        "test_systemd",
+        "test_systemd_dropins",
+        "test_systemd_jobs",
+        "test_systemd_signs",
+        "test_systemd_privileges",
+        "dbus_suite",
+    )
 )
 TIMEOUT_S = 600.0
 

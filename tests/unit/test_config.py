@@ -513,3 +513,34 @@ def test_the_settings_of_the_cluster_that_are_not_the_defaults_are_kept_as_writt
 )
 def test_an_address_is_printed_as_it_is_written(text: str) -> None:
     assert str(parse_address(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "accept", "confine"),
+    [
+        ("", (), False),
+        ("accept=*", (), False),
+        ("accept=web-*, db.service\nconfine=yes", ("web-*", "db.service"), True),
+        ("accept=web-*,*\nconfine=true", (), True),
+        ("confine=no", (), False),
+        ("confine=0", (), False),
+    ],
+)
+def test_a_machine_says_which_units_it_takes(text: str, accept: tuple[str, ...], confine: bool) -> None:
+    config = parse_config(text, "fleet.conf", {}, {})[0]
+    assert (config.accept, config.confine) == (accept, confine)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("accept=", "fleet.conf:1: accept: it is empty; write * for units of any name, and cordon a machine"),
+        ("accept=web-[", "fleet.conf:1: accept: 'web-[' is no pattern of unit names; write one like web-*"),
+        ("confine=perhaps", "fleet.conf:1: confine: 'perhaps' is neither true nor false"),
+        ("systemd_user=true\nconfine=yes", "fleet.conf:2: confine: a user's systemd cannot run units as other users"),
+    ],
+)
+def test_what_a_machine_cannot_keep_about_its_units_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        parse_config(text, "fleet.conf", {}, {})
+    assert str(refused.value).startswith(message)

@@ -102,3 +102,65 @@ def test_a_refusal_lasts_while_the_machine_is_away_or_has_not_reported_yet():
     assert cluster.rejections(A) == {"machine is leaving": 1, "machine takes no unit of this name": 1}
     cluster.settle()
     assert cluster.rejections(A) == {"machine is leaving": 1, f"machine {OWN}": 1}
+
+
+# What a machine says of the units that it takes (accept= and confine= of its fleet.conf).
+
+ROOT = "Global=false\n[Service]\nUser=root"
+
+
+def test_a_unit_of_another_name_than_a_machine_accepts_goes_elsewhere_until_the_machine_accepts_it():
+    cluster = settled_cluster("m1", "m2")
+    cluster.machine("m1", facts={"accept": ("web-*",)})
+    cluster.unit(A)
+    cluster.unit("web-1.service", "MachineID=m1")
+    cluster.settle()
+    assert cluster.assigned() == {A: "m2", "web-1.service": "m1"}
+    assert cluster.placement_states(A) == {"m2": "assigned"}
+    assert cluster.reason(A) == "the only machine that fits"
+
+
+def test_a_unit_that_no_machine_accepts_says_so_and_is_placed_as_soon_as_one_does():
+    cluster = settled_cluster("m1")
+    cluster.machine("m1", facts={"accept": ("web-*", "db.service")})
+    cluster.unit(A)
+    cluster.settle()
+    assert cluster.rejections(A) == {"machine accepts only web-*, db.service": 1}
+    cluster.machine("m1")
+    cluster.settle()
+    assert cluster.assigned() == {A: "m1"}
+
+
+def test_a_unit_that_its_machine_accepts_no_more_moves():
+    cluster = settled_cluster("m1")
+    cluster.unit(A)
+    cluster.settle()
+    cluster.machine("m2")
+    cluster.machine("m1", facts={"accept": ("web-*",)})
+    cluster.settle()
+    assert cluster.assigned() == {A: "m2"}
+    assert cluster.placement_states(A) == {"m2": "assigned"}
+
+
+def test_a_unit_that_could_become_root_avoids_a_machine_that_confines_its_units():
+    cluster = settled_cluster("m1", "m2")
+    cluster.machine("m1", facts={"confine": True})
+    cluster.unit(A, ROOT)
+    cluster.unit("b.service", "MachineID=m1\n[Service]\nExecStart=/bin/b")
+    cluster.settle()
+    assert cluster.assigned() == {A: "m2", "b.service": "m1"}
+    cluster.unit("b.service", f"MachineID=m1\n{ROOT}")
+    cluster.settle()
+    assert "b.service" not in cluster.assigned()
+    assert "machine confines its units: User= is not allowed in [Service]: the unit runs as a user of its own" in (
+        cluster.rejections("b.service")
+    )
+
+
+def test_a_global_unit_is_where_machines_accept_it():
+    cluster = settled_cluster("m1", "m2")
+    cluster.machine("m1", facts={"accept": ("web-*",)})
+    cluster.unit(A, "Global=true")
+    cluster.settle()
+    assert cluster.assigned() == {A: "m2"}
+    assert cluster.plan_cold().units == ()
