@@ -77,11 +77,11 @@ def decide_release(plan: UnitPlanBuilder, machine: str) -> Action | None:
     placement = plan.placements[machine]
     match plan.allocation_state(machine):
         case State.DECLINED:
-            is_accepted = machine in plan.states and not plan.snapshot.reported_refusal(plan.name, machine)
+            is_accepted = machine in plan.states and not plan.snapshot.refusal(plan.name, machine)
             is_over = is_accepted or not plan.is_wanted or plan.snapshot.is_dead(machine)
             return Forget(machine) if is_over else None
         case State.STOPPED:
-            is_refused = plan.is_wanted and plan.snapshot.reported_refusal(plan.name, machine)
+            is_refused = plan.is_wanted and plan.snapshot.refusal(plan.name, machine)
             return Decline(machine) if is_refused else Forget(machine)
         case State.ASSIGNED if plan.unit is not None and not plan.held_content(machine):
             return None if is_same_content(placement, plan.unit) else Keep(machine)

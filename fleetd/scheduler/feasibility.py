@@ -59,8 +59,9 @@ def meets_constraints(candidate: Candidate) -> Rejection | None:
 
 
 def accepts(candidate: Candidate) -> Rejection | None:
-    """The machine has no unit of its own of this name, which this one would shadow."""
-    refusal = candidate.snapshot.refusal(candidate.name, candidate.machine)
+    """The machine has no unit of its own of this name, which this one would shadow, and its fleet.conf takes it."""
+    snapshot, name, machine = candidate.snapshot, candidate.name, candidate.machine
+    refusal = snapshot.refusal(name, machine) or (snapshot.limit(name, machine) if snapshot.limited else "")
     return Rejection(RejectionKind.REFUSED, refusal) if refusal else None
 
 

@@ -251,16 +251,13 @@ class Snapshot:
         state = self.states.get(name, {}).get(machine)
         return state is not None and state.runs
 
-    def refusal(self, name: str, machine: str) -> str:
-        """Why the machine does not take the unit, by what it reports or publishes, as a predicate, or ''."""
-        if self.limited and machine in self.limited and (unit := self.units.get(name)) is not None:
-            why = refuse(self.limited[machine], name, unit.content)
-            if why:
-                return why
-        return self.reported_refusal(name, machine)
+    def limit(self, name: str, machine: str) -> str:
+        """Why the machine does not take the unit by what it publishes of itself, as a predicate, or ''."""
+        limits, unit = self.limited.get(machine), self.units.get(name)
+        return refuse(limits, name, unit.content) if limits and unit else ""
 
-    def reported_refusal(self, name: str, machine: str) -> str:
-        """Why the machine reports that it takes no unit of this name, as a predicate, or ''."""
+    def refusal(self, name: str, machine: str) -> str:
+        """Why the machine takes no unit of this name, as a predicate, or ''."""
         reports, orders = self.states.get(name), self.placements.get(name)
         state = reports.get(machine) if reports else None
         if state is not None:  # a missing unit that the cluster has is placed with it

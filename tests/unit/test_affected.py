@@ -130,6 +130,7 @@ MACHINE_CHANGES = [
     ("its mode", lambda cluster: cluster.machine("m1", mode=MachineMode.LEAVING), True),
     ("its metadata", lambda cluster: cluster.machine("m1", role="db"), True),
     ("its settings", lambda cluster: cluster.settings("m1", role="db"), True),
+    ("the units that it takes", lambda cluster: cluster.machine("m1", facts={"accept": ("b*",)}), True),
     ("its session", lambda cluster: cluster.machine("m1", session="another"), True),
     ("its absence", lambda cluster: cluster.write(MACHINES, ("m1",), None), True),
     ("its address alone", lambda cluster: _move(cluster), False),

@@ -54,6 +54,8 @@ def test_without_any_setting_the_defaults_hold_without_notes() -> None:
         etcd_compact=True,
         public_ip="",
         metadata={},
+        accept=(),
+        confine=False,
         agent_ttl_s=10.0,
         parked_ttl_s=math.inf,
         failover_delay_s=0.0,

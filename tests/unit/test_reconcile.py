@@ -180,6 +180,14 @@ TABLE = [
     ("a_completed_oneshot_is_not_run_again", placed(), here(entry=entry(completed=True)), ""),
     # A unit that may not be here, or that has an error.
     ("a_refused_unit_is_not_written", placed(), here("active", hash_="", refusal="it would shadow"), ""),
+    ("a_unit_that_may_not_be_here_is_stopped", placed(), here("active", entry=entry(), forbidden="root"), "Stop"),
+    (
+        "a_superseded_unit_that_may_not_be_here_is_stopped",
+        placed(superseded=True),
+        here("active", entry=entry(), forbidden="root"),
+        "Stop",
+    ),
+    ("a_unit_that_may_not_be_here_is_removed_once_it_has_stopped", placed(), here(forbidden="root"), "Remove"),
     ("a_unit_that_waits_for_its_retry_is_left_alone", placed(), here(waiting=True), ""),
     # A unit held since the store was restored.
     ("an_adopted_unit_of_another_target_is_left_alone", placed(LOADED), here("active", entry=entry(adopted=True)), ""),
