@@ -39,13 +39,16 @@ MAX_CONCURRENT = 32  # systemd handles one request after the other; more in flig
 _AnyAction = TypeVar("_AnyAction", Stop, Reload, Start | Restart)
 
 
-def read_contents(systemd: ServiceManager, limits: Limits = NO_LIMITS) -> tuple[dict[str, Content], dict[str, None]]:
-    """Return the contents that fleet has written on this machine, by unit, and the units among them that have to be
-    confined and are not. Raises OSError."""
+def read_contents(systemd: ServiceManager) -> dict[str, Content]:
+    """Return the contents that fleet has written on this machine, by unit. Raises OSError."""
     dropins = systemd.read_dropins()
-    contents = {name: Content(text, dropins.get(name, ())) for name, text in systemd.read_files().items()}
+    return {name: Content(text, dropins.get(name, ())) for name, text in systemd.read_files().items()}
+
+
+def as_placed(contents: Mapping[str, Content], limits: Limits) -> tuple[dict[str, Content], dict[str, None]]:
+    """Return these contents without what confines the units, and the units that have to be confined and are not."""
     if not limits.confine:
-        return contents, {}
+        return dict(contents), {}
     bare = {name: unconfined(content) for name, content in contents.items() if is_confined(name, content)}
     return {**contents, **bare}, dict.fromkeys(contents.keys() - bare.keys())
 
@@ -82,7 +85,7 @@ class Executor:
     def refresh_files(self) -> None:
         """Read the files, unless they are known already. Raises OSError."""
         if not self._files_are_known:
-            contents, self.unconfined = read_contents(self._systemd, self.limits)
+            contents, self.unconfined = as_placed(read_contents(self._systemd), self.limits)
             self.hashes = {name: content.hash for name, content in contents.items()}
             # A link would have a confined unit started by others, without a check.
             self._links.read({} if self.limits.confine else contents)

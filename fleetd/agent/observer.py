@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from fleetd.agent.desired_state import DesiredState
-from fleetd.agent.executor import Executor, read_contents
+from fleetd.agent.executor import Executor, as_placed, read_contents
 from fleetd.agent.ledger import Ledger
 from fleetd.agent.links import has_install
 from fleetd.agent.unit_retries import UnitRetries
@@ -57,7 +57,7 @@ class Observer:
         for name, last_run in zip(asked, await asyncio.gather(*answers), strict=True):
             observed[name] = msgspec.structs.replace(observed[name], last_run=last_run)
         replaced = [name for name in names if needs_content(placements.get(name), observed[name])]
-        contents = read_contents(self._systemd, self._executor.limits)[0] if replaced else {}
+        contents, _ = as_placed(read_contents(self._systemd) if replaced else {}, self._executor.limits)
         for name in replaced:
             observed[name] = msgspec.structs.replace(observed[name], content=contents.get(name, Content("")))
         return observed
