@@ -40,6 +40,7 @@ REFUSED = {
     "timed.timer": "[Timer]\nOnActiveSec=1\nUnit=debug-shell.service\n",
     "mounted.mount": "[Mount]\nWhat=tmpfs\nWhere=/mounted\nType=tmpfs\n",
 }
+UNREADABLE = ("path.service", "last.service")  # no drop-in has such a name: fleetd does not read the placement
 DROPINS = {
     "dropin.service": DropIn("10-root.conf", "[Service]\nUser=root\n"),
     "path.service": DropIn("../../../../../etc/cron.d/root", "* * * * * root touch /root/became-root\n"),
@@ -99,13 +100,15 @@ def test_what_is_written_into_the_store_becomes_root_on_no_machine_that_confines
         order = Placement(machine.id, unit, text, TargetState.LAUNCHED, 10**6, dropins=dropins)
         cluster.etcd.etcdctl("put", f"/fleet/placements/{machine.id}/{unit}", encode(order).decode())
 
+    judged = texts.keys() - set(UNREADABLE)
+
     def states() -> dict[str, dict[str, Any]]:
         prefix = f"/fleet/states/{machine.id}/"
         found = json.loads(cluster.etcd.etcdctl("get", "--prefix", prefix, "--write-out=json")).get("kvs", ())
         decoded = {_text(each["key"]).removeprefix(prefix): json.loads(_text(each["value"])) for each in found}
-        return {unit: state for unit, state in decoded.items() if unit in texts}
+        return {unit: state for unit, state in decoded.items() if unit in judged}
 
-    cluster.wait_until("the machine has judged all of them", lambda: states().keys() == texts.keys())
+    cluster.wait_until("the machine has judged all of them", lambda: states().keys() == judged)
     cluster.wait_until(
         "what it takes is active", lambda: all(states()[unit].get("active") == "active" for unit in CONFINED)
     )
@@ -133,7 +136,7 @@ def test_a_drop_in_of_the_machines_own_that_takes_the_confinement_away_keeps_a_u
     key = f"/fleet/states/{machine.id}/own.service"
     cluster.wait_until(
         "it says why",
-        lambda: "would not be confined (User=)" in cluster.etcd.etcdctl("get", "--print-value-only", key),
+        lambda: "would not be confined (User=" in cluster.etcd.etcdctl("get", "--print-value-only", key),
     )
     assert machine.main_pid("own.service") == 0
     assert not machine.path("/root/became-root").exists()
