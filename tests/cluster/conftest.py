@@ -1,5 +1,8 @@
 """Clusters for tests: a shared one that each test leaves empty, and new ones for tests that break machines."""
 
+import fcntl
+import os
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -8,10 +11,12 @@ from typing import Any
 import pytest
 
 from contrib.testbed import Cluster
+from contrib.testbed.root import CHECKOUT
 from tests.cluster.operator import Operator
 from tests.cluster.remote_operator import RemoteOperator
 
 HERE = Path(__file__).parent
+BUILD_TIMEOUT_S = 900.0  # it fetches the libraries
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -52,6 +57,25 @@ def new_cluster() -> Iterator[Callable[..., Cluster]]:
     """Start clusters for one test, with the arguments of Cluster(...). They end with the test."""
     with ExitStack() as clusters:
         yield lambda *args, **kwargs: clusters.enter_context(Cluster(*args, **kwargs))
+
+
+@pytest.fixture(scope="session")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Debian package of this checkout, built once for all workers, and compressed less than the one for users."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "deb"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not list(folder.glob("*.deb")):
+            environment = {**os.environ, "DPKG_DEB_COMPRESSOR_TYPE": "gzip", "DPKG_DEB_COMPRESSOR_LEVEL": "1"}
+            command = [CHECKOUT / "contrib/deb/build", folder]
+            built = subprocess.run(
+                command, env=environment, capture_output=True, text=True, timeout=BUILD_TIMEOUT_S, check=False
+            )
+            assert built.returncode == 0, built.stderr
+    (built_package,) = folder.glob("*.deb")
+    return built_package
 
 
 @pytest.fixture

@@ -11,15 +11,10 @@ import pytest
 
 from contrib.testbed import Cluster
 from contrib.testbed.root import CHECKOUT
-from tests.cluster.test_package import package
 from tests.requirements import require
-
-__all__ = ["package"]
 
 PLAY = CHECKOUT / "contrib/ansible/site.yml"
 TIMEOUT_S = 600.0
-
-pytestmark = pytest.mark.xdist_group("test_package")  # the package is built by one worker
 
 
 def ansible() -> str:

@@ -7,8 +7,6 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from contrib.testbed import Cluster
 from contrib.testbed.machine import Machine
 from contrib.testbed.root import CHECKOUT, write_config
@@ -16,19 +14,9 @@ from fleetd import __version__
 from tests.cluster.operator import SLEEPER
 from tests.requirements import require
 
-BUILD_TIMEOUT_S = 900.0  # it fetches the libraries, and compresses 50 MB
 APT_TIMEOUT_S = 300.0
 NEXT = "99.0-1"
 WANTED = ("multi-user.target.wants/fleet.service", "sockets.target.wants/fleet.socket")
-
-
-@pytest.fixture(scope="module")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The package of this checkout."""
-    command = [str(CHECKOUT / "contrib/deb/build"), str(tmp_path_factory.mktemp("deb"))]
-    built = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_TIMEOUT_S, check=False)
-    assert built.returncode == 0, built.stderr
-    return Path(built.stdout.strip())
 
 
 def repack(package: Path, folder: Path, version: str) -> Path:
@@ -57,7 +45,6 @@ def is_there(machine: Machine, path: str) -> bool:
     return machine.run(["test", "-e", path], check=False).returncode == 0
 
 
-@pytest.mark.xdist_group("test_package")  # with the other test: the package is built once
 def test_the_package_installs_runs_upgrades_in_place_and_goes_while_a_unit_keeps_running(
     new_cluster: Callable[..., Cluster], package: Path, tmp_path: Path
 ) -> None:
@@ -107,7 +94,6 @@ def test_the_package_installs_runs_upgrades_in_place_and_goes_while_a_unit_keeps
     assert machine.run(["fleetctl", "list-machines", "--no-legend", "--full"]).stdout.startswith(machine.id)
 
 
-@pytest.mark.xdist_group("test_package")
 def test_bare_machines_become_a_cluster_in_the_five_commands_of_the_readme(
     new_cluster: Callable[..., Cluster], package: Path
 ) -> None:
