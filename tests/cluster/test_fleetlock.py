@@ -35,23 +35,25 @@ class Client(msgspec.Struct):
         curl = ("curl", "-s", "-m", "5", "-w", "%{http_code}", "-H", "fleet-lock-protocol: true", "-d", body)
         return self.machine.run([*curl, f"{self.url}{path}"], check=False).stdout
 
-    def ask_until_granted(self, path: str) -> list[str]:
-        """Ask until the answer is 200; returns all answers."""
+    def ask_until_granted(self, path: str) -> tuple[list[str], float]:
+        """Ask until the answer is 200; returns all answers, and when the last question was asked."""
         answers, end = [], time.monotonic() + PATIENCE_S
-        while not answers or not answers[-1].endswith("200"):
-            assert time.monotonic() < end, answers[-1]
+        while True:
+            asked_s = time.time()
             answers.append(self.ask(path))
+            if answers[-1].endswith("200"):
+                return answers, asked_s
+            assert time.monotonic() < end, answers[-1]
             time.sleep(PAUSE_S)
-        return answers
 
     def update(self) -> tuple[float, float, list[str]]:
-        """Reboot the machine. Returns when it had the lock, from when to when, and the answers before that."""
-        answers = self.ask_until_granted("/v1/pre-reboot")
+        """Reboot the machine. Returns from when to when it had the lock for certain, and the answers before that."""
+        answers, _ = self.ask_until_granted("/v1/pre-reboot")
         began, boot_id = time.time(), self.machine.boot_id
         self.machine.run(["systemctl", "reboot"])
         self.machine.wait_until_rebooted(boot_id)
-        self.ask_until_granted("/v1/steady-state")
-        return began, time.time(), answers
+        _, ended = self.ask_until_granted("/v1/steady-state")
+        return began, ended, answers
 
 
 @pytest.mark.covers("C.12")
@@ -64,7 +66,7 @@ def test_clients_of_one_url_reboot_all_machines_one_after_the_other(
     operator.wait_until_placed(*UNITS)
     cluster.machines[0].run(["systemctl", "reload", "fleet"])
     clients = [Client(machine, f"http://{cluster.machines[0].address}:{PORT}") for machine in cluster.machines]
-    assert {client.ask_until_granted("/v1/steady-state")[-1] for client in clients} == {"{}200"}
+    assert {client.ask_until_granted("/v1/steady-state")[0][-1] for client in clients} == {"{}200"}
     with ThreadPoolExecutor(len(clients)) as pool:
         done = list(pool.map(Client.update, clients))
 
