@@ -1,8 +1,8 @@
 """Certificates for people and services, and their revocation.
 
 A person gets one where the kernel knows who they are: over a unix socket of a server, to which SSH may lead. It holds
-their rights of that moment for twelve hours. So no certificate gives its holder another one: who is no longer in a
-group loses its rights in the end. Whoever may do everything has certificates made for services.
+their rights of that moment for twelve hours. Whoever may do everything has certificates made for services there, too.
+No certificate makes another one: who is no longer in a group, or has stolen one, loses its rights in the end.
 """
 
 from collections.abc import Callable
@@ -27,6 +27,10 @@ from fleetd.model.permission import Permission, Rights, parse_rights
 from fleetd.registry.registry import Registry
 
 _NO_HTTPS = "no machine of the cluster serves https: set listen=https://:7443 in the fleet.conf of the servers"
+_OVER_A_SOCKET = (
+    "a certificate is given to whom the kernel of a server knows: log in over its socket, or from elsewhere with "
+    "fleetctl login --tunnel SERVER (over SSH, as the certificate that you have makes no other)"
+)
 _MOST_DAYS = int(SERVICE_LIFE_S / DAY_S)
 
 
@@ -44,6 +48,8 @@ class Logins:
         everything, one for a service."""
         trust = require_trust(self._trust)
         asked = parse_json(request.body, schema.LoginRequest)
+        if not request.local:
+            raise ApiError(403, _OVER_A_SOCKET)
         if len(asked.csr) > MAX_REQUEST:
             raise ApiError(400, f"csr has more than {MAX_REQUEST} characters")
         identity, life_s = _identify_service(request, asked) if asked.service else _identify_person(request, asked)
@@ -86,12 +92,6 @@ class Logins:
 
 def _identify_person(request: Request, asked: schema.LoginRequest) -> tuple[CertificateIdentity, float]:
     """Whom the certificate of whoever asks names, and how long it counts. Raises ApiError."""
-    if not request.local:
-        raise ApiError(
-            403,
-            "a certificate is given to whom the kernel of a server knows: log in over its socket, or from elsewhere "
-            "with fleetctl login --tunnel SERVER (over SSH, as the certificate that you have gives you no other)",
-        )
     if asked.days:
         raise ApiError(400, f"a person's certificate counts for {PERSON_LIFE_S / 3600:g} hours; days are for services")
     return _identify(PERSON, request.actor.name, request.actor.rights, asked.rights), PERSON_LIFE_S
@@ -99,8 +99,6 @@ def _identify_person(request: Request, asked: schema.LoginRequest) -> tuple[Cert
 
 def _identify_service(request: Request, asked: schema.LoginRequest) -> tuple[CertificateIdentity, float]:
     """Whom the certificate of a service names, and how long it counts. Raises ApiError."""
-    if not request.local and request.certificate is None:
-        raise ApiError(403, "over TCP without TLS nobody is known who could be given a certificate: use the socket")
     request.check_permission(Permission.ADMIN)
     if not asked.rights:
         raise ApiError(400, "say what the service may do: rights like view, or operate:web-*,submit:web-*")
