@@ -13,10 +13,8 @@ import pytest
 from contrib.testbed import Cluster
 from contrib.testbed.machine import Machine
 from contrib.testbed.root import CHECKOUT
-from tests.cluster.test_package import apt, install, is_there, package, sh
+from tests.cluster.test_package import apt, install, is_there, sh
 from tests.requirements import require
-
-__all__ = ["package"]
 
 USER_DATA = CHECKOUT / "contrib/cloud-init/user-data"
 TIMEOUT_S = 300.0
@@ -30,8 +28,6 @@ cloud_init_modules: [write-files]
 cloud_config_modules: [runcmd]
 cloud_final_modules: [package-update-upgrade-install, scripts-user]
 """
-
-pytestmark = pytest.mark.xdist_group("test_package")  # the package is built by one worker
 
 
 @pytest.fixture

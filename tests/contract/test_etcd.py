@@ -14,6 +14,7 @@ from contrib.testbed.etcd import EtcdServer, free_port
 from fleetd.store.etcd import EtcdStore
 from fleetd.store.protocol import Changes, Compacted, Put, StoreMember, Unavailable, Unchanged
 
+PASSWORD_S = 3.0  # etcd checks one with bcrypt, on purpose slowly
 PATIENCE_S = 8.0
 
 NewEtcd = Callable[..., EtcdServer]
@@ -327,7 +328,7 @@ def forget_tokens(server: EtcdServer) -> None:
 async def test_a_user_needs_only_fleets_prefix_and_renews_its_token(new_etcd: NewEtcd) -> None:
     server = new_etcd().start()
     enable_authentication(server)
-    async with store_on(server.client_url, username="fleet", password="pass") as store:
+    async with store_on(server.client_url, username="fleet", password="pass", request_timeout_s=PASSWORD_S) as store:
         assert await store.cluster_id()
         [member] = await store.members()
         assert await store.is_healthy(member)
@@ -352,8 +353,8 @@ async def test_a_watch_renews_an_invalid_token(new_etcd: NewEtcd) -> None:
     server = new_etcd().start()
     enable_authentication(server)
     async with (
-        store_on(server.client_url, username="fleet", password="pass") as watcher,
-        store_on(server.client_url, username="fleet", password="pass") as writer,
+        store_on(server.client_url, username="fleet", password="pass", request_timeout_s=PASSWORD_S) as watcher,
+        store_on(server.client_url, username="fleet", password="pass", request_timeout_s=PASSWORD_S) as writer,
     ):
         start = await watcher.revision()
         async with aclosing(watcher.watch("/fleet/w/", start)) as watch:
@@ -407,7 +408,7 @@ async def test_a_watch_alone_renews_a_token_that_gets_no_answer(new_etcd: NewEtc
 
 async def test_authentication_can_be_enabled_while_the_store_is_in_use(new_etcd: NewEtcd) -> None:
     server = new_etcd().start()
-    async with store_on(server.client_url, username="fleet", password="pass") as store:
+    async with store_on(server.client_url, username="fleet", password="pass", request_timeout_s=PASSWORD_S) as store:
         before = await put(store, "/fleet/a")
         enable_authentication(server)
         assert await put(store, "/fleet/a") > before

@@ -20,6 +20,7 @@ from fleetd.api.worker.limits import Limits, WorkerLimits, WorkerUse
 from fleetd.api.worker.records import WorkerRecords
 from fleetd.api.worker.servers import KnownServers
 from fleetd.model.certificate import MACHINE, WORKER
+from fleetd.model.decoding import UNREADABLE
 from fleetd.model.worker_access import Access, find_access
 from fleetd.registry.registry import Registry
 from fleetd.store import worker_wire as wire
@@ -169,6 +170,8 @@ def _parse(call: str, request: Request) -> wire.Request:
         return wire.decode_request(call, request.body)
     except RecursionError as error:
         raise ValueError("the body is nested too deeply") from error
+    except UNREADABLE as error:
+        raise ValueError(str(error)) from error
 
 
 def _describe(error: Exception) -> tuple[int, wire.Failure]:
