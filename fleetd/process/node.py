@@ -126,7 +126,7 @@ class Node:
         registry = Registry(store, config.etcd_key_prefix)
         registration = Registration(machine.session, loop_time)
         ledger = environment.open_ledger(environment.runtime)
-        epoch = StoreEpoch(registry, machine.id, ledger.store.cluster_id, ledger.store.revision)
+        self._epoch = epoch = StoreEpoch(registry, machine.id, ledger.store.cluster_id, ledger.store.revision)
         self.agent = Agent(
             machine.id,
             registry,
@@ -207,7 +207,8 @@ class Node:
     def _make_worker_api(self) -> "WorkerApi":
         from fleetd.api.worker.server import WorkerApi  # most daemons have no workers
 
-        return WorkerApi(Registry(self.store, self.config.etcd_key_prefix), not_ready=self._not_ready)
+        registry = Registry(self.store, self.config.etcd_key_prefix)
+        return WorkerApi(registry, not_ready=self._not_ready, epoch=lambda: self._epoch.name)
 
     def make_fleetlock(self) -> "FleetLock":
         """What answers the FleetLock protocol, over the same store as the API."""

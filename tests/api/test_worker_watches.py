@@ -207,6 +207,30 @@ async def test_a_restore_ends_all_watches(worker: Caller, store: CountedStore) -
     await again.close()
 
 
+async def test_a_restore_that_no_change_tells_of_ends_all_watches(store: CountedStore) -> None:
+    """The restored store was past the revision of the watch when that was connected again."""
+    epochs = [""]
+    worker = Caller(store, heartbeat_s=0.01, epoch=lambda: epochs[-1])
+    frames = await worker.watch((PLACEMENTS, await store.revision()))
+    epochs.append("c0ffee")
+    assert not (await next_of(frames)).failure, "the name that the server has at first"
+    assert not (await next_of(frames)).failure
+    epochs.append("c0ffee/restored")
+    while (frame := await next_of(frames)).failure is None:
+        pass
+    assert (frame.status, frame.failure.was_set_back) == (410, True)
+    assert await frames.next() is None
+    again = await worker.watch((PLACEMENTS, await store.revision()))
+    await next_of(again)
+    epochs.append("c0ffee/restored twice")
+    late = await worker.watch((PLACEMENTS, await store.revision()))
+    assert not (await next_of(late)).failure
+    while (frame := await next_of(again)).failure is None:
+        pass
+    assert frame.failure.was_set_back
+    await late.close()
+
+
 async def test_a_worker_that_does_not_read_loses_its_stream_and_slows_no_other(
     worker: Caller, store: CountedStore
 ) -> None:

@@ -129,7 +129,7 @@ def test_a_drop_in_of_the_machines_own_that_takes_the_confinement_away_keeps_a_u
 ) -> None:
     cluster, machine = operator.cluster, operator.cluster.machines[1]
     folder = machine.path("/etc/systemd/system/own.service.d")
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "~~root.conf").write_text("[Service]\nUser=root\n")
     order = Placement(machine.id, "own.service", PLAIN, TargetState.LAUNCHED, 10**6)
     cluster.etcd.etcdctl("put", f"/fleet/placements/{machine.id}/own.service", encode(order).decode())

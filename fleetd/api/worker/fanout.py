@@ -107,12 +107,17 @@ class Subscription:
 
 
 class Fanout:
-    """Distributes the changes below the prefix of the registry. `history_changed` is called when one says that the
-    store was restored."""
+    """Distributes the changes below the prefix of the registry. `history_changed` is called when the store was
+    restored: when a change says so, or when `epoch()`, its name as far as this server knows ('' at first), is another.
+    """
 
-    def __init__(self, registry: Registry, history_changed: Callable[[], None]) -> None:
+    def __init__(
+        self, registry: Registry, history_changed: Callable[[], None], epoch: Callable[[], str] = lambda: ""
+    ) -> None:
         self._registry = registry
         self._history_changed = history_changed
+        self._epoch = epoch
+        self._began_in = ""  # the epoch in which the watch began
         self._subscriptions: dict[str, set[Subscription]] = {}  # by machine
         self._recent: deque[tuple[tuple[Event, ...], int]] = deque()
         self._recent_bytes = 0
@@ -127,6 +132,7 @@ class Fanout:
         """Begin these watches, in a store that is at `revision`; also those that cannot begin, with the reason of each.
         `leave` ends it. Raises Unavailable."""
         subscription = Subscription(access, watches)
+        self.check_epoch()
         async with self._opening:
             failed: dict[int, Compacted] = {}
             for number, watch in sorted(subscription.watches.items(), key=lambda item: item[1].after_revision):
@@ -152,6 +158,16 @@ class Fanout:
         if not self._subscriptions:
             self._stop()
 
+    def check_epoch(self) -> None:
+        """End the watches if the store was restored since they began. A restored store may be past their revision when
+        they are connected again: nothing else says then that changes were missed."""
+        epoch = self._epoch()
+        if self._task is not None and self._began_in not in ("", epoch):
+            self._history_changed()
+            self._end(Compacted(self.position, was_set_back=True))
+        elif not self._began_in:
+            self._began_in = epoch
+
     def close(self) -> None:
         """End all watches."""
         self._end(None)
@@ -168,6 +184,7 @@ class Fanout:
         self._begins = self.position = after
         self._recent.clear()
         self._recent_bytes = 0
+        self._began_in = self._epoch()
         self._task = asyncio.create_task(self._run(after))
 
     async def _probe(self, after: int) -> None:

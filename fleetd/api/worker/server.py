@@ -42,7 +42,8 @@ _STATUSES: tuple[tuple[type[Exception], int], ...] = (
 
 class WorkerApi:
     """Answers workers. `not_ready()` returns why it cannot yet, '' if it can. `find_access` returns what a machine may
-    do, `records` prepares what it writes; tests of other parts replace them. `now` is a monotonic clock."""
+    do, `records` prepares what it writes; tests of other parts replace them. `now` is a monotonic clock, `epoch()` the
+    name of the store's epoch (StoreEpoch) as far as this server knows, '' at first."""
 
     def __init__(
         self,
@@ -55,6 +56,7 @@ class WorkerApi:
         now: Callable[[], float] = time.monotonic,
         note_read: Callable[[int], None] = reserve_read,
         heartbeat_s: float = wire.WATCH_HEARTBEAT_S,
+        epoch: Callable[[], str] = lambda: "",
     ) -> None:
         self._registry = registry
         self._not_ready = not_ready
@@ -62,7 +64,7 @@ class WorkerApi:
         self._heartbeat_s = heartbeat_s
         self._limits = WorkerLimits(now, limits)
         self._history = StoreHistory(registry)
-        self.fanout = Fanout(registry, self._history.forget)
+        self.fanout = Fanout(registry, self._history.forget, epoch)
         self._calls = WorkerCalls(
             registry,
             records if records is not None else WorkerRecords(registry),
@@ -132,6 +134,7 @@ class WorkerApi:
                     yield _frame(self._seen_by(subscription), history)
                     while not subscription.is_over and subscription.watches:
                         parts = await subscription.next_parts(self._heartbeat_s)
+                        self.fanout.check_epoch()
                         for number, events, until in parts:
                             frame = _frame(until, history, number=number, events=events)
                             use.spend_bytes(len(frame))
