@@ -101,14 +101,14 @@ class TlsListener:
         """Wait until the handshake of a client that waits may begin. At the limit the oldest gives way: at once that of
         an address with more than half of all, else any after `yield_s`."""
         while len(self._handshakes) >= MAX_HANDSHAKES:
-            crowd, count = Counter(address for _, address in self._handshakes.values()).most_common(1)[0]
-            is_crowded = count > MAX_HANDSHAKES // 2
+            first, count = Counter(address for _, address in self._handshakes.values()).most_common(1)[0]
+            has_most = count > MAX_HANDSHAKES // 2
             oldest, began_s = next(
                 (task, began_s)
                 for task, (began_s, address) in self._handshakes.items()
-                if address == crowd or not is_crowded
+                if address == first or not has_most
             )
-            left_s = 0.0 if is_crowded else began_s + self._yield_s - asyncio.get_running_loop().time()
+            left_s = 0.0 if has_most else began_s + self._yield_s - asyncio.get_running_loop().time()
             if left_s <= 0:
                 oldest.cancel()
             await asyncio.wait(self._handshakes, timeout=max(left_s, 0.0), return_when=asyncio.FIRST_COMPLETED)

@@ -163,8 +163,7 @@ class Fanout:
         they are connected again: nothing else says then that changes were missed."""
         epoch = self._epoch()
         if self._task is not None and self._began_in not in ("", epoch):
-            self._history_changed()
-            self._end(Compacted(self.position, was_set_back=True))
+            self._end_set_back(self.position)
         elif not self._began_in:
             self._began_in = epoch
 
@@ -224,8 +223,7 @@ class Fanout:
             events, self._begins = self._recent.popleft()
             self._recent_bytes -= size_of(events)
         if any(event.key == self._registry.history_key for event in changes.events):
-            self._history_changed()
-            self._end(Compacted(changes.revision, was_set_back=True))
+            self._end_set_back(changes.revision)
             return
         self._distribute(changes.events, changes.revision)
 
@@ -240,6 +238,10 @@ class Fanout:
             own = sorted((*shared, *by_owner.get(machine, ())), key=_revision) if machine else events
             for subscription in tuple(self._subscriptions[machine]):
                 subscription.offer(own, revision)
+
+    def _end_set_back(self, revision: int) -> None:
+        self._history_changed()
+        self._end(Compacted(revision, was_set_back=True))
 
     def _end(self, failure: Compacted | None) -> None:
         for subscriptions in self._subscriptions.values():
