@@ -78,17 +78,22 @@ class WorkerHandler(Protocol):
         """The response to a request of a worker."""
 
 
+async def _is_ready() -> None:
+    """Nothing has to be waited for."""
+
+
 class Api:
     """The API of one daemon.
 
     `shadows(name)` returns the system unit that a name would hide, '' for none. `not_ready()` returns why no request
-    can be answered yet, `trouble()` why only /health fails; '' for neither. `leave()` makes this machine leave the
-    cluster, or continues, and reports its progress. `metrics()` renders the counters. `allowed_hosts` are the host
-    names, in lower case, that clients over TCP may use. `allowed_usage` limits what the cluster may hold; `now` is a
-    clock in seconds, `unix_now` the wall clock, `new_id` returns a unique word, and `machine` this machine. `audit`
-    keeps the fields of an entry for each change. `trust` is the authority of the cluster, None where there is none.
-    `workers` answers workers (worker/server.py), None where they cannot come. `servers` are those that a worker asks.
-    `offload` runs long work in a thread, `sealing` seals secrets with this machine's key.
+    can be answered yet, `trouble()` why only /health fails; '' for neither. `wait_until_ready()` ends when requests can
+    be answered, or it is known why not. `leave()` makes this machine leave the cluster, or continues, and reports its
+    progress. `metrics()` renders the counters. `allowed_hosts` are the host names, in lower case, that clients over TCP
+    may use. `allowed_usage` limits what the cluster may hold; `now` is a clock in seconds, `unix_now` the wall clock,
+    `new_id` returns a unique word, and `machine` this machine. `audit` keeps the fields of an entry for each change.
+    `trust` is the authority of the cluster, None where there is none. `workers` answers workers (worker/server.py),
+    None where they cannot come. `servers` are those that a worker asks. `offload` runs long work in a thread, `sealing`
+    seals secrets with this machine's key.
     """
 
     def __init__(
@@ -98,6 +103,7 @@ class Api:
         token_limit: int = 100,
         shadows: Callable[[str], str] = lambda name: "",
         not_ready: Callable[[], str] = lambda: "",
+        wait_until_ready: Callable[[], Awaitable[None]] = _is_ready,
         trouble: Callable[[], str] = lambda: "",
         leave: Leave | None = None,
         metrics: Callable[[], bytes] = metrics.render,
@@ -118,6 +124,7 @@ class Api:
         self._servers = servers
         self._no_store = NO_SERVER if servers else NO_STORE
         self._not_ready = not_ready
+        self._wait_until_ready = wait_until_ready
         self._trouble = trouble
         self._leave = leave
         self._metrics = metrics
@@ -280,6 +287,8 @@ class Api:
         elif not request.local:
             check_caller(request, self._allowed_hosts)
             self._check_certificate(request)
+        if request.path not in (HEALTH, METRICS) and self._not_ready():
+            await self._wait_until_ready()
         if (reason := self._not_ready()) and request.path not in _ALWAYS:
             raise ApiError(503, f"{self._no_store}: {reason}")
         if not _is_text(request):

@@ -93,6 +93,7 @@ class Membership:
         self.registration = registration
         self.registered = asyncio.Event()
         self.refusal = ""  # why it is not, for operators
+        self.attempted = asyncio.Event()  # it is registered, or `refusal` says why not
         self.beats = HeartbeatHistory.begin(now())
         self.disturbed_s: float | None = None
         self.heard_revision = 0  # the store's, as of the last heartbeat
@@ -148,6 +149,7 @@ class Membership:
         """Write this machine's key; retries until done. Returns the revision it was written at."""
         self.registration.lease = 0
         self.registered.clear()
+        self.attempted.clear()
         complaint = ""
         while True:
             try:
@@ -163,11 +165,14 @@ class Membership:
             if self.refusal != complaint:
                 complaint = self.refusal
                 log.error("cannot register this machine, retrying: %s", complaint)
+            if complaint:
+                self.attempted.set()
             await asyncio.sleep(pause_s)
         self.refusal = ""
         self.registration.lease = self._former_lease = lease
         self.registration.lost.clear()
         self.registered.set()
+        self.attempted.set()
         metrics.REGISTRATIONS.inc()
         self._hear(revision)
         log.info("registered", extra={"machine": self.machine.id, "address": self.machine.address})

@@ -56,6 +56,7 @@ CLOSE_S = 0.5  # for the parts to end by themselves before the store is closed
 LEAVE_POLL_S = 0.2
 SETTINGS_TIMEOUT_S = 1.0
 HANDOVER_S = 5.0
+READY_TIMEOUT_S = 3.0
 
 
 async def _leave_unparked(parking: Parking) -> None:
@@ -187,6 +188,7 @@ class Node:
             token_limit=config.token_limit,
             shadows=self.systemd.shadows,
             not_ready=self._not_ready,
+            wait_until_ready=self._wait_until_ready,
             trouble=lambda: self.election.term.trouble if self.election.term else "",
             leave=self._report_leaving,
             metrics=self._render_metrics,
@@ -362,6 +364,15 @@ class Node:
         if self.membership.registered.is_set():
             return ""
         return self.membership.refusal or "this machine is not registered yet"
+
+    async def _wait_until_ready(self) -> None:
+        """Wait for the first attempt to register, but READY_TIMEOUT_S at most.
+
+        So no request fails because fleetd restarts or reloads: what came meanwhile is answered before the registration.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(READY_TIMEOUT_S):
+                await self.membership.attempted.wait()
 
     def _note_end(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():

@@ -135,6 +135,17 @@ async def test_until_the_daemon_is_ready_only_metrics_are_served(fleet: Any) -> 
         assert await fleet.refused(request) == (503, message)
 
 
+async def test_a_request_waits_for_a_daemon_that_starts_and_a_question_for_its_health_does_not(fleet: Any) -> None:
+    reasons = ["this machine is not registered yet"]
+
+    async def wait() -> None:
+        reasons.clear()
+
+    fleet.reconfigure(not_ready=lambda: "".join(reasons), wait_until_ready=wait)
+    assert (await fleet.refused("GET /health"))[0] == 503
+    assert (await fleet.ask("GET /fleet/v1/units")).status == 200
+
+
 class Unreachable:
     """A store that does not answer."""
 

@@ -8,13 +8,26 @@ from pathlib import Path
 
 import pytest
 
+from fleetd.api.http import Request
 from fleetd.config.config import parse_config
 from fleetd.model.machine import Machine
 from fleetd.process.daemon import AlreadyRunning, claim_machine, unit_of_process
-from fleetd.process.node import HostEnvironment, Node
+from fleetd.process.node import READY_TIMEOUT_S, HostEnvironment, Node
 from fleetd.store.embedded import EmbeddedStore
+from fleetd.store.protocol import KeyValue, Unavailable
 from fleetd.testing.simulated_systemd import SimulatedSystemd
+from tests.actors import ADMIN
 from tests.virtual_time import offload_inline, run_virtually
+
+
+class UnavailableStore(EmbeddedStore):
+    """A store that answers nothing."""
+
+    async def get(self, key: str) -> KeyValue | None:
+        raise Unavailable("the store does not answer")
+
+
+LIST_UNITS = Request("GET", "/fleet/v2/units", local=True, actor=ADMIN)
 
 
 def test_a_second_fleetd_is_refused_and_the_first_is_reported(tmp_path: Path) -> None:
@@ -109,6 +122,32 @@ def test_a_changed_address_is_published_within_a_minute(tmp_path: Path) -> None:
         assert (b"10.0.0.2" in changed.value, changed.lease) == (True, registered.lease)
         await asyncio.sleep(60)
         assert await store.get("/fleet/machines/m1") == changed
+        await node.close()
+
+    run_virtually(scenario())
+
+
+def test_a_request_that_arrives_before_the_registration_waits_for_it_and_not_for_a_store_that_is_away(
+    tmp_path: Path,
+) -> None:
+    async def scenario() -> None:
+        config, _ = parse_config("disable_engine=true", "fleet.conf", {}, {})
+        store = EmbeddedStore(":memory:", offload=offload_inline)
+        surroundings = HostEnvironment(tmp_path, new_id=lambda: "an-id", offload=offload_inline)
+        node = Node(config, store, SimulatedSystemd(), Machine("m1", session="s1"), surroundings)
+        asked = asyncio.create_task(node.api.handle(LIST_UNITS))
+        await asyncio.sleep(1)
+        assert not asked.done()
+        node.start()
+        assert (await asked).status == 200
+        await node.close()
+        begun_s = asyncio.get_running_loop().time()
+
+        away = UnavailableStore(":memory:", offload=offload_inline)
+        node = Node(config, away, SimulatedSystemd(), Machine("m1", session="s1"), surroundings)
+        node.start()
+        assert (await node.api.handle(LIST_UNITS)).status == 503
+        assert asyncio.get_running_loop().time() < begun_s + READY_TIMEOUT_S
         await node.close()
 
     run_virtually(scenario())
