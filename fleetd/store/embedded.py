@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import TypeVar
 
 from fleetd.aio import Offload
-from fleetd.store.limits import check_keys, check_transaction
+from fleetd.store.limits import check_keys, check_transaction, is_watched
 from fleetd.store.protocol import (
     Changes,
     Compacted,
@@ -62,12 +62,12 @@ class EventLog:
             del self._entries[: revision - self._begins]
             self._begins = revision
 
-    def after(self, revision: int, prefix: str) -> tuple[Event, ...]:
-        """Every event below the prefix after that revision. Raises Compacted."""
+    def after(self, revision: int, prefix: str, end: str = "") -> tuple[Event, ...]:
+        """Every event after that revision of the keys that such a watch is about. Raises Compacted."""
         if not self._begins - 1 <= revision <= self.revision:
             raise Compacted(self._begins, was_set_back=revision > self.revision)
         later = self._entries[revision + 1 - self._begins :]
-        return tuple(event for written in later for event in written.events if event.key.startswith(prefix))
+        return tuple(event for written in later for event in written.events if is_watched(event.key, prefix, end))
 
     def rewind(self, found: RangeResult, revision: int, is_wanted: Callable[[str], bool]) -> Mapping[str, KeyValue]:
         """What a read found, by key, without the changes of wanted keys after this revision. Raises Unavailable."""
@@ -145,11 +145,11 @@ class EmbeddedStore:
         written = await self._do(lambda: self._database.transact(comparisons, operations), self._publish)
         return written.revision
 
-    async def watch(self, prefix: str, after_revision: int) -> AsyncGenerator[Changes, None]:
+    async def watch(self, prefix: str, after_revision: int, *, end: str = "") -> AsyncGenerator[Changes, None]:
         position = after_revision
         while not self._closed:
             news = self._news
-            events = self._history.after(position, prefix)
+            events = self._history.after(position, prefix, end)
             position = self._history.revision
             if events:
                 yield Changes(events, position)

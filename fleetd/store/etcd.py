@@ -156,8 +156,8 @@ class EtcdStore:
             raise Conflict(f"changed in etcd meanwhile: one of {keys}")
         return answer.header.revision
 
-    async def watch(self, prefix: str, after_revision: int) -> AsyncGenerator[Changes, None]:
-        position = wire.WatchPosition(prefix, after_revision)
+    async def watch(self, prefix: str, after_revision: int, *, end: str = "") -> AsyncGenerator[Changes, None]:
+        position = wire.WatchPosition(prefix, after_revision, end)
         backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
         while True:
             stream: Stream | None = None

@@ -401,9 +401,10 @@ class Pages:
 class WatchPosition:
     """The progress of one watch, which several streams serve one after another."""
 
-    def __init__(self, prefix: str, after_revision: int) -> None:
+    def __init__(self, prefix: str, after_revision: int, end: str = "") -> None:
         self.revision = after_revision
         self._range = render_range(prefix)
+        self._end = end.encode() or self._range.range_end
         self._cluster_id = 0
         self._fragments: list[WireEvent] = []
 
@@ -412,7 +413,7 @@ class WatchPosition:
         before 3.4.36 and 3.5.18 loses deletions at the very revision it was compacted to."""
         self._fragments = []
         start = max(1, self.revision)  # 0 means from now on
-        return WatchRequest(WatchCreateRequest(self._range.key, self._range.range_end, start))
+        return WatchRequest(WatchCreateRequest(self._range.key, self._end, start))
 
     def take(self, answer: WatchResponse) -> Changes | None:
         """Process one answer; returns the changes that it completes. Raises Compacted, also if another cluster answers,

@@ -55,8 +55,8 @@ class InstrumentedStore:
     async def transact(self, comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> int:
         return await self._measure("transact", operations, self._store.transact(comparisons, operations))
 
-    def watch(self, prefix: str, after_revision: int) -> AsyncGenerator[Changes, None]:
-        changes = self._store.watch(prefix, after_revision)
+    def watch(self, prefix: str, after_revision: int, *, end: str = "") -> AsyncGenerator[Changes, None]:
+        changes = self._store.watch(prefix, after_revision, end=end)
         return _observed(changes, prefix, self._observe) if self._observe else changes
 
     async def grant(self, ttl_s: float) -> int:

@@ -46,6 +46,11 @@ def start_of_range(prefix: str, after: str) -> bytes:
     return max(start, after.encode() + b"\0") if after else start
 
 
+def is_watched(key: str, prefix: str, end: str) -> bool:
+    """True if a watch with this prefix and end (see Store.watch) reports changes of the key."""
+    return prefix <= key < end if end else key.startswith(prefix)
+
+
 def end_of_prefix(prefix: str) -> bytes:
     """The first key, in UTF-8, after all keys with this prefix."""
     if not prefix:

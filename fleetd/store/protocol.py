@@ -171,10 +171,10 @@ class Store(Protocol):
         """Do all operations if all comparisons hold; the revision after it. Raises Conflict, LeaseNotFound (a Put on
         a lease that is gone), ValueError (over the bounds above: the caller's mistake)."""
 
-    def watch(self, prefix: str, after_revision: int) -> AsyncGenerator[Changes, None]:
+    def watch(self, prefix: str, after_revision: int, *, end: str = "") -> AsyncGenerator[Changes, None]:
         """Every change below the prefix after that revision, in order, none missed and none twice, also across lost
-        connections and failover, which it mends by itself (an outage shows as silence). Raises Compacted. Ends only
-        when it is closed (aclose)."""
+        connections and failover, which it mends by itself (an outage shows as silence). With `end`, of all keys from
+        `prefix` on and before `end`, in the order of UTF-8. Raises Compacted. Ends only when it is closed (aclose)."""
 
     async def grant(self, ttl_s: float) -> int:
         """A new lease that expires after so long without a heartbeat. Returns its id, never 0. Stores round up to whole

@@ -113,8 +113,8 @@ class WorkerStore:
         asked = {"comparisons": tuple(comparisons), "operations": tuple(operations)}
         return (await self._ask("transact", wire.TransactRequest, wire.TransactAnswer, asked, repeat=False)).revision
 
-    def watch(self, prefix: str, after_revision: int) -> AsyncGenerator[Changes, None]:
-        return self._watches.watch(prefix, after_revision)
+    def watch(self, prefix: str, after_revision: int, *, end: str = "") -> AsyncGenerator[Changes, None]:
+        return self._watches.watch(prefix, after_revision, end=end)
 
     async def grant(self, ttl_s: float) -> int:
         return (await self._ask("grant", wire.GrantRequest, wire.GrantAnswer, {"ttl_s": ttl_s})).lease

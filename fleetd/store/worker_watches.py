@@ -36,8 +36,9 @@ class Position:
 class _Watch:
     """One watch. `revision` is how far it has seen, `history` the mark of the store that it began with."""
 
-    def __init__(self, prefix: str, revision: int, history: str) -> None:
+    def __init__(self, prefix: str, end: str, revision: int, history: str) -> None:
         self.prefix = prefix
+        self.end = end
         self.revision = revision
         self.history = history
         self.news: asyncio.Queue[Changes | Exception | None] = asyncio.Queue()  # None: the store was closed
@@ -55,9 +56,9 @@ class Watches:
         self._task: asyncio.Task[None] | None = None
         self._closed = False
 
-    async def watch(self, prefix: str, after_revision: int) -> AsyncGenerator[Changes, None]:
+    async def watch(self, prefix: str, after_revision: int, *, end: str = "") -> AsyncGenerator[Changes, None]:
         """See Store.watch."""
-        watch = _Watch(prefix, after_revision, self._seen.history)
+        watch = _Watch(prefix, end, after_revision, self._seen.history)
         self._add(watch)
         try:
             while (news := await watch.news.get()) is not None:
@@ -120,7 +121,7 @@ class Watches:
         request = wire.WatchRequest(
             highest_revision=self._seen.revision,
             history=self._seen.history,
-            watches=tuple(wire.WatchFrom(watch.prefix, watch.revision) for watch in watches),
+            watches=tuple(wire.WatchFrom(watch.prefix, watch.revision, watch.end) for watch in watches),
         )
         stream = await self._gateway.open_stream(wire.PREFIX + wire.WATCH, request)
         try:

@@ -81,10 +81,11 @@ class TransactRequest(Request, frozen=True):
 
 
 class WatchFrom(msgspec.Struct, frozen=True):
-    """One watch: every change below the prefix after that revision."""
+    """One watch (see Store.watch)."""
 
     prefix: str
     after_revision: int
+    end: str = ""
 
 
 class WatchRequest(Request, frozen=True):

@@ -55,8 +55,8 @@ class FaultyStore(EmbeddedStore):
             await self._interrupt()
         return snapshot
 
-    async def watch(self, prefix: str, after_revision: int) -> AsyncGenerator[Changes, None]:
-        async for changes in super().watch(prefix, after_revision):
+    async def watch(self, prefix: str, after_revision: int, *, end: str = "") -> AsyncGenerator[Changes, None]:
+        async for changes in super().watch(prefix, after_revision, end=end):
             if self.deaf_to not in prefix:
                 yield changes
 

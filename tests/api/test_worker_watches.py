@@ -23,10 +23,10 @@ class CountedStore(EmbeddedStore):
 
     watching = 0
 
-    async def watch(self, prefix: str, after_revision: int) -> AsyncGenerator[Changes, None]:
+    async def watch(self, prefix: str, after_revision: int, *, end: str = "") -> AsyncGenerator[Changes, None]:
         self.watching += 1
         try:
-            async for changes in super().watch(prefix, after_revision):
+            async for changes in super().watch(prefix, after_revision, end=end):
                 yield changes
         finally:
             self.watching -= 1

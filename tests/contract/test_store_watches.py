@@ -28,6 +28,20 @@ async def test_a_watch_reports_every_change_below_its_prefix_in_order(store: Sto
     assert [event.revision for event in events] == sorted(event.revision for event in events)
 
 
+async def test_a_watch_with_an_end_reports_the_keys_from_its_prefix_on_and_before_the_end(
+    store: Store, below: str
+) -> None:
+    within = [below + name for name in ("b.archive/events/1", "b.archive/versions/1", "b/c", "b/é/c")]
+    others = [below + name for name in ("a", "b", "b-requests/1", "b.archive/drops/1", "b0", "b2/c", "c")]
+    start = await store.revision()
+    async with aclosing(store.watch(below + "b.archive/events/", start, end=below + "b0")) as watch:
+        await store.transact([], [Put(key, b"") for key in (*others, *within)])
+        last = await store.transact([], [Delete(key) for key in (*within, *others)])
+        events = await events_until(watch, last)
+    assert sorted(event.key for event in events if event.item) == within
+    assert sorted(event.key for event in events if not event.item) == within
+
+
 async def test_a_watch_waits_for_changes_to_come(store: Store, below: str) -> None:
     async with aclosing(store.watch(below, await store.revision())) as watch:
         waiting = asyncio.ensure_future(next_of(watch))

@@ -132,7 +132,7 @@ class WorkerServer:
         async def follow(number: int, watch: wire.WatchFrom) -> None:
             try:
                 changes: Changes
-                async for changes in self.store.watch(watch.prefix, watch.after_revision):
+                async for changes in self.store.watch(watch.prefix, watch.after_revision, end=watch.end):
                     await send(number=number, events=changes.events, store_revision=changes.revision)
             except Compacted as error:
                 failure = _describe(error)

@@ -143,12 +143,12 @@ class Wire:
     async def is_healthy(self, member: StoreMember) -> bool:
         raise AssertionError(f"there is no member {member.id}")
 
-    async def watch(self, prefix: str, after_revision: int) -> AsyncGenerator[Changes, None]:
+    async def watch(self, prefix: str, after_revision: int, *, end: str = "") -> AsyncGenerator[Changes, None]:
         position = after_revision
         while not self._is_closed:
             store = await self._server.found_up()
             try:
-                async for changes in store.watch(prefix, position):
+                async for changes in store.watch(prefix, position, end=end):
                     await self._let_through()
                     if store is not self._server.store:
                         break  # they were still on their way when the store died

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from fleetd import metrics
 from fleetd.model.worker_access import Access, owner_of
 from fleetd.registry.registry import Registry
+from fleetd.store.limits import is_watched
 from fleetd.store.protocol import Changes, Compacted, Event, Unavailable
 from fleetd.store.worker_wire import WatchFrom
 
@@ -72,7 +73,7 @@ class Subscription:
                 event
                 for event in events
                 if event.revision > watch.after_revision
-                and event.key.startswith(watch.prefix)
+                and is_watched(event.key, watch.prefix, watch.end)
                 and self.access.may_read(event.key)
             )
             if own:
