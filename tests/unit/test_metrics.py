@@ -179,8 +179,8 @@ class Recorder:
         async def answer(*arguments: Any, **options: Any) -> Any:
             return (method, arguments, options)
 
-        def watch(*arguments: Any) -> Any:
-            return (method, arguments, {})
+        def watch(*arguments: Any, **options: Any) -> Any:
+            return (method, arguments, options)
 
         return watch if method == "watch" else answer
 
