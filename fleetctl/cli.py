@@ -4,6 +4,7 @@ It imports nothing slow, so that --help is quick.
 """
 
 import io
+import keyword
 import sys
 from importlib import import_module
 
@@ -51,7 +52,8 @@ class Root(click.Group):
         names = [cmd_name] if cmd_name in SUMMARIES else [name for name in SUMMARIES if name.startswith(cmd_name)]
         if len(names) != 1:
             raise UnknownCommand(cmd_name)
-        command = import_module(f"fleetctl.commands.{names[0].strip('_').replace('-', '_')}").command
+        module = names[0].strip("_").replace("-", "_")
+        command = import_module(f"fleetctl.commands.{module}{'_' * keyword.iskeyword(module)}").command
         assert isinstance(command, Command)
         return command
 

@@ -250,6 +250,10 @@ class Client:
         """Remove a secret. Raises ApiError, also while units name it, unless `force`."""
         self._call("DELETE", f"{schema.V2}/secrets/{quote(name, safe='')}{'?force=true' if force else ''}")
 
+    def sets(self) -> list[schema.UnitSet]:
+        """The sets of the cluster with their members, by name."""
+        return list(self._ask("GET", f"{schema.V2}/sets", None, schema.UnitSets).sets)
+
     def settings(self) -> list[schema.Setting]:
         """The settings of the cluster, by name."""
         return list(self._ask("GET", f"{schema.V2}/settings", None, schema.Settings).settings)
