@@ -22,7 +22,7 @@ def command(settings: Settings) -> int:
     itself. Whatever stands in unit files does, also in their Environment=. A change while it is read may be in it or
     not; each unit is as it was at one moment. A backup of etcd holds everything, at one revision.
 
-    `import` gives the file to a cluster.
+    `import` gives the file to a cluster. `simulate` plays with it.
     """
     if sys.stdout.isatty():
         raise CommandFailed("export prints many lines for programs: fleetctl export > FILE", status=2)

@@ -9,6 +9,7 @@ There are no secrets in it, and nothing that a cluster decides or finds out by i
 which an import does not read.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated
 
@@ -25,6 +26,7 @@ from fleetd.model.unitfile import UnitFileError, parse_unit_file, render_unit_fi
 
 FORMAT = 1
 MAX_FAULTS = 20  # that are listed
+_MACHINE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)  # that of a machine has 32 hexadecimal digits
 _Number = Annotated[int, msgspec.Meta(ge=0)]
 
 
@@ -161,8 +163,8 @@ def _parse_line(raw: bytes) -> ExportedSetting | ExportedMachine | ExportedUnit:
         raise ValueError("another export begins here: import one file after the other")
     if isinstance(line, ExportedUnit):
         return _check_unit(line)
-    if isinstance(line, ExportedMachine) and not line.id:
-        raise ValueError("a machine needs an id")
+    if isinstance(line, ExportedMachine) and not _MACHINE_ID.fullmatch(line.id):
+        raise ValueError('a machine has an id of letters, digits, "-" and "_", at most 64')
     return line
 
 

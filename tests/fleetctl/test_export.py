@@ -177,7 +177,7 @@ def test_a_set_whose_template_stands_for_more_is_left_as_it_is(
         ([unit("db.service", set="-x")], 'line 2: unit "db.service": "-x" is no name of a set'),
         ([unit("db@.service", target="launched")], 'line 2: unit "db@.service": a template does not run'),
         ([unit("db.service", dropins=[{"name": "x", "text": LIMIT}])], 'line 2: unit "db.service": "x" is no name'),
-        (['{"kind":"machine","id":""}'], "line 2: a machine needs an id"),
+        (['{"kind":"machine","id":"a/b"}'], "line 2: a machine has an id of letters"),
         ([HEAD.strip()], "line 2: another export begins here"),
     ],
 )

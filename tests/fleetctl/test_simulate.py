@@ -1,0 +1,103 @@
+"""simulate: a cluster played in virtual time."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.fleetctl.conftest import Fleetctl
+
+SERVICE = "[Service]\nExecStart=/bin/daemon\n"
+M1, M2, M3 = ("1" * 32, "2" * 32, "3" * 32)
+
+
+def machine(id_: str, **metadata: str) -> str:
+    return json.dumps({"kind": "machine", "id": id_, "address": f"10.0.0.{id_[0]}", "metadata": metadata})
+
+
+def unit(name: str, *on: str, options: str = "", text: str = SERVICE) -> str:
+    text = f"{text}[X-Fleet]\n{options}\n" if options else text
+    return json.dumps({"kind": "unit", "name": name, "target": "launched", "text": text, "on": on})
+
+
+def write(tmp_path: Path, *lines: str) -> str:
+    (tmp_path / "cluster.jsonl").write_text("\n".join(['{"kind":"fleet","format":1}', *lines]))
+    return "cluster.jsonl"
+
+
+def play(fleetctl: Fleetctl, *arguments: str, status: int = 0) -> dict[str, list[tuple[str, str, float | None, float]]]:
+    """The rows of each step: unit, first digit of the machine, from, away."""
+    result = fleetctl("simulate", "--output=json", *arguments)
+    assert result.status == status, result.stderr
+    steps: dict[str, list[tuple[str, str, float | None, float]]] = {}
+    for row in json.loads(result.stdout):
+        steps.setdefault(row["step"], []).append((row["unit"], row["machine"][0], row["from"], row["away"]))
+    return steps
+
+
+def test_units_of_a_lost_machine_start_elsewhere_after_the_time_that_a_cluster_takes(
+    bare_fleetctl: Fleetctl, tmp_path: Path
+) -> None:
+    lines = [unit("a.service", M1), unit("b.service", M2), unit("late.service", M1, options="FailoverDelay=5min")]
+    file = write(tmp_path, machine(M1), machine(M2), machine(M3), *lines)
+    steps = play(bare_fleetctl, "--lose=1", file)
+    assert "begin" not in steps
+    (_, _, from_a, _), (_, to_a, _, away_a), (_, _, _, _), (_, to_late, _, away_late) = steps["lose"]
+    assert (from_a, to_a, to_late) == (None, "3", "2") or to_a in "23"
+    assert 5 < away_a < 30
+    assert 300 < away_late < 330
+
+
+def test_a_unit_that_fits_nowhere_else_is_named(bare_fleetctl: Fleetctl, tmp_path: Path) -> None:
+    file = write(
+        tmp_path, machine(M1, disk="ssd"), machine(M2), unit("db.service", M1, options="MachineMetadata=disk=ssd")
+    )
+    result = bare_fleetctl("simulate", f"--lose={M1}", file)
+    assert result.status == 1
+    assert result.stderr.startswith("lose: db.service runs nowhere: no machine ")
+    assert "disk=ssd" in result.stderr
+
+
+def test_a_folder_is_rolled_out_one_member_after_the_other(bare_fleetctl: Fleetctl, tmp_path: Path) -> None:
+    (tmp_path / "prod").mkdir()
+    (tmp_path / "prod" / "web@.service").write_text("[Service]\nExecStart=/bin/other\n[X-Fleet]\nInstances=2\n")
+    template = json.loads(unit("web@.service", options="Instances=2")) | {"target": "inactive"}
+    instances = [unit(f"web@{number}.service", on, options="Instances=2") for number, on in ((1, M1), (2, M2))]
+    file = write(tmp_path, machine(M1), machine(M2), json.dumps(template), *instances)
+    rows = play(bare_fleetctl, "--apply=prod", file)["apply"]
+    began = {name: at_s for name, _, at_s, _ in rows if at_s is not None}
+    assert began.keys() == {"web@1.service", "web@2.service"}
+    assert abs(began["web@1.service"] - began["web@2.service"]) >= 1
+
+
+def test_a_oneshot_that_has_ended_is_not_missing(bare_fleetctl: Fleetctl, tmp_path: Path) -> None:
+    text = "[Service]\nType=oneshot\nExecStart=/bin/sleep 5\n"
+    assert play(bare_fleetctl, write(tmp_path, machine("m1"), unit("once.service", text=text))) == {
+        "begin": [("once.service", "m", 0.0, 0.0)]
+    }
+
+
+def test_two_plays_are_equal(bare_fleetctl: Fleetctl, tmp_path: Path) -> None:
+    file = write(tmp_path, machine(M1), machine(M2), unit("a.service", M1), unit("b.service"))
+    assert play(bare_fleetctl, "--lose=1", file) == play(bare_fleetctl, "--lose=1", file)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--lose=4"], "4: the file has no such machine"),
+        (["--lose=1,2"], "no machine would be left"),
+        (["--apply=nowhere"], "nowhere"),
+    ],
+)
+def test_what_cannot_be_played_is_refused(
+    bare_fleetctl: Fleetctl, tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    result = bare_fleetctl("simulate", *arguments, write(tmp_path, machine(M1), machine(M2), unit("a.service")))
+    assert (result.status, result.stdout) == (1, "")
+    assert said in result.stderr
+
+
+def test_a_file_without_machines_is_refused(bare_fleetctl: Fleetctl, tmp_path: Path) -> None:
+    result = bare_fleetctl("simulate", write(tmp_path, unit("a.service")))
+    assert (result.status, result.stderr) == (1, "cluster.jsonl has no machines: nothing could run anywhere\n")
