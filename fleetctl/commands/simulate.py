@@ -18,11 +18,22 @@ from fleetctl.settings import Settings
 from fleetd.api import schema
 
 if TYPE_CHECKING:  # a whole fleetd, which no other command needs
+    from fleetd.api.http import Response
     from fleetd.simulation.cluster import Beginning, SimulatedCluster
     from fleetd.simulation.timeline import Run
 
 
-BEGIN, LOSE, APPLY = "begin", "lose", "apply"
+BEGIN, DRAIN, LOSE, APPLY = "begin", "drain", "lose", "apply"
+
+
+class Play(msgspec.Struct, frozen=True):
+    """What is done to the cluster, in this order: machines are drained, machines are lost, units are applied. Each step
+    is played for `at_most_s` seconds."""
+
+    drained: Sequence[str]
+    lost: Sequence[str]
+    request: schema.Apply | None
+    at_most_s: float
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -61,38 +72,47 @@ class Step(msgspec.Struct, frozen=True):
 
 @new_command(
     "simulate",
-    usage="[--lose=MACHINE,...] [--apply=DIR] [--set=NAME] [--for=TIME] [--output=json] FILE",
+    usage="[--drain=MACHINE,...] [--lose=MACHINE,...] [--apply=DIR] [--set=NAME] [--for=TIME] [--output=json] FILE",
     completes=("files",),
 )
-@click.option("--lose", default="", help="cut the power of these machines, all at once; ids may be shortened")
+@click.option("--drain", default="", help="drain these machines, all at once; ids may be shortened")
+@click.option("--lose", default="", help="then cut the power of these machines, all at once")
 @click.option("--apply", "folder", default="", help="then apply this folder")
 @click.option("--set", "set_", default="", help="the set of the units (default: the folder's name)")
 @click.option("--for", "at_most_s", type=TimeSpan(), default="1h", help="the longest that each step is played")
 @output_option("an array of objects, one for each run of a unit")
 @click.argument("file")
-def command(settings: Settings, file: str, lose: str, folder: str, set_: str, at_most_s: float, form: str) -> int:
+def command(
+    settings: Settings, file: str, drain: str, lose: str, folder: str, set_: str, at_most_s: float, form: str
+) -> int:
     """Plays a cluster in virtual time, and prints which units run where and when, and for how long each runs nowhere.
     It asks no cluster and changes none: the cluster is that of a FILE from export, or written by hand.
 
     Each machine of the file has a real fleetd, over a store in memory and a systemd that only pretends: processes
     start and stop at once, run on unless their command ends (`/bin/sleep 5`, Type=oneshot), and are always healthy. The
     fleetds elect a leader, notice what is lost, and roll changes out as those of a cluster do, in the same time, with
-    the settings of the file. An hour takes seconds.
+    the settings of the file, and all secrets that units name are there. An hour takes seconds.
 
-    The units begin where the file has them (`on`), and others are placed first. Then the machines are lost, and when
-    the cluster is quiet again, the folder is applied. Only units to which something happens are listed.
+    The units begin where the file has them (`on`), and others are placed first. Then the machines are drained; when the
+    cluster is quiet again, machines are lost, and after that the folder is applied. Only units to which something
+    happens are listed.
 
-    Exits with 1 if a unit that is to run runs nowhere at the end, if the folder is refused, or if something does not
-    end.
+    Exits with 1 if a unit that is to run runs nowhere at the end, if a drain or the folder is refused, or if something
+    does not end.
     """
     exported = read_export(file)
-    lost = [_find_machine(exported, word) for word in lose.split(",") if word]
-    request = make_request(folder, set_)[1] if folder else None
+    play = Play(
+        _find_machines(exported, drain),
+        _find_machines(exported, lose),
+        make_request(folder, set_)[1] if folder else None,
+        at_most_s,
+    )
     if not exported.machines:
         raise CommandFailed(f"{output.printable(file)} has no machines: nothing could run anywhere")
-    if len({*lost}) == len(exported.machines):
+    if len(play.lost) == len(exported.machines):
         raise CommandFailed("no machine would be left: lose fewer of them")
-    steps = _play(exported, lost, request, at_most_s)
+    _check_settings(file, exported)
+    steps = _play(exported, play)
     if form == JSON:
         output.result(render_json([row for step in steps for row in step.rows], VALUES))
     else:
@@ -110,6 +130,22 @@ def command(settings: Settings, file: str, lose: str, folder: str, set_: str, at
     return 1 if known or any(step.refusal or not step.is_over for step in steps) else 0
 
 
+def _check_settings(file: str, exported: Exported) -> None:
+    """Raises CommandFailed for settings that no cluster has, as an import does."""
+    from fleetd.simulation.cluster import refuse_settings
+
+    refusals = refuse_settings({each.name: each.value for each in exported.settings.values()})
+    for refusal in refusals:
+        output.error(f"{output.printable(file)}: {output.indented(refusal)}")
+    if refusals:
+        raise CommandFailed(f"{output.printable(file)} has settings that no cluster takes: nothing is played")
+
+
+def _find_machines(exported: Exported, words: str) -> list[str]:
+    """The ids of the machines that are named, each once. Raises CommandFailed."""
+    return list(dict.fromkeys(_find_machine(exported, word) for word in words.split(",") if word))
+
+
 def _find_machine(exported: Exported, word: str) -> str:
     """The id of the machine that this is the beginning of. Raises CommandFailed."""
     found = [id_ for id_ in exported.machines if id_.startswith(word)]
@@ -121,7 +157,7 @@ def _find_machine(exported: Exported, word: str) -> str:
     return found[0]
 
 
-def _play(exported: Exported, lost: Sequence[str], request: schema.Apply | None, at_most_s: float) -> list[Step]:
+def _play(exported: Exported, play: Play) -> list[Step]:
     import logging
     import tempfile
 
@@ -133,7 +169,7 @@ def _play(exported: Exported, lost: Sequence[str], request: schema.Apply | None,
         cluster = SimulatedCluster(Path(directory), make_beginning(exported))
         try:
             await cluster.start()
-            return [step async for step in _take_steps(cluster, exported, lost, request, at_most_s)]
+            return [step async for step in _take_steps(cluster, exported, play)]
         finally:
             await cluster.close()
 
@@ -141,23 +177,27 @@ def _play(exported: Exported, lost: Sequence[str], request: schema.Apply | None,
         return run_virtually(run(directory))
 
 
-async def _take_steps(
-    cluster: "SimulatedCluster", exported: Exported, lost: Sequence[str], request: schema.Apply | None, at_most_s: float
-) -> AsyncIterator[Step]:
-    first = await _end_step(cluster, BEGIN, 0.0, at_most_s)
+async def _take_steps(cluster: "SimulatedCluster", exported: Exported, play: Play) -> AsyncIterator[Step]:
+    first = await _end_step(cluster, BEGIN, 0.0, play.at_most_s)
     yield msgspec.structs.replace(first, rows=tuple(row for row in first.rows if not _is_as_exported(row, exported)))
-    if lost:
+    if play.drained:
         began_s = cluster.now_s
-        for id_ in lost:
+        refusals = [_refusal(await cluster.drain(id_)) for id_ in play.drained]
+        yield await _end_step(cluster, DRAIN, began_s, play.at_most_s, "; ".join(filter(None, refusals)))
+    if play.lost:
+        began_s = cluster.now_s
+        for id_ in play.lost:
             await cluster.machines[id_].lose()
-        yield await _end_step(cluster, LOSE, began_s, at_most_s)
-    if request is not None:
+        yield await _end_step(cluster, LOSE, began_s, play.at_most_s)
+    if play.request is not None:
         began_s = cluster.now_s
-        answer = await cluster.apply(request)
-        refusal = ""
-        if answer.status != 200:
-            refusal = msgspec.json.decode(answer.body, type=schema.ErrorEntity).error.message
-        yield await _end_step(cluster, APPLY, began_s, at_most_s, refusal)
+        refusal = _refusal(await cluster.apply(play.request))
+        yield await _end_step(cluster, APPLY, began_s, play.at_most_s, refusal)
+
+
+def _refusal(answer: "Response") -> str:
+    """Why a request was refused, '' if it was not."""
+    return "" if answer.status < 400 else msgspec.json.decode(answer.body, type=schema.ErrorEntity).error.message
 
 
 async def _end_step(

@@ -10,6 +10,7 @@ import msgspec
 
 from fleetd.api import schema
 from fleetd.api.http import Request, Response
+from fleetd.config.cluster_settings import CLUSTER_OPTIONS, refuse_value
 from fleetd.config.config import parse_config
 from fleetd.model.actor import Actor
 from fleetd.model.cluster_settings import ClusterSetting, ClusterSettings
@@ -18,10 +19,14 @@ from fleetd.model.names import is_template
 from fleetd.model.permission import EVERY_RIGHT
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.reason import render, render_rejection
+from fleetd.model.requirements import requirements_of
+from fleetd.model.secret import SecretRef
 from fleetd.model.unit import TargetState, Unit
 from fleetd.model.unit_set import UnitSet
 from fleetd.process.node import HostEnvironment, Node
+from fleetd.registry.records import SECRETS
 from fleetd.registry.registry import Registry
+from fleetd.simulation.secrets import make_secret, needed_secrets, pretend_sealing, seal_key_of
 from fleetd.simulation.store import MachineStore
 from fleetd.simulation.timeline import Sighting
 from fleetd.store.embedded import EmbeddedStore, inline
@@ -36,6 +41,13 @@ QUIET_S = 120.0  # without a write: nothing goes on any more
 POLL_S = 5.0
 _OPERATOR = Actor("simulate", "simulate", EVERY_RIGHT)
 _JSON = (("Content-Type", schema.JSON_TYPE),)
+
+
+def refuse_settings(settings: Mapping[str, str]) -> list[str]:
+    """Why no cluster has these settings, by name."""
+    unknown = [f'unknown setting "{name}"' for name in sorted(settings.keys() - CLUSTER_OPTIONS.keys())]
+    known = sorted(settings.keys() & CLUSTER_OPTIONS.keys())
+    return [*unknown, *(refusal for name in known if (refusal := refuse_value(name, settings[name])))]
 
 
 class Beginning(msgspec.Struct, frozen=True):
@@ -63,6 +75,7 @@ class SimulatedMachine:
             unix_now=lambda: EPOCH_S + asyncio.get_running_loop().time(),
             new_id=new_id,
             offload=inline,
+            sealing=pretend_sealing(directory),
         )
         config = msgspec.structs.replace(parse_config("", "simulate", {}, {})[0], metadata=machine.metadata)
         directory.mkdir()
@@ -97,6 +110,7 @@ class SimulatedCluster:
                 session=f"session-{number}",
                 boot_id=f"boot-{number}",
                 capabilities=dict.fromkeys(Capability, True),
+                seal_key=seal_key_of(machine.id),
             )
             self.machines[machine.id] = SimulatedMachine(
                 made, self._store, directory / str(number), lambda: f"id-{next(ids)}"
@@ -120,6 +134,7 @@ class SimulatedCluster:
             await self._store.transact([], [registry.put(set_, name)])
         for unit in beginning.units:
             await registry.write_unit(unit, None)
+        await self._make_secrets()
         for name, unit in (await registry.units()).items():
             await self._place(unit, [id_ for id_ in beginning.places.get(name, ()) if id_ in self.machines])
         for each in self.machines.values():
@@ -129,8 +144,11 @@ class SimulatedCluster:
         """Have the unit where it is, as if the leader had placed it there."""
         if unit.target is TargetState.INACTIVE or not machines:
             return
+        secrets = tuple(SecretRef(name, 1) for name in requirements_of(unit.content, unit.name).secrets)
         placements = [
-            Placement(machine, unit.name, unit.text, unit.target, unit.generation, dropins=unit.dropins)
+            Placement(
+                machine, unit.name, unit.text, unit.target, unit.generation, dropins=unit.dropins, secrets=secrets
+            )
             for machine in machines
         ]
         decision = Decision(unit.name, unit.generation, machines[0] if len(machines) == 1 else "", since=EPOCH_S)
@@ -172,14 +190,32 @@ class SimulatedCluster:
             if machine.is_on and machine.node.failure is not None:
                 raise machine.node.failure
 
+    async def drain(self, machine: str) -> Response:
+        """Have a machine drained, and return the answer."""
+        return await self.ask("PUT", f"machines/{machine}/drain", schema.DrainRequest("simulated"))
+
     async def apply(self, request: schema.Apply) -> Response:
-        """The answer of a machine that is on."""
-        body = msgspec.json.encode(request)
-        asked = Request("POST", f"{schema.V2}/apply", headers=_JSON, body=body, local=True, actor=_OPERATOR)
+        """Apply units, with the secrets that they name, and return the answer."""
+        answer = await self.ask("POST", "apply", request)
+        await self._make_secrets()
+        return answer
+
+    async def ask(self, method: str, path: str, body: msgspec.Struct) -> Response:
+        """The answer of a machine that is on to an administrator's request; the path is that below /fleet/v2/."""
+        asked = Request(
+            method, f"{schema.V2}/{path}", headers=_JSON, body=msgspec.json.encode(body), local=True, actor=_OPERATOR
+        )
         machine = next(machine for machine in self.machines.values() if machine.is_on)
         answer = await machine.node.api.handle(asked)
         assert isinstance(answer, Response)
         return answer
+
+    async def _make_secrets(self) -> None:
+        """Have every secret that a unit names."""
+        there = {name for (name,) in await self._registry.read(SECRETS)}
+        keys = [seal_key_of(machine) for machine in self.machines]
+        for name in sorted(needed_secrets((await self._registry.units()).values()) - there):
+            await self._store.transact([], [self._registry.put(make_secret(keys), name)])
 
     async def close(self) -> None:
         """End everything."""

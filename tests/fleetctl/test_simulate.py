@@ -70,6 +70,35 @@ def test_a_folder_is_rolled_out_one_member_after_the_other(bare_fleetctl: Fleetc
     assert abs(began["web@1.service"] - began["web@2.service"]) >= 1
 
 
+def test_a_drained_machine_is_left_and_a_machine_lost_after_that_finds_it_cordoned(
+    bare_fleetctl: Fleetctl, tmp_path: Path
+) -> None:
+    lines = [machine(M1), machine(M2), machine(M3), unit("a.service", M1), unit("b.service", M2)]
+    steps = play(bare_fleetctl, "--drain=1", "--lose=2", write(tmp_path, *lines))
+    assert list(steps) == ["drain", "lose"]
+    (_, from_, _, _), (_, to, _, away) = steps["drain"]
+    assert (from_, to) == ("1", "3")
+    assert away < 5
+    assert [(name, on) for name, on, _, _ in steps["lose"]] == [("b.service", "2"), ("b.service", "3")]
+
+
+def test_a_drain_that_finds_no_room_leaves_the_unit_where_it_is(bare_fleetctl: Fleetctl, tmp_path: Path) -> None:
+    pinned = unit("db.service", M1, options="MachineMetadata=disk=ssd")
+    assert play(bare_fleetctl, "--drain=1", write(tmp_path, machine(M1, disk="ssd"), machine(M2), pinned)) == {}
+
+
+def test_secrets_that_units_name_are_there(bare_fleetctl: Fleetctl, tmp_path: Path) -> None:
+    credential = "LoadCredential=db.pw:/run/fleet/credentials.sock\n"
+    lines = [machine(M1), machine(M2), unit("a.service", M1, text=SERVICE + credential, options="Secret=db.pw")]
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "b.service").write_text(
+        f"{SERVICE}LoadCredential=b.pw:/run/fleet/credentials.sock\n[X-Fleet]\nSecret=b.pw\n"
+    )
+    steps = play(bare_fleetctl, "--lose=1", "--apply=new", write(tmp_path, *lines))
+    assert [(name, on) for name, on, _, _ in steps["lose"]] == [("a.service", "1"), ("a.service", "2")]
+    assert [(name, on) for name, on, _, _ in steps["apply"]] == [("b.service", "2")]
+
+
 def test_a_oneshot_that_has_ended_is_not_missing(bare_fleetctl: Fleetctl, tmp_path: Path) -> None:
     text = "[Service]\nType=oneshot\nExecStart=/bin/sleep 5\n"
     assert play(bare_fleetctl, write(tmp_path, machine("m1"), unit("once.service", text=text))) == {
@@ -96,6 +125,17 @@ def test_what_cannot_be_played_is_refused(
     result = bare_fleetctl("simulate", *arguments, write(tmp_path, machine(M1), machine(M2), unit("a.service")))
     assert (result.status, result.stdout) == (1, "")
     assert said in result.stderr
+
+
+def test_settings_that_no_cluster_takes_are_refused(bare_fleetctl: Fleetctl, tmp_path: Path) -> None:
+    settings = [{"name": "colour", "value": "red"}, {"name": "failover_delay", "value": "soon"}]
+    lines = [json.dumps({"kind": "setting", **each}) for each in settings]
+    result = bare_fleetctl("simulate", write(tmp_path, machine(M1), unit("a.service"), *lines))
+    assert (result.status, result.stdout) == (1, "")
+    unknown, value, end = result.stderr.splitlines()
+    assert unknown == 'cluster.jsonl: unknown setting "colour"'
+    assert value.startswith("cluster.jsonl: failover_delay: ")
+    assert end == "cluster.jsonl has settings that no cluster takes: nothing is played"
 
 
 def test_a_file_without_machines_is_refused(bare_fleetctl: Fleetctl, tmp_path: Path) -> None:
