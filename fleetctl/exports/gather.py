@@ -3,9 +3,11 @@
 from fleetctl.client import Client
 from fleetctl.exports.file import Exported, ExportedMachine, ExportedSetting, ExportedUnit
 from fleetd.api import schema
-from fleetd.model.content import DropIn
+from fleetd.model.content import Content, DropIn
 from fleetd.model.unit import TargetState
 from fleetd.model.unitfile import hash_unit_file, render_unit_file
+
+Dropins = tuple[DropIn, ...]
 
 CLUSTER = "cluster"  # the source of a setting that is set
 
@@ -19,10 +21,10 @@ def gather(client: Client) -> Exported:
     }
     machines = {machine.id: _describe_machine(machine) for machine in client.machines()}
     sets = {member: each.name for each in client.sets() for member in each.members}
-    reports = client.every_report()
+    reports, known = client.every_report(), dict[str, Dropins]()
     units = {}
     for unit in client.units():
-        found = _describe_unit(client, unit, reports.get(unit.name), sets.get(unit.name, ""))
+        found = _describe_unit(client, unit, reports.get(unit.name), sets.get(unit.name, ""), known)
         if found is not None:
             units[found.name] = found
     return Exported(settings, machines, units)
@@ -35,20 +37,23 @@ def _describe_machine(machine: schema.Machine) -> ExportedMachine:
 
 
 def _describe_unit(
-    client: Client, unit: schema.Unit, report: schema.UnitReport | None, set_: str
+    client: Client, unit: schema.Unit, report: schema.UnitReport | None, set_: str, known: dict[str, Dropins]
 ) -> ExportedUnit | None:
-    """The unit; None if it was destroyed meanwhile. A report and a list that agree need no further request."""
+    """The unit; None if it was destroyed meanwhile. A report and a list that agree need no further request, but for the
+    first unit of each content with drop-ins: `known` are those found so far, by the content's hash."""
     text = render_unit_file(unit.options)
     on = _find_places(report) if report else ()
-    if report is not None and not report.file_hash and report.hash == hash_unit_file(text):
-        return ExportedUnit(unit.name, text, _target(report.target), (), set_, on)
+    if report is not None and report.hash_of_file == hash_unit_file(text):
+        dropins = known.get(report.hash) if report.file_hash else ()
+        if dropins is not None:
+            return ExportedUnit(unit.name, text, _target(report.target), dropins, set_, on)
     content = client.content(unit.name)
     if content is None:
         return None
+    text = render_unit_file(content.options)
     dropins = tuple(DropIn(dropin.name, dropin.text) for dropin in content.dropins)
-    return ExportedUnit(
-        content.name, render_unit_file(content.options), _target(content.desired_state), dropins, set_, on
-    )
+    known[Content(text, dropins).hash] = dropins
+    return ExportedUnit(content.name, text, _target(content.desired_state), dropins, set_, on)
 
 
 def _find_places(report: schema.UnitReport) -> tuple[str, ...]:
