@@ -11,11 +11,9 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-
-import msgspec
 
 from contrib.bench.figure import Figure, render_table
 from fleetd.api.routes import Api
@@ -29,7 +27,7 @@ from fleetd.model.unit import TargetState, Unit, UnitState
 from fleetd.model.unitfile import UnitFile
 from fleetd.registry.registry import Registry
 from fleetd.store.embedded import EmbeddedStore
-from fleetd.store.protocol import MAX_OPERATIONS
+from fleetd.store.protocol import MAX_OPERATIONS, Put
 
 TEXT = UnitFile.parse("[Unit]\nDescription=One of many\n\n[Service]\nExecStart=/bin/sleep infinity\n").text
 SHARED = make_dropins([("limit.conf", "[Service]\nMemoryMax=1G\n")])
@@ -102,7 +100,7 @@ async def _add_units(registry: Registry, units: int, machines: int) -> None:
     await _write(registry, puts)
 
 
-async def _write(registry: Registry, puts: list[msgspec.Struct]) -> None:
+async def _write(registry: Registry, puts: Sequence[Put]) -> None:
     for start in range(0, len(puts), MAX_OPERATIONS):
         await registry.store.transact([], puts[start : start + MAX_OPERATIONS])
 

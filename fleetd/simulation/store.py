@@ -50,8 +50,8 @@ class MachineStore:
     async def transact(self, comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> int:
         return await self._reach().transact(comparisons, operations)
 
-    def watch(self, prefix: str, after_revision: int) -> AsyncGenerator[Changes, None]:
-        return self._reach().watch(prefix, after_revision)
+    def watch(self, prefix: str, after_revision: int, *, end: str = "") -> AsyncGenerator[Changes, None]:
+        return self._reach().watch(prefix, after_revision, end=end)
 
     async def grant(self, ttl_s: float) -> int:
         return await self._reach().grant(ttl_s)
