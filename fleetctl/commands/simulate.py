@@ -18,7 +18,6 @@ from fleetctl.settings import Settings
 from fleetd.api import schema
 
 if TYPE_CHECKING:  # a whole fleetd, which no other command needs
-    from fleetd.api.http import Response
     from fleetd.simulation.cluster import Beginning, SimulatedCluster
     from fleetd.simulation.timeline import Run
 
@@ -182,7 +181,7 @@ async def _take_steps(cluster: "SimulatedCluster", exported: Exported, play: Pla
     yield msgspec.structs.replace(first, rows=tuple(row for row in first.rows if not _is_as_exported(row, exported)))
     if play.drained:
         began_s = cluster.now_s
-        refusals = [_refusal(await cluster.drain(id_)) for id_ in play.drained]
+        refusals = [await cluster.drain(id_) for id_ in play.drained]
         yield await _end_step(cluster, DRAIN, began_s, play.at_most_s, "; ".join(filter(None, refusals)))
     if play.lost:
         began_s = cluster.now_s
@@ -191,13 +190,8 @@ async def _take_steps(cluster: "SimulatedCluster", exported: Exported, play: Pla
         yield await _end_step(cluster, LOSE, began_s, play.at_most_s)
     if play.request is not None:
         began_s = cluster.now_s
-        refusal = _refusal(await cluster.apply(play.request))
+        refusal = await cluster.apply(play.request)
         yield await _end_step(cluster, APPLY, began_s, play.at_most_s, refusal)
-
-
-def _refusal(answer: "Response") -> str:
-    """Why a request was refused, '' if it was not."""
-    return "" if answer.status < 400 else msgspec.json.decode(answer.body, type=schema.ErrorEntity).error.message
 
 
 async def _end_step(

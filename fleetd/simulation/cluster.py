@@ -190,15 +190,15 @@ class SimulatedCluster:
             if machine.is_on and machine.node.failure is not None:
                 raise machine.node.failure
 
-    async def drain(self, machine: str) -> Response:
-        """Have a machine drained, and return the answer."""
-        return await self.ask("PUT", f"machines/{machine}/drain", schema.DrainRequest("simulated"))
+    async def drain(self, machine: str) -> str:
+        """Have a machine drained. Returns why that is refused, or ''."""
+        return _refusal(await self.ask("PUT", f"machines/{machine}/drain", schema.DrainRequest("simulated")))
 
-    async def apply(self, request: schema.Apply) -> Response:
-        """Apply units, with the secrets that they name, and return the answer."""
-        answer = await self.ask("POST", "apply", request)
+    async def apply(self, request: schema.Apply) -> str:
+        """Apply units, with the secrets that they name. Returns why that is refused, or ''."""
+        refusal = _refusal(await self.ask("POST", "apply", request))
         await self._make_secrets()
-        return answer
+        return refusal
 
     async def ask(self, method: str, path: str, body: msgspec.Struct) -> Response:
         """The answer of a machine that is on to an administrator's request; the path is that below /fleet/v2/."""
@@ -241,6 +241,10 @@ class SimulatedCluster:
             if self._processes.get((machine_id, name)) != pid:
                 self.sightings.append(Sighting(self.now_s, machine_id, name))
         self._processes = found
+
+
+def _refusal(answer: Response) -> str:
+    return "" if answer.status < 400 else msgspec.json.decode(answer.body, type=schema.ErrorEntity).error.message
 
 
 def _explain(decision: Decision) -> str:
