@@ -22,6 +22,7 @@ MAX_STATE_BYTES = 64 * 1024  # of the state of one unit; its log lines are the l
 _SHARED = ("cluster", "history")
 _OF_MACHINE = ("machines", "reboot-requests", "reboots", "settings", "synced")  # KIND/MACHINE
 _BELOW_MACHINE = ("placements", "sealed-secrets", "states")  # KIND/MACHINE/NAME
+_PUBLIC = ("trust/authorities/", "trust/revocations/")  # prefixes of what anybody may know
 
 _MACHINE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 
@@ -54,7 +55,7 @@ class Access(Protocol):
 
 
 class WorkerAccess(msgspec.Struct, frozen=True):
-    """What a worker may do. Made by find_access alone."""
+    """What a worker may do. Made by find_access alone. It may read what is of its machine, and what is public."""
 
     machine: str
     readable: Selection
@@ -62,7 +63,7 @@ class WorkerAccess(msgspec.Struct, frozen=True):
     states_prefix: str
 
     def may_read(self, key: str) -> bool:
-        """True for keys of the machine, and those that are about the whole store."""
+        """True for keys of the machine, and those that are about the whole cluster."""
         return key in self.readable.keys or key.startswith(self.readable.prefixes)
 
     def select(self, prefix: str) -> Selection:
@@ -98,7 +99,7 @@ def find_access(prefix: str, machine: str) -> WorkerAccess:
     if not _MACHINE.fullmatch(machine):
         raise ValueError(f"{machine!r} is not the id of a machine")
     keys = (*_SHARED, *(f"{kind}/{machine}" for kind in _OF_MACHINE))
-    below = tuple(f"{prefix}{kind}/{machine}/" for kind in _BELOW_MACHINE)
+    below = (*(f"{prefix}{kind}/{machine}/" for kind in _BELOW_MACHINE), *(prefix + public for public in _PUBLIC))
     return WorkerAccess(
         machine,
         Selection(tuple(sorted(prefix + key for key in keys)), below),
@@ -109,7 +110,8 @@ def find_access(prefix: str, machine: str) -> WorkerAccess:
 
 def owner_of(prefix: str, key: str) -> str:
     """The machine that a key below the prefix may be of; '' if it is of no machine, and so may concern each."""
-    return key.removeprefix(prefix).partition("/")[2].partition("/")[0]
+    below = key.removeprefix(prefix)
+    return "" if below.startswith(_PUBLIC) else below.partition("/")[2].partition("/")[0]
 
 
 # What every worker carries out: there were none before. Without this, one that says that it is older than that would

@@ -1,12 +1,15 @@
 """TLS with the certificates of a cluster, as the standard library does it: both sides of each connection."""
 
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from fleetd.model.certificate import CertificateIdentity, parse_peer_certificate
 
 # OpenSSL's X509_V_FLAG_NO_CHECK_TIME. The server looks at the times of a client's certificate itself, so that whoever
 # comes with one that has expired is told so in words.
 NO_CHECK_TIME = ssl.VerifyFlags(0x200000)
+X509_V_ERR_CERT_REVOKED = 23
 CLOCK_ERRORS = (9, 10)  # OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED
 
 
@@ -30,11 +33,37 @@ def client_context(authorities: Sequence[str] = ()) -> ssl.SSLContext:
     return context
 
 
+def refuse_servers(context: ssl.SSLContext, refuse: Callable[[CertificateIdentity], str]) -> None:
+    """Have connections of this context of a client fail before anything is sent to a server whose certificate does not
+    count: `refuse` returns why, or ''. That is for asyncio; a blocking socket calls check_server itself."""
+
+    class Checked(ssl.SSLObject):
+        def do_handshake(self) -> None:
+            super().do_handshake()
+            check_server(self, refuse)
+
+    context.sslobject_class = Checked
+
+
+def check_server(connection: ssl.SSLObject | ssl.SSLSocket, refuse: Callable[[CertificateIdentity], str]) -> None:
+    """Raises ssl.SSLCertVerificationError for a connection to a server that `refuse` refuses."""
+    try:
+        refusal = refuse(parse_peer_certificate(connection.getpeercert() or {}))
+    except ValueError as error:
+        refusal = str(error)
+    if refusal:
+        failure = ssl.SSLCertVerificationError(refusal)
+        failure.verify_code, failure.verify_message = X509_V_ERR_CERT_REVOKED, refusal
+        raise failure
+
+
 class TlsContexts:
     """The contexts of a machine. A certificate that is renewed, and an authority that is trusted in addition, are
-    loaded into those that are in use; where an authority is not trusted any more, others replace them."""
+    loaded into those that are in use; where an authority is not trusted any more, others replace them. `refuse` returns
+    why the certificate of a server does not count, '' if it does (None: each counts that is signed)."""
 
-    def __init__(self) -> None:
+    def __init__(self, refuse: Callable[[CertificateIdentity], str] | None = None) -> None:
+        self._refuse = refuse
         self._trusted: tuple[str, ...] = ()
         self._certificate: tuple[Path, Path] | None = None
         self._server, self._client = self._make()
@@ -67,6 +96,8 @@ class TlsContexts:
 
     def _make(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
         server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), client_context(self._trusted)
+        if self._refuse:
+            refuse_servers(client, self._refuse)
         server.verify_mode = ssl.CERT_OPTIONAL
         server.options |= ssl.OP_NO_TICKET  # a session that is resumed would not show a revocation
         server.num_tickets = 0

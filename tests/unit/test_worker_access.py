@@ -29,6 +29,8 @@ READABLE = (
     *(KEYS.key(kind, OWN) for kind in (MACHINES, SYNCED, SETTINGS, REBOOTS, REBOOT_REQUESTS)),
     *(KEYS.key(kind, OWN, UNIT) for kind in (PLACEMENTS, STATES)),
     f"/fleet/sealed-secrets/{OWN}/db.pw",
+    "/fleet/trust/authorities/1",
+    "/fleet/trust/revocations/7",
 )
 UNREADABLE = (
     "",
@@ -41,6 +43,8 @@ UNREADABLE = (
     "/fleet/leases/7",
     "/fleet/secrets/db.pw",
     "/fleet/trust/tokens/x",
+    "/fleet/trust/authorities",
+    "/fleet/trust/revocationsx/1",
     f"/fleet/trust/machines/{OWN}",
     "/fleet-authority/1",
     f"/fleet/machines/{OTHER}",
@@ -85,6 +89,8 @@ def test_a_worker_reads_nothing_else(key: str) -> None:
         (f"/fleet/placements/{OTHER}", 0, 0),
         ("/fleet/placements/x", 0, 0),
         ("/fleet/units/", 0, 0),
+        ("/fleet/trust/", 0, 2),
+        ("/fleet/trust/revocations/", 0, 1),
         (f"/fleet/machines/{OWN}/", 0, 0),
     ],
 )
@@ -112,6 +118,7 @@ def test_a_prefix_is_answered_with_the_own_part(prefix: str, keys: int, prefixes
         (f"/fleet/synced/{OWN}", 7, "only its own machine"),
         (f"/fleet/settings/{OWN}", 7, "only its own machine"),
         ("/fleet/history", 7, "only its own machine"),
+        ("/fleet/trust/revocations/7", 7, "only its own machine"),
         ("/fleet/leases/7", 7, "only its own machine"),
         (f"/fleet/trust/machines/{OWN}", 7, "only its own machine"),
     ],
@@ -139,6 +146,8 @@ def test_no_access_is_for_what_is_no_id_of_a_machine(machine: str) -> None:
         (f"/fleet/states/{OWN}/{UNIT}", OWN),
         ("/fleet/history", ""),
         ("/fleet/units/a.service", "a.service"),
+        ("/fleet/trust/revocations/7", ""),
+        (f"/fleet/trust/machines/{OWN}", "machines"),
     ],
 )
 def test_the_owner_of_a_key_is_its_second_part(key: str, owner: str) -> None:
@@ -179,7 +188,7 @@ def test_what_a_worker_says_of_itself_does_not_decide() -> None:
 
 words = st.sampled_from(
     f"/ // . .. \0 * {OWN} {OTHER} {OWN[:2]} fleet fleet-authority machines states synced placements sealed-secrets "
-    f"secrets units history cluster leases trust {UNIT} é \U0010ffff".split(" ")
+    f"secrets units history cluster leases trust authorities revocations {UNIT} é \U0010ffff".split(" ")
 )
 keys = st.one_of(
     st.lists(words, max_size=6).map("".join),
@@ -200,6 +209,8 @@ def is_own(key: str) -> bool:
             return machine == OWN
         case ["placements" | "states" | "sealed-secrets", machine, _, *_]:
             return machine == OWN
+        case ["trust", "authorities" | "revocations", _, *_]:
+            return True  # public
     return False
 
 
