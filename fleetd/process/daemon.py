@@ -271,10 +271,14 @@ async def open_node(config: Config, former_lease: int = 0) -> Node:
     )
     trust = worker_trust = None
     if config.is_worker:
-        from fleetd.process.worker_store import open_worker_trust
+        from fleetd.process.worker_store import open_worker_trust, reconnect_when_distrusted
 
         worker_trust = open_worker_trust(config, trust_directory(config))
-    store = InstrumentedStore(_open_store(config, worker_trust.client_context if worker_trust else None))
+        of_worker = _open_store(config, worker_trust.client_context)
+        reconnect_when_distrusted(worker_trust, of_worker)
+        store = InstrumentedStore(of_worker)
+    else:
+        store = InstrumentedStore(_open_store(config))
     if any(address.tls for address in config.listen):
         from fleetd.process.trusting import find_served, open_trust  # few machines serve https
 

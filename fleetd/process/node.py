@@ -115,6 +115,7 @@ class Node:
         self.config = config
         self.trust = trust
         self._own_trust = own_trust = trust or worker_trust
+        self._worker_trust = worker_trust
         self._environment = environment
         self.store = store
         self.systemd = systemd
@@ -223,6 +224,8 @@ class Node:
         """Start the parts."""
         optional = [self._facts.run(), *([self._run_election()] if self.config.may_lead else [])]
         optional += [self._own_trust.run()] if self._own_trust else []
+        if self._worker_trust is not None:
+            optional.append(self._worker_trust.follow(Registry(self.store, self.config.etcd_key_prefix)))
         if self._environment.sealing is not None and not self.membership.machine.seal_key:
             optional.append(publish_seal_key(self._environment.sealing, self.membership))
         self._optional = [asyncio.create_task(part) for part in optional]

@@ -12,7 +12,7 @@ import msgspec
 from fleetd.agent.ledger import StoreSeen
 from fleetd.config.config import Config
 from fleetd.model.decoding import UNREADABLE
-from fleetd.store.protocol import StoreError
+from fleetd.store.protocol import Store, StoreError
 from fleetd.store.worker import WorkerStore
 from fleetd.trust.contexts import TlsContexts
 from fleetd.trust.files import TrustFiles
@@ -99,3 +99,9 @@ def open_worker_trust(config: Config, directory: Path) -> WorkerTrust:
     keeper = WorkerTrust(TrustFiles(directory), lambda: tuple(dict.fromkeys((*config.servers, *learned.read()))))
     keeper.open()
     return keeper
+
+
+def reconnect_when_distrusted(trust: WorkerTrust, store: Store) -> None:
+    """Have the connections of a worker's store end when a server may not count any more."""
+    if isinstance(store, WorkerStore):
+        trust.on_distrusted = store.reconnect

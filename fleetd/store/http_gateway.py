@@ -218,6 +218,17 @@ class Gateway:
         self._endpoints = tuple(endpoints)
         self._current = self._endpoints.index(current) if current in self._endpoints else 0
 
+    async def reconnect(self) -> None:
+        """End all connections, and the streams and requests on them: who answers them may not count any more."""
+        if self._closed.is_set():
+            return
+        former = self._requests, self._streaming
+        self._requests, self._streaming = (_new_session(self._format.idle_s) for _ in former)
+        for stream in tuple(self._streams):
+            stream.close()
+        for session in former:
+            await session.close()
+
     async def ask(self, endpoint: str, path: str, request: msgspec.Struct, parse: Callable[[bytes], T]) -> T:
         """Send one request to this address alone, one of `endpoints` or another of the same store. Raises Unavailable
         if it does not answer, which does not count as a failure of the store."""

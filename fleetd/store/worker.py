@@ -146,6 +146,10 @@ class WorkerStore:
     async def is_healthy(self, member: StoreMember) -> bool:
         return False  # a worker knows none
 
+    async def reconnect(self) -> None:
+        """End all connections. What goes on is over new ones."""
+        await self._gateway.reconnect()
+
     async def close(self) -> None:
         await self._watches.close()
         await self._gateway.close()

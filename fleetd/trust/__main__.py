@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from fleetd.model.certificate import Authority
+from fleetd.model.certificate import Authority, Revocation
 from fleetd.trust import x509
 from fleetd.trust.renewal import Renewal, ask_servers, fetch_keys
 
@@ -49,11 +49,17 @@ def _inspect(certificate: str, authorities: Sequence[str], request: str) -> tupl
 
 
 def _renew(
-    servers: Sequence[str], key: str, certificate: str, authorities: Sequence[str], own: tuple[str, str]
+    servers: Sequence[str],
+    key: str,
+    certificate: str,
+    authorities: Sequence[str],
+    own: tuple[str, str],
+    revocations: Sequence[Mapping[str, Any]] = (),
 ) -> Renewal:
     """The next certificate of a worker. Raises ValueError."""
     _, request = x509.make_request(key)
-    found = ask_servers(servers, certificate, request, authorities, own)
+    revoked = msgspec.convert(revocations, tuple[Revocation, ...])
+    found = ask_servers(servers, certificate, request, authorities, own, revoked)
     if not x509.has_key_of(request, found.certificate):
         raise ValueError("the server has made a certificate of another key")
     return found

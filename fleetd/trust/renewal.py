@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 import msgspec
 
 from fleetd import __version__
-from fleetd.model.certificate import Authority
+from fleetd.model.certificate import Authority, CertificateIdentity, Revocation, is_revoked
 from fleetd.model.decoding import UNREADABLE
-from fleetd.trust.contexts import CLOCK_ERRORS, client_context
+from fleetd.trust.contexts import CLOCK_ERRORS, check_server, client_context
 
 RENEW = "/fleet/v2/renew"
 KEYS = "/fleet/v2/authority-keys"
@@ -47,11 +47,16 @@ class KeysAnswer(msgspec.Struct, frozen=True):
 
 
 def ask_servers(
-    servers: Sequence[str], certificate: str, request: str, authorities: Sequence[str], own: tuple[str, str]
+    servers: Sequence[str],
+    certificate: str,
+    request: str,
+    authorities: Sequence[str],
+    own: tuple[str, str],
+    revocations: Sequence[Revocation] = (),
 ) -> Renewal:
     """The renewed certificate, of the first server that gives one. Only those are asked that one of these authorities
-    has signed a certificate for. `own` are the files with the certificate and its key: who shows one that counts does
-    not wait behind strangers. Raises ValueError, with what each has said."""
+    has signed a certificate for, and that is not revoked. `own` are the files with the certificate and its key: who
+    shows one that counts does not wait behind strangers. Raises ValueError, with what each has said."""
     body = msgspec.json.encode({"certificate": certificate, "csr": request})
     stranger, known = client_context(authorities), client_context(authorities)
     with suppress(OSError):
@@ -59,11 +64,11 @@ def ask_servers(
 
     def ask(server: str) -> Renewal:
         try:
-            return _ask(server, "POST", RENEW, body, known, Renewal)
+            return _ask(server, "POST", RENEW, body, known, Renewal, revocations)
         except ValueError as error:
             if not isinstance(error.__cause__, ssl.SSLError | ConnectionError):
                 raise
-        return _ask(server, "POST", RENEW, body, stranger, Renewal)  # TLS has refused the certificate
+        return _ask(server, "POST", RENEW, body, stranger, Renewal, revocations)  # TLS has refused the certificate
 
     return _ask_each(servers, ask)
 
@@ -101,11 +106,24 @@ def _ask_each(servers: Sequence[str], ask: Callable[[str], T]) -> T:
     raise ValueError("; ".join(refusals) or "no server is known")
 
 
-def _ask(server: str, method: str, path: str, body: bytes | None, context: ssl.SSLContext, kind: type[T]) -> T:
+def _ask(
+    server: str,
+    method: str,
+    path: str,
+    body: bytes | None,
+    context: ssl.SSLContext,
+    kind: type[T],
+    revocations: Sequence[Revocation] = (),
+) -> T:
+    def refuse(identity: CertificateIdentity) -> str:
+        return f"{identity.subject} was removed from the cluster" if is_revoked(identity, revocations) else ""
+
     url = urlsplit(server)
     connection = HTTPSConnection(url.hostname or "", url.port, timeout=TIMEOUT_S, context=context)
     headers = {"User-Agent": f"fleetd/{__version__}", "Content-Type": "application/json"}
     try:
+        connection.connect()
+        check_server(connection.sock, refuse)
         connection.request(method, path, body, headers)
         answer = connection.getresponse()
         content = answer.read(MAX_ANSWER)

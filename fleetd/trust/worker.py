@@ -1,28 +1,39 @@
-"""Keeps the certificate of a worker, which a server renews."""
+"""Keeps the certificate of a worker, which a server renews, and what a worker knows of the certificates of others."""
 
 import asyncio
 import logging
 import ssl
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
-from fleetd.aio import Backoff
-from fleetd.model.certificate import MACHINE_LIFE_S, CertificateIdentity, split_pem
+from fleetd.aio import Backoff, first_of
+from fleetd.model.authorities import Known, find_revocation, merge, next_end, trusted
+from fleetd.model.certificate import MACHINE, MACHINE_LIFE_S, SERVER, CertificateIdentity, split_pem
+from fleetd.registry.registry import Registry
+from fleetd.store.protocol import StoreError
 from fleetd.trust.contexts import TlsContexts
-from fleetd.trust.files import TrustFiles
+from fleetd.trust.files import OwnKnowledge, TrustFiles
 from fleetd.trust.renewal import Renewal
 from fleetd.trust.signing import Signer, SigningFailed
+from fleetd.trust.stored import StoredTrust
 
 log = logging.getLogger(__name__)
 
 LONGEST_SLEEP_S = 3600.0  # clocks are set
 FIRST_RETRY_S = 10.0
 LONGEST_RETRY_S = 600.0
+FIRST_READ_S = 1.0  # after which what servers say is read again that could not be read; doubled each time
+LONGEST_READ_S = 60.0
+
+
+async def _do_nothing() -> None:
+    pass
 
 
 class WorkerTrust:
     """The keeper of a worker. `servers` returns the https URLs of servers, `unix_now` is the wall clock, `life_s` how
-    long certificates of machines live."""
+    long certificates of machines live. `on_distrusted` is called when a server may not count any more to which there
+    are connections."""
 
     def __init__(
         self,
@@ -39,7 +50,9 @@ class WorkerTrust:
         self._signer = signer or Signer()
         self._now = unix_now
         self._life_s = life_s
-        self._contexts = TlsContexts()
+        self._contexts = TlsContexts(self._refuse)
+        self._own_knowledge = OwnKnowledge()
+        self.on_distrusted: Callable[[], Awaitable[None]] = _do_nothing
 
     def client_context(self) -> ssl.SSLContext:
         """The TLS of a client of servers, for the next connection."""
@@ -52,7 +65,8 @@ class WorkerTrust:
 
     def open(self) -> None:
         """Use what is on the disk. Raises OSError for files that cannot be used."""
-        self._contexts.trust(self._files.read_authorities())
+        self._own_knowledge = self._files.read_known()
+        self._contexts.trust(self._find_trusted(self._files.read_authorities()))
         self._contexts.load(self._files.certificate, self._files.key)
 
     async def run(self) -> None:
@@ -77,6 +91,53 @@ class WorkerTrust:
                 continue
             await asyncio.sleep(max(0.1, min(LONGEST_SLEEP_S, self.own.renew_at_s - self._now())))
 
+    async def follow(self, registry: Registry) -> None:
+        """Learn which authorities there are and what is revoked, as the cluster says it, until cancelled. What was
+        learnt once counts for good: a store that was restored takes nothing back."""
+        stored = StoredTrust(registry)
+        backoff = Backoff(FIRST_READ_S, LONGEST_READ_S)
+        while True:
+            try:
+                found, revision = await stored.read()
+                if self._learn(merge(found, self._own_knowledge.known)):
+                    await self.on_distrusted()
+                backoff.reset()
+                await first_of(stored.wait(revision), asyncio.sleep(self._sleep_s()))
+            except (StoreError, OSError) as error:
+                log.debug("cannot read which certificates count, retrying: %s", error)
+                await asyncio.sleep(backoff.next_s())
+
+    def _learn(self, known: Known) -> bool:
+        """Know this from now on, also after a restart. True if a server may count no more that did. Raises OSError."""
+        former, self._own_knowledge = self._own_knowledge, OwnKnowledge(known)
+        context = self._contexts.client
+        authorities = self._find_trusted(self._files.read_authorities())
+        self._contexts.trust(authorities)
+        self._files.write_authorities(authorities)
+        if former.known != known:
+            self._files.write_known(self._own_knowledge)
+        return self._contexts.client is not context or former.known.revocations != known.revocations
+
+    def _find_trusted(self, others: Sequence[str]) -> tuple[str, ...]:
+        """The certificates of the authorities that are trusted: of those that are known by number, the ones that count
+        now; and `others`, which are not known by number."""
+        known = self._own_knowledge.known.authorities
+        numbered = {each.certificate for each in known}
+        counting = (each.certificate for each in trusted(known, self._now(), self._life_s))
+        return tuple(dict.fromkeys((*counting, *(each for each in others if each not in numbered))))
+
+    def _refuse(self, server: CertificateIdentity) -> str:
+        """Why a server's certificate does not count, '' if it does."""
+        found = find_revocation(server, self._own_knowledge.known.revocations)
+        if found:
+            return f"{server.subject} was removed from the cluster{f' by {found.by}' * bool(found.by)}"
+        return "" if (server.kind, server.role) == (MACHINE, SERVER) else f"{server.subject} is no server"
+
+    def _sleep_s(self) -> float:
+        """How long until an authority is dropped; at most LONGEST_SLEEP_S, for clocks are set."""
+        end = next_end(self._own_knowledge.known.authorities, self._now(), self._life_s)
+        return LONGEST_SLEEP_S if end is None else max(0.1, min(LONGEST_SLEEP_S, end - self._now()))
+
     async def _renew(self) -> None:
         key = self._files.read_key()
         found = await self._signer.call(
@@ -87,8 +148,9 @@ class WorkerTrust:
             certificate=self._files.read_certificate(),
             authorities=self._files.read_authorities(),
             own=(str(self._files.certificate), str(self._files.key)),
+            revocations=self._own_knowledge.known.revocations,
         )
-        authorities = split_pem(found.authorities)
+        authorities = self._find_trusted(split_pem(found.authorities))
         own, _ = await self._signer.inspect(found.certificate, authorities)
         self._files.write_authorities(authorities)
         self._files.write_certificate(key, found.certificate)

@@ -8,7 +8,7 @@ import pytest
 from contrib.testbed.etcd import free_port
 from fleetd.api.http import Request, Response
 from fleetd.config.options import Address
-from fleetd.model.certificate import CertificateIdentity, uris
+from fleetd.model.certificate import CertificateIdentity, Revocation, uris
 from fleetd.trust import x509
 from fleetd.trust.renewal import ask_servers
 from tests.api.served import LOOPBACK, serving
@@ -90,3 +90,17 @@ async def test_a_certificate_that_counts_is_shown_and_another_one_is_no_obstacle
         trusted = [authority.authority.certificate]
         found = await asyncio.to_thread(ask_servers, [url], "", request, trusted, (str(own), str(own)))
     assert (found.certificate, answers.asked_by) == ("C", [known])
+
+
+async def test_a_server_that_was_revoked_is_not_asked(tmp_path):
+    authority = TestAuthority(tmp_path)
+    address = Address(host=LOOPBACK, port=free_port(), tls=True)
+    answers = Answers(200, b'{"certificate":"C","authorities":"A"}')
+    own = authority.machine("w1", "worker")
+    revoked = [Revocation(1, "machine/m1", time.time() + 3600)]
+    trusted = [authority.authority.certificate]
+    async with serving(answers, address, trust=TestTrust(authority)):  # type: ignore[arg-type]
+        url = f"https://{LOOPBACK}:{address.port}"
+        with pytest.raises(ValueError, match="machine/m1 was removed from the cluster"):
+            await asyncio.to_thread(ask_servers, [url], "", "csr", trusted, (str(own), str(own)), revoked)
+    assert answers.asked_by == []
