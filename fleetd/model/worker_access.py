@@ -145,4 +145,5 @@ def record_of_worker(said: Machine, recorded: MachineIdentity) -> Machine:
         configured={},
         etcd_member="",
         https="",
+        is_worker=True,
     )

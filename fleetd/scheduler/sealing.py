@@ -37,10 +37,11 @@ class SealingPlan(msgspec.Struct, frozen=True):
 
 
 def find_openers(machines: Mapping[str, Machine], workers: Container[str]) -> tuple[str, ...]:
-    """The public keys that every secret is sealed to: those of the servers, so that each can seal it for others."""
-    return tuple(
-        dict.fromkeys(each.seal_key for name, each in machines.items() if each.seal_key and name not in workers)
-    )
+    """The public keys that every secret is sealed to: those of the servers, so that each can seal it for others.
+    `workers` are machines that joined with a token; a restored store may have lost that, but not that a server has
+    written their records for them."""
+    servers = (each for name, each in machines.items() if name not in workers and not each.is_worker)
+    return tuple(dict.fromkeys(each.seal_key for each in servers if each.seal_key))
 
 
 def may_lead(machine: Machine) -> bool:

@@ -23,7 +23,9 @@ from fleetd.model.join_token import LIFE_S, parse_token
 from fleetd.model.machine import Machine
 from fleetd.model.machine_identity import MachineIdentity
 from fleetd.model.permission import EVERY_RIGHT
-from fleetd.registry.records import MACHINE_IDENTITIES
+from fleetd.model.placement import Placement
+from fleetd.model.unit import TargetState
+from fleetd.registry.records import MACHINE_IDENTITIES, PLACEMENTS, Synced
 from fleetd.store.protocol import Delete, Put
 from fleetd.trust import x509
 from fleetd.trust.signing import SigningFailed
@@ -35,6 +37,7 @@ SERVER, M1, M2 = "0" * 32, "1" * 32, "2" * 32
 NOW = 1_800_000_000.0
 KEY, CSR = x509.make_request()
 OTHER_CSR = x509.make_request()[1]
+PLACED = Placement(M1, "a.service", "", TargetState.LAUNCHED, 1)
 HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE"
 
 
@@ -226,17 +229,36 @@ async def test_a_token_for_one_machine_is_refused_to_another(cluster: Cluster) -
     assert identity_of((await cluster.join(token, M2))["certificate"]).name == M2
 
 
-@pytest.mark.parametrize("record", ["machine", "identity", "settings"])
+@pytest.mark.parametrize("record", ["machine", "identity", "settings", "placement", "synced"])
 async def test_a_machine_that_is_known_joins_only_with_a_token_for_it(cluster: Cluster, record: str) -> None:
     if record == "machine":
         await cluster.fleet.put(Machine(M1), M1)
     elif record == "identity":
         await cluster.fleet.put(MachineIdentity("worker"), M1)
+    elif record == "placement":
+        await cluster.fleet.put(PLACED, M1, PLACED.unit)
+    elif record == "synced":
+        await cluster.fleet.put(Synced("s1"), M1)
     else:
         await cluster.fleet.registry.change_settings(M1, lambda settings, _: replace(settings, metadata={"a": "b"}))
     status, why = await cluster.refused(await cluster.token())
     assert (status, why.split(":")[0]) == (403, f"the cluster knows a machine {M1} already")
     assert identity_of((await cluster.join(await cluster.token(machine=M1)))["certificate"]).name == M1
+
+
+async def test_a_machine_that_was_removed_is_new_whatever_was_placed_there_before_and_known_once_more_is(
+    cluster: Cluster,
+) -> None:
+    await cluster.fleet.put(PLACED, M1, PLACED.unit)
+    await cluster.fleet.put(revoke(1, f"machine/{M1}", "ann", NOW), "1")
+    await cluster.fleet.put(replace(PLACED, superseded=True), M1, PLACED.unit)
+    token = await cluster.token()
+    await cluster.fleet.put(replace(PLACED, unit="b.service"), M1, "b.service")
+    status, why = await cluster.refused(token)
+    assert (status, why.split(":")[0]) == (403, f"the cluster knows a machine {M1} already")
+    key = cluster.fleet.registry.key(PLACEMENTS, M1, "b.service")
+    await cluster.fleet.registry.store.transact([], [Delete(key)])
+    assert identity_of((await cluster.join(token))["certificate"]).name == M1
 
 
 @pytest.mark.covers("R.15")

@@ -92,6 +92,13 @@ def test_servers_that_cannot_open_a_secret_are_given_it_and_workers_are_not():
     assert plan_sealing(cluster.snapshot).share == {("db.pw", 5): ("km2", "km3"), ("db.pw", 6): ("km2", "km3")}
 
 
+def test_no_secret_is_sealed_to_a_worker_whose_joining_a_restored_store_has_lost():
+    cluster = with_machines("m1", "m2")
+    cluster.machine("m2", facts={"is_worker": True})
+    cluster.write(SECRETS, ("db.pw",), secret(5, keys=("km1",)))
+    assert plan_sealing(cluster.snapshot).share == {}
+
+
 def test_a_machine_that_leaves_or_does_not_lead_is_not_waited_for():
     assert may_lead(Machine("m1"))
     assert not may_lead(Machine("m1", mode=MachineMode.LEAVING))

@@ -178,7 +178,10 @@ def test_what_a_worker_says_of_itself_does_not_decide() -> None:
     recorded = MachineIdentity("worker", "10.0.0.7", {"zone": "a"}, ("ssh-ed25519 GOOD",), 1.0, "ann")
     found = record_of_worker(said, recorded)
     changed = {name for name in Machine.__struct_fields__ if getattr(found, name) != getattr(said, name)}
-    assert changed == {"address", "metadata", "host_keys", "capabilities", "configured", "etcd_member", "https"}
+    assert changed == {"address", "metadata", "host_keys", "capabilities", "configured", "etcd_member", "https"} | {
+        "is_worker"
+    }
+    assert found.is_worker
     assert (found.address, found.metadata, found.host_keys) == ("10.0.0.7", {"zone": "a"}, ("ssh-ed25519 GOOD",))
     assert (found.configured, found.etcd_member, found.https) == ({}, "", "")
     assert found.capabilities == {"GPGPU": True, **{str(each): True for each in Capability}}

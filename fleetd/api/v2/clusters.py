@@ -47,7 +47,7 @@ class Clusters:
                     schema.ClusterMachine(
                         id_,
                         machine.address,
-                        WORKER if (id_,) in identities else SERVER,
+                        WORKER if machine.is_worker or (id_,) in identities else SERVER,
                         machine.version,
                         machine.etcd_member,
                         https_url(machine),

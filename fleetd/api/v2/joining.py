@@ -43,7 +43,17 @@ from fleetd.model.join_token import (
 )
 from fleetd.model.machine import https_url
 from fleetd.model.machine_identity import MachineIdentity
-from fleetd.registry.records import JOIN_TOKENS, MACHINE_IDENTITIES, MACHINES, SETTINGS
+from fleetd.registry.records import (
+    JOIN_TOKENS,
+    MACHINE_IDENTITIES,
+    MACHINES,
+    PLACEMENTS,
+    REBOOTS,
+    REVOCATIONS,
+    SETTINGS,
+    SYNCED,
+    MalformedRecord,
+)
 from fleetd.registry.registry import Registry
 from fleetd.store.protocol import Comparison, Conflict, KeyValue, Unchanged
 from fleetd.trust.signing import SigningFailed
@@ -198,7 +208,7 @@ class Joining:
         item = read.get(keys[0])
         token = JOIN_TOKENS.decode(item) if item else None
         left_s = await registry.store.time_to_live(item.lease) if item else None
-        is_known = any(each in read for each in keys[1:])
+        is_known = any(each in read for each in keys[1:]) or await self._was_here(machine)
         refusal = refuse_use(
             token,
             Claim(machine, hash_text(asked.csr), is_known),
@@ -210,6 +220,20 @@ class Joining:
             raise ApiError(403, refusal)
         guards: list[Comparison] = [Unchanged(each, read[each].mod_revision if each in read else 0) for each in keys]
         return token, guards, item.lease
+
+    async def _was_here(self, machine: str) -> bool:
+        """True for a machine that is off, and was not removed: something of it was written since it was removed last,
+        if it ever was. What is older may be left of it for long: a unit stays placed until it is known to be gone."""
+        registry = self._registry
+        below = await registry.store.range(registry.key(PLACEMENTS, machine) + "/")
+        own = await registry.store.get_many([registry.key(kind, machine) for kind in (SYNCED, REBOOTS)])
+        left = max((item.create_revision for item in (*below.items, *own.items)), default=0)
+        if not left:
+            return False
+        subject = CertificateIdentity(MACHINE, machine).subject
+        revoked = await registry.store.range(registry.key(REVOCATIONS) + "/")
+        removed = [item.mod_revision for item in revoked.items if _is_about(item, subject)]
+        return left > max(removed, default=0)
 
     async def _sign(self, trust: Trust, csr: str, machine: str) -> str:
         subject = CertificateIdentity(MACHINE, machine, WORKER)
@@ -248,6 +272,13 @@ class Joining:
 async def find_servers(registry: Registry) -> tuple[str, ...]:
     """The https URLs of the servers, in order of their ids."""
     return tuple(url for machine in (await registry.machines()).values() if (url := https_url(machine)))
+
+
+def _is_about(item: KeyValue, subject: str) -> bool:
+    try:
+        return REVOCATIONS.decode(item).subject == subject
+    except MalformedRecord:
+        return False
 
 
 def _text(item: KeyValue | None) -> str:

@@ -140,7 +140,7 @@ def _check_idle(states: dict[tuple[str, str], UnitState]) -> None:
 
 def _check_left(machine: Machine | None, identity: MachineIdentity | None, *, leads: bool) -> None:
     """Raises ApiError while the fleetd of a server runs: it reaches etcd by itself, and would be back at once."""
-    if machine is None or machine.mode is MachineMode.PARKED or identity is not None:
+    if machine is None or machine.mode is MachineMode.PARKED or machine.is_worker or identity is not None:
         return
     what = "it is a server, and leads the cluster" if leads else "it is a server, and its fleetd runs"
     raise ApiError(
