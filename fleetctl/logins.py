@@ -74,21 +74,39 @@ def choose_login(logins: Iterable[Login], host: str, port: int) -> Login | None:
     return next((login for login in logins if login.serves(host, port)), None)
 
 
-def keep_login(answer: "schema.Login", key: str, folder: str = FOLDER) -> Login:
-    """Keep a certificate and its key, instead of others of this cluster. Raises OSError."""
+def keep_login(answer: "schema.Login", key: str, folder: str = FOLDER) -> tuple[Login, list[Login]]:
+    """Keep a certificate and its key, instead of others of this cluster. Returns the login, and those that it replaces
+    of other authorities. Raises OSError, and ValueError if it has an address of another cluster whose login counts."""
     base = Path(folder).expanduser()
-    base.mkdir(mode=0o700, parents=True, exist_ok=True)
     signing = split_pem(answer.authorities)[-1:]
     own = base / "".join(map(fingerprint, signing))
+    others = [
+        other for other in find_logins(folder) if other.folder != str(own) and set(other.servers) & set(answer.servers)
+    ]
+    for other in others:
+        if other.expires > time.time() and not set(_authorities_of(other)) & set(split_pem(answer.authorities)):
+            shared = min(set(other.servers) & set(answer.servers))
+            raise ValueError(
+                f"the cluster says that {shared} is one of its servers, which is one of another cluster, where you are "
+                f"{other.subject} until {local_time(other.expires)}: if that cluster was made anew, remove "
+                f"{other.folder} and log in again; if not, do not trust this one"
+            )
+    base.mkdir(mode=0o700, parents=True, exist_ok=True)
     own.mkdir(mode=0o700, exist_ok=True)
     login = Login(answer.subject, answer.expires, answer.servers, str(own))
     write_private(own / "certificate.pem", answer.certificate + key)
     write_private(own / "authorities.pem", answer.authorities)
     write_private(own / "login.json", msgspec.json.encode(msgspec.structs.replace(login, folder="")).decode())
-    for other in find_logins(folder):
-        if other.folder != str(own) and set(other.servers) & set(answer.servers):
-            shutil.rmtree(other.folder, ignore_errors=True)  # of an authority that has been replaced
-    return login
+    for other in others:
+        shutil.rmtree(other.folder, ignore_errors=True)  # of an authority that has been replaced
+    return login, others
+
+
+def _authorities_of(login: Login) -> tuple[str, ...]:
+    try:
+        return split_pem((Path(login.folder) / "authorities.pem").read_text(encoding="ascii", errors="replace"))
+    except OSError:
+        return ()
 
 
 def write_private(path: Path, text: str) -> None:

@@ -80,9 +80,16 @@ def _get(settings: Settings, service: str, rights: str, days: int, out: str) -> 
         output.note(f"{who}; use it with --endpoint={server} --cert-file={out or 'FILE'}")
         return 0
     try:
-        keep_login(answer, key)
+        _, replaced = keep_login(answer, key)
     except OSError as error:
         raise CommandFailed(f"cannot keep the certificate in {error.filename}: {cause_of(error)}") from error
+    except ValueError as error:
+        raise CommandFailed(f"Error logging in: {output.printable(str(error))}") from error
+    for other in replaced:
+        output.note(
+            "The authority of this cluster is another one than at the login as "
+            f"{output.printable(other.subject)} until {local_time(other.expires)}, which is replaced"
+        )
     output.result(f"Logged in as {who}")
     output.result(f"From now on this needs no SSH: fleetctl --endpoint={server} list-units")
     return 0

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from contrib.testbed.etcd import free_port
@@ -113,7 +114,9 @@ def test_a_login_is_kept_for_its_owner_alone_and_replaces_the_last(
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     old = folder.with_name("0" * 64)
     folder.rename(old)
-    login(fleetctl, https)
+    result = fleetctl("--endpoint", https.unix, "login")
+    assert result.status == 0
+    assert result.stderr.startswith("The authority of this cluster is another one than at the login as person/root")
     assert not old.exists()
 
 
@@ -143,6 +146,29 @@ def test_a_server_at_another_address_is_recognised_by_its_authority(
             path.write_text(path.read_text().replace(LOOPBACK, "10.9.9.9"))
         for cluster in (https, other):
             assert fleetctl("--endpoint", cluster.https, "whoami").stdout.startswith("root (person/root)")
+    finally:
+        other.close()
+
+
+def test_a_cluster_that_claims_the_address_of_another_does_not_take_its_login(
+    fleetctl: Fleetctl, https: HttpsCluster, background: BackgroundLoop, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    other = HttpsCluster(background, tmp_path_factory.mktemp("other"))
+    try:
+        login(fleetctl, https)
+        (kept,) = find_logins()
+        path = Path(kept.folder, "login.json")
+        path.write_text(path.read_text().replace(https.https, other.https))
+        result = fleetctl("--endpoint", other.unix, "login")
+        assert (result.status, result.stdout) == (1, "")
+        assert f"the cluster says that {other.https} is one of its servers, which is one of another" in result.stderr
+        assert f"remove {kept.folder} and log in again" in result.stderr
+        assert [each.folder for each in find_logins()] == [kept.folder]
+        path.write_text(msgspec.json.encode(msgspec.structs.replace(find_logins()[0], expires=1.0)).decode())
+        result = fleetctl("--endpoint", other.unix, "login")
+        assert result.status == 0
+        assert "which is replaced" in result.stderr
+        assert not Path(kept.folder).exists()
     finally:
         other.close()
 
