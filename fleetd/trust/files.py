@@ -6,7 +6,7 @@ All of it is readable by root alone. A file is replaced as a whole.
 import logging
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -95,6 +95,24 @@ class TrustFiles:
         """Keep an authority's key here."""
         self._write(self.directory / f"authority-{authority.number}.key", authority.key)
         self._write(self.directory / f"authority-{authority.number}.pem", authority.certificate)
+
+    def write_pending_key(self, authority: Authority) -> None:
+        """Keep the key of an authority that the store is about to get: under another name, which read_keys passes over.
+        Whether it counts, settle_keys decides, also if fleetd ends meanwhile."""
+        self._write(self.directory / f"pending-authority-{authority.number}.key", authority.key + authority.certificate)
+
+    def settle_keys(self, numbers: Mapping[str, int]) -> None:
+        """Have the pending keys of the cluster's authorities count, and drop those whose number another one has.
+        `numbers` are those of all authorities, by their certificates."""
+        for path in sorted(self.directory.glob("pending-authority-*.key")):
+            text = _read(path)
+            certificate = "".join(split_pem(text))
+            if certificate in numbers:
+                key = text[: text.find("-----BEGIN CERTIFICATE-----")]
+                self.write_key(Authority(numbers[certificate], certificate, key))
+            elif path.name not in {f"pending-authority-{number}.key" for number in numbers.values()}:
+                continue  # the store may get it yet
+            path.unlink(missing_ok=True)
 
     def forget_key(self, number: int) -> None:
         """Take back write_key."""

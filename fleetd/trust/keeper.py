@@ -228,6 +228,7 @@ class TrustKeeper:
                     if not self._known.authorities:
                         await self._publish_or_make()
                         revision = await self._read()
+                    self._files.settle_keys({each.certificate: each.number for each in self._known.authorities})
                 await self._fetch_keys()
                 await self._renew()
                 backoff.reset()
@@ -341,10 +342,11 @@ class TrustKeeper:
         made, cross = await self._signer.make_authority(number, now_s, self._lives.authority_s, former)
         record = TrustedAuthority(number, made.certificate, cross, by, now_s)
         if in_files:
-            self._files.write_key(made)
-        if not await self._stored.add(record, None if in_files else made):
-            if in_files:
-                self._files.forget_key(number)
+            self._files.write_pending_key(made)
+        is_made = await self._stored.add(record, None if in_files else made)
+        if in_files:
+            await self._settle_keys()
+        if not is_made:
             if by:
                 raise CannotSign(
                     f"trust/authorities/{number} in the store was made at the same time, or cannot be read: ask again, "
@@ -353,6 +355,12 @@ class TrustKeeper:
             return record
         log.warning("made authority %d of the cluster", number)
         return record
+
+    async def _settle_keys(self) -> None:
+        """Find out which of the keys that were made here count: the store has their authorities, or others with their
+        numbers. Raises StoreError, and OSError."""
+        stored, _ = await self._stored.read()
+        self._files.settle_keys({each.certificate: each.number for each in merge(stored, self._known).authorities})
 
     def _lacks(self) -> TrustedAuthority | None:
         """The authority that is to sign, if its key is in files of other servers alone."""

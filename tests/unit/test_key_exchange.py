@@ -88,3 +88,27 @@ async def test_a_file_of_another_cluster_with_the_same_number_is_not_overwritten
         else:
             await asyncio.sleep(2)
             assert TrustFiles(two.directory).read_keys()[1] == foreign
+
+
+async def test_the_key_of_a_rotation_that_was_interrupted_is_no_obstacle_for_the_next(tmp_path):
+    store, authority = open_store(), x509.make_authority(1, time.time())
+    async with AsyncExitStack() as stack:
+        one, two = [await start(stack, store, tmp_path, name, authority) for name in ("m1", "m2")]
+        await until(lambda: one.keeper.own and two.keeper.own)
+        interrupted = x509.make_authority(2, time.time())
+        TrustFiles(two.directory).write_pending_key(interrupted)
+        assert keys(two) == [1]
+        await one.keeper.rotate("ann")
+        await until(lambda: keys(two) == [1, 2])
+        assert interrupted not in TrustFiles(two.directory).read_keys()
+        assert not list(two.directory.glob("pending-*"))
+
+
+def test_a_pending_key_counts_once_the_store_has_its_authority_and_waits_until_then(tmp_path):
+    files, made = TrustFiles(tmp_path, sync=lambda descriptor: None), x509.make_authority(2, time.time())
+    files.write_pending_key(made)
+    files.settle_keys({"another": 1})
+    assert (files.read_keys(), len(list(tmp_path.iterdir()))) == ((), 1)
+    files.settle_keys({"another": 1, made.certificate: 2})
+    assert files.read_keys() == (made,)
+    assert not list(tmp_path.glob("pending-*"))
