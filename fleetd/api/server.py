@@ -254,7 +254,7 @@ class Server:
             _Listener(self, ConnectionLimiter(METRICS_CONNECTIONS, METRICS_BYTES), metrics_only=True),
         )
         self._name_of = name_of
-        self._names: dict[int, str] = {}
+        self._asked: dict[int, asyncio.Task[str]] = {}  # what the name service says of users
         self._servers: list[asyncio.Server] = []
         self._tls_listeners: list[TlsListener] = []
         self._paths: list[str] = []
@@ -362,14 +362,14 @@ class Server:
         return replace(connection.actor, name=name, identity=identity)
 
     async def _find_name(self, user: int) -> str:
-        """The name of a user, or its number while the name service does not answer."""
-        if user not in self._names:
-            try:
-                async with asyncio.timeout(_NAME_SERVICE_S):
-                    self._names[user] = await asyncio.to_thread(self._name_of, user)
-            except TimeoutError:
-                self._names[user] = str(user)
-        return self._names[user]
+        """The name of a user, or its number while the name service does not answer; it is waited for once."""
+        if user not in self._asked:
+            self._asked[user] = asyncio.create_task(asyncio.to_thread(self._name_of, user))
+            await asyncio.wait({self._asked[user]}, timeout=_NAME_SERVICE_S)
+        asked = self._asked.get(user)
+        if asked and asked.done() and asked.exception():
+            del self._asked[user]  # it failed: the next request asks anew
+        return str(user) if asked is None or not asked.done() or asked.exception() else asked.result()
 
     async def _send(self, incoming: aiohttp_import.BaseRequest, response: Response) -> aiohttp_import.StreamResponse:
         outgoing = _render(response)

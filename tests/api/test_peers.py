@@ -187,7 +187,7 @@ def find_name_late(user: int) -> str:
     return f"u{user}"
 
 
-async def test_a_name_service_that_does_not_answer_delays_a_user_once(fleet: Any, path: Address) -> None:
+async def test_a_name_service_that_is_late_delays_a_user_once_and_its_answer_counts(fleet: Any, path: Address) -> None:
     async with serving(fleet.api, path, name_of=find_name_late):
         client = Client(path)
         began = time.monotonic()
@@ -197,6 +197,24 @@ async def test_a_name_service_that_does_not_answer_delays_a_user_once(fleet: Any
         began = time.monotonic()
         await ask(client, "GET", "/fleet/v2/whoami")
         assert time.monotonic() - began < 0.5
+        await asyncio.sleep(1)
+        _, body = await ask(client, "GET", "/fleet/v2/whoami")
+        assert f'"identity":"uid:{os.getuid()}(u{os.getuid()})"'.encode() in body
+
+
+async def test_a_name_service_that_failed_is_asked_again(fleet: Any, path: Address) -> None:
+    answers = iter([OSError("no name service"), "ann"])
+
+    def find_name(user: int) -> str:
+        answer = next(answers)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    async with serving(fleet.api, path, name_of=find_name):
+        for name in (os.getuid(), "ann"):
+            _, body = await ask(Client(path), "GET", "/fleet/v2/whoami")
+            assert f'"identity":"uid:{os.getuid()}({name})"'.encode() in body
 
 
 async def test_root_may_say_on_whose_behalf_it_asks(fleet: Any, path: Address) -> None:
