@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -203,7 +204,7 @@ async def test_a_name_service_that_is_late_delays_a_user_once_and_its_answer_cou
 
 
 async def test_a_name_service_that_failed_is_asked_again(fleet: Any, path: Address) -> None:
-    answers = iter([OSError("no name service"), "ann"])
+    answers: Iterator[str | OSError] = iter([OSError("no name service"), "ann"])
 
     def find_name(user: int) -> str:
         answer = next(answers)

@@ -119,6 +119,11 @@ async def test_a_server_that_runs_has_to_leave_first_whether_or_not_it_leads(
     assert await revocations(fleet) == []
 
 
+async def test_a_worker_whose_joining_a_restored_store_has_lost_is_no_server(fleet: Fleet) -> None:
+    await fleet.put(Machine(M1, is_worker=True), M1)
+    assert (await fleet.ask(REMOVE, {})).status == 204
+
+
 async def test_a_parked_server_is_removed(fleet: Fleet) -> None:
     await register(fleet, mode=MachineMode.PARKED)
     assert (await fleet.ask(REMOVE, {})).status == 204
