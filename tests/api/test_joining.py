@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from fleetd.api.http import Request
-from fleetd.api.v2.joining import MAX_WAITING
+from fleetd.api.v2.joining import MAX_JOINING, MAX_WAITING
 from fleetd.model.certificate import (
     BACKDATED_S,
     CLOCKS_DIFFER_S,
@@ -400,6 +400,14 @@ async def test_strangers_cannot_have_any_number_of_certificates_read(cluster: Cl
     asking.append(asyncio.create_task(cluster.fleet.api.handle(worker)))
     waiting.set()
     assert {answer.status for answer in await asyncio.gather(*asking)} == {403}
+
+
+async def test_strangers_cannot_have_any_number_of_tokens_looked_up(cluster: Cluster) -> None:
+    body = cluster.claim((await cluster.token())[:-4] + "aaaa")
+    asking = [cluster.fleet.ask("POST /fleet/v2/join", body) for _ in range(MAX_JOINING + 1)]
+    answers = await asyncio.gather(*asking)
+    assert sorted(answer.status for answer in answers) == [403] * MAX_JOINING + [503]
+    assert (await cluster.fleet.ask("POST /fleet/v2/join", body)).status == 403
 
 
 async def test_a_process_that_cannot_sign_is_no_fault_of_the_machine(cluster: Cluster) -> None:

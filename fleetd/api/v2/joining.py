@@ -59,6 +59,7 @@ from fleetd.store.protocol import Comparison, Conflict, KeyValue, Unchanged
 from fleetd.trust.signing import SigningFailed
 
 MAX_WAITING = 30  # callers without a certificate that counts, for the one process that looks at theirs
+MAX_JOINING = 30  # at once: each reads the store before its token is known to be one
 _ATTEMPTS = 5  # while others write the same records
 _BUSY = "other machines' certificates are being looked at: try again in a moment"
 
@@ -84,6 +85,7 @@ class Joining:
         self._random = random
         self._turn = asyncio.Lock()
         self._waiting = 0
+        self._joining = 0
 
     async def post_token(self, request: Request, _: str) -> Response:
         """Make a join token: with it, one machine can join within an hour, with `fleetd join`. The answer alone has its
@@ -147,7 +149,15 @@ class Joining:
     async def join(self, request: Request, _: str) -> Response:
         """Give a machine that has a join token its certificate, and record what it says of itself. Over https, without
         a certificate."""
-        trust = require_trust(self._trust)
+        if self._joining >= MAX_JOINING:
+            raise ApiError(503, _BUSY, (("Retry-After", "1"),))
+        self._joining += 1
+        try:
+            return await self._join(require_trust(self._trust), request)
+        finally:
+            self._joining -= 1
+
+    async def _join(self, trust: Trust, request: Request) -> Response:
         asked = _parse_join(request.body)
         identity = _check_newcomer(asked)
         key = hash_text(asked.secret)
