@@ -14,7 +14,6 @@ from fleetd.config.config import Config
 from fleetd.model.decoding import UNREADABLE
 from fleetd.store.protocol import Store, StoreError
 from fleetd.store.worker import WorkerStore
-from fleetd.trust.contexts import TlsContexts
 from fleetd.trust.files import TrustFiles
 from fleetd.trust.worker import WorkerTrust
 
@@ -75,29 +74,29 @@ def open_worker_store(
 
 
 def load_own_certificate(directory: Path) -> Callable[[], ssl.SSLContext]:
-    """The TLS of a client with this machine's certificate as it is in the directory. Raises StoreError."""
-    files = TrustFiles(directory)
-    authorities = files.read_authorities()
-    if not authorities or not files.read_certificate():
-        raise StoreError(
-            f"this machine is a worker (role=worker) and has no certificate in {directory}: have it join its "
-            "cluster with `fleetd join`, and a token that `fleetctl machine token` makes on a server"
-        )
-    contexts = TlsContexts()
-    try:
-        contexts.trust(authorities)
-        contexts.load(files.certificate, files.key)
-    except OSError as error:
-        raise StoreError(f"cannot use the certificate of this machine ({files.certificate}): {error}") from error
-    return lambda: contexts.client
+    """The TLS of a client with this machine's certificate as it is in the directory, to servers that are not known to
+    be revoked. Raises StoreError."""
+    return _open_trust(directory, tuple).client_context
 
 
 def open_worker_trust(config: Config, directory: Path) -> WorkerTrust:
     """The keeper of this worker's certificate, as it is in the directory. Raises StoreError."""
-    load_own_certificate(directory)
     learned = LearnedServers(directory)
-    keeper = WorkerTrust(TrustFiles(directory), lambda: tuple(dict.fromkeys((*config.servers, *learned.read()))))
-    keeper.open()
+    return _open_trust(directory, lambda: tuple(dict.fromkeys((*config.servers, *learned.read()))))
+
+
+def _open_trust(directory: Path, servers: Callable[[], Sequence[str]]) -> WorkerTrust:
+    files = TrustFiles(directory)
+    if not files.read_authorities() or not files.read_certificate():
+        raise StoreError(
+            f"this machine is a worker (role=worker) and has no certificate in {directory}: have it join its "
+            "cluster with `fleetd join`, and a token that `fleetctl machine token` makes on a server"
+        )
+    keeper = WorkerTrust(files, servers)
+    try:
+        keeper.open()
+    except OSError as error:
+        raise StoreError(f"cannot use the certificate of this machine ({files.certificate}): {error}") from error
     return keeper
 
 
