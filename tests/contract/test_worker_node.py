@@ -24,7 +24,7 @@ WORKER = parse_config("agent_ttl=1s\nrole=worker\nservers=https://a", "the test"
 W = "b" * 32  # the worker
 UNIT = f"[Service]\nExecStart=/bin/sleep infinity\n[X-Fleet]\nMachineID={W}\n"
 STATE = f"/fleet/states/{W}/u.service"
-PATIENCE_S = 20.0
+PATIENCE_S = 120.0
 
 
 class SharedStore(EmbeddedStore):

@@ -97,14 +97,15 @@ async def wait_until_served(store: WorkerStore) -> None:
             await asyncio.sleep(0.05)
 
 
-async def wait_until_refused(store: WorkerStore) -> str:
-    """Why the server is not spoken to."""
+async def wait_until_refused(store: WorkerStore, why: str) -> None:
+    """The server is not spoken to, for this reason: connections that end say another one before."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
             try:
                 await store.cluster_id()
             except Unavailable as error:
-                return str(error)
+                if why in str(error):
+                    return
             await asyncio.sleep(0.05)
 
 
@@ -113,7 +114,7 @@ async def test_a_worker_leaves_a_server_that_was_revoked_and_takes_it_back_neith
 ) -> None:
     await wait_until_served(pair.store)
     await pair.shared.transact([], [pair.registry.put(REVOKED, "3")])
-    assert "machine/m1 was removed from the cluster by ann" in await wait_until_refused(pair.store)
+    await wait_until_refused(pair.store, "machine/m1 was removed from the cluster by ann")
     assert pair.files.read_known().known.revocations == (REVOKED,)
 
     await pair.shared.transact([], [Delete(pair.registry.put(REVOKED, "3").key)])
@@ -140,5 +141,5 @@ async def test_a_worker_drops_an_authority_that_was_replaced_a_life_ago(pair: Pa
     old = TrustedAuthority(1, pair.authority.authority.certificate)
     new = TrustedAuthority(2, other.authority.certificate, at_s=time.time() - 40 * 86400.0)
     await pair.shared.transact([], [pair.registry.put(old, "1"), pair.registry.put(new, "2")])
-    assert "certificate verify failed" in await wait_until_refused(pair.store)
+    await wait_until_refused(pair.store, "certificate verify failed")
     assert pair.files.read_authorities() == (other.authority.certificate,)

@@ -19,6 +19,7 @@ from tests.api.served import LOOPBACK, serving
 from tests.unit.trusting_server import TrustingServer, open_store
 
 LIVES = Lives(machine_s=60)
+PATIENCE_S = 120.0  # each certificate is made by a process
 
 
 async def start(stack, store, directory, name, authority):
@@ -37,7 +38,7 @@ async def start(stack, store, directory, name, authority):
 
 
 async def until(holds):
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(PATIENCE_S):
         while not holds():  # noqa: ASYNC110 (files do not say that they have changed)
             await asyncio.sleep(0.1)
 
