@@ -11,6 +11,7 @@ from fleetd.model.certificate import Revocation, TrustedAuthority
 from fleetd.model.cluster_settings import ClusterSettings
 from fleetd.model.content import DropIn, InvalidDropIn, check_dropin_name
 from fleetd.model.decoding import FORMAT, UNREADABLE
+from fleetd.model.event import EventRecord
 from fleetd.model.join_token import JoinToken
 from fleetd.model.machine import Machine, MachineSettings, is_address
 from fleetd.model.machine_identity import MachineIdentity
@@ -63,6 +64,7 @@ Record = (
     | Reboot
     | UnitSet
     | Version
+    | EventRecord
     | TrustedAuthority
     | Revocation
     | JoinToken
@@ -224,6 +226,7 @@ REBOOT_REQUESTS = Kind(
 REBOOTS = Kind("reboots", Reboot, complete=lambda reboot, names, revision: replace(reboot, revision=revision))
 SETS = Kind("sets", UnitSet, complete=lambda found, names, revision: replace(found, revision=revision))
 VERSIONS = Kind("versions", Version, name_count=2)  # below the archive's prefix
+EVENTS = Kind("events", EventRecord)  # the same
 AUTHORITIES = Kind("trust/authorities", TrustedAuthority, identify=lambda record: (str(record.number),))
 REVOCATIONS = Kind("trust/revocations", Revocation, identify=lambda record: (str(record.number),))
 JOIN_TOKENS = Kind("trust/tokens", JoinToken)
@@ -250,6 +253,7 @@ KINDS: tuple[Kind[Record], ...] = (
     REBOOTS,
     SETS,
     VERSIONS,
+    EVENTS,
     AUTHORITIES,
     REVOCATIONS,
     JOIN_TOKENS,

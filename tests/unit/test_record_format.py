@@ -11,6 +11,7 @@ from fleetd.leader.election import NEWER_RECORD_S
 from fleetd.model.certificate import Revocation, TrustedAuthority
 from fleetd.model.cluster_settings import ClusterSettings
 from fleetd.model.decoding import FORMAT
+from fleetd.model.event import ClusterEvent, EventKind, EventRecord
 from fleetd.model.join_token import JoinToken
 from fleetd.model.machine import Machine, MachineSettings
 from fleetd.model.machine_identity import MachineIdentity
@@ -63,6 +64,7 @@ RECORDS: dict[str, tuple[Record, str]] = {
     "trust/tokens": (JoinToken("ab", 0.0, 1.0), "h"),
     "trust/machines": (MachineIdentity("worker"), "m1"),
     "versions": (Version(number=1, held=GroupContent("")), "a.service/1"),
+    "events": (EventRecord(1.0, (ClusterEvent(EventKind.LOST, machine="m1"),)), "000000000001000-u"),
     "trust/authorities": (TrustedAuthority(1, "PEM", cross="PEM", by="ann", at_s=3.0), "1"),
     "trust/revocations": (Revocation(1, "person/ann", 3.0, "bob", 4.0), "1"),
 }
