@@ -19,6 +19,7 @@ from fleetd.leader.sealer import CannotOpenHere, Sealer
 from fleetd.leader.store_health import StoreHealthCheck
 from fleetd.leader.timers import HeartbeatSource, Timers
 from fleetd.leader.writer import PlanWriter
+from fleetd.registry.events import EventLog
 from fleetd.registry.records import LEADER, Change, NewerRecord
 from fleetd.registry.registry import Registry
 from fleetd.scheduler.affected import Affected
@@ -102,7 +103,8 @@ class Term:
         self._lease = lease
         self._since_s = settings.unix_now()
         self._mirror = Mirror(settings.registry, check_leader=self._check_leader)
-        self._writer = PlanWriter(settings.registry, guards, self._mirror.observe)
+        events = EventLog(settings.registry, settings.unix_now)
+        self._writer = PlanWriter(settings.registry, guards, self._mirror.observe, events)
         sealing, seal_key = settings.sealing, settings.seal_key
         self._sealer = Sealer(settings.registry, sealing, seal_key, guards, self._mirror.observe) if sealing else None
         self._timers = Timers(settings.membership, ttl_s=settings.ttl_s)
@@ -287,7 +289,7 @@ class Term:
                 retry_s = await self._sealer.seal(self._mirror.snapshot, coming)
                 seal_at_s = None if retry_s is None else self._settings.now() + retry_s
             if plan.writes:
-                await self._writer.write(plan)
+                await self._writer.write(plan, self._mirror.snapshot)
                 metrics.count_plan(stats, written=True)
         except StoreError as error:
             metrics.count_plan(stats, written=False)

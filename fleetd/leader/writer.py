@@ -4,8 +4,10 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from fleetd.leader.slices import in_slices
+from fleetd.model.event import ClusterEvent
 from fleetd.model.quota import Usage
 from fleetd.model.reason import render, render_rejection
+from fleetd.registry.events import EventLog
 from fleetd.registry.records import (
     DECISIONS,
     MACHINES,
@@ -22,10 +24,14 @@ from fleetd.registry.records import (
 )
 from fleetd.registry.registry import Registry
 from fleetd.registry.transactions import WriteSet, cut_into_transactions
+from fleetd.scheduler.cluster_events import EventsOfPlan
 from fleetd.scheduler.planner import Plan
 from fleetd.scheduler.proposal import RebootPlan, RolloutPlan, SessionPlan
+from fleetd.scheduler.snapshot import Snapshot
 from fleetd.scheduler.unit_plan import UnitPlan
 from fleetd.store.protocol import MAX_OPERATIONS, Comparison, Conflict, Delete, KeyValue, Operation, Put, Unchanged
+
+Events = tuple[ClusterEvent, ...]
 
 log = logging.getLogger(__name__)
 
@@ -35,20 +41,24 @@ WRITE_SET_BYTES = 600_000
 
 class PlanWriter:
     """Writes the plans of one term. `guards` are the comparisons that hold while it lasts; `observe` is called with the
-    store's revision after each transaction."""
+    store's revision after each transaction, `events` makes the records of what the plans mean."""
 
-    def __init__(self, registry: Registry, guards: Sequence[Comparison], observe: Callable[[int], object]) -> None:
+    def __init__(
+        self, registry: Registry, guards: Sequence[Comparison], observe: Callable[[int], object], events: EventLog
+    ) -> None:
         self.revision = 0  # of the last transaction; 0: there was none
         self._registry = registry
         self._guards = guards
         self._observe = observe
+        self._events = events
 
-    async def write(self, plan: Plan) -> None:
-        """Write the plan, in its order, in as few transactions as possible. Raises what the store raises, and Conflict
-        if a machine whose session is to be deleted is back."""
+    async def write(self, plan: Plan, snapshot: Snapshot) -> None:
+        """Write the plan that was made from this snapshot, in its order, in as few transactions as possible, each with
+        the events that it means. Raises what the store raises, and Conflict if a machine whose session is to be deleted
+        is back."""
         dead = [write.machine for write in plan.writes if isinstance(write, SessionPlan) and write.session is None]
-        write_sets = write_sets_of(self._registry, plan, await self._confirm_dead(dead))
-        for transaction in cut_into_transactions(write_sets, self._guards):
+        write_sets = write_sets_of(self._registry, plan, await self._confirm_dead(dead), snapshot)
+        for transaction in cut_into_transactions(write_sets, self._guards, self._events.write_set):
             self.revision = await self._registry.store.transact(transaction.comparisons, transaction.operations)
             self._observe(self.revision)
         for write in plan.writes:
@@ -83,26 +93,31 @@ def _is_machine(item: KeyValue) -> bool:
     return True
 
 
-def write_sets_of(keys: KeySpace, plan: Plan, still_dead: Mapping[str, Comparison]) -> Iterator[WriteSet]:
-    """The write sets of a plan, in its order. `still_dead` holds, by machine, the comparison that it is not back."""
+def write_sets_of(
+    keys: KeySpace, plan: Plan, still_dead: Mapping[str, Comparison], snapshot: Snapshot
+) -> Iterator[WriteSet]:
+    """The write sets of a plan that was made from this snapshot, in its order. `still_dead` holds, by machine, the
+    comparison that it is not back."""
+    events_of_plan = EventsOfPlan(snapshot)
     for write in plan.writes:
+        events = events_of_plan.find(write)
         match write:
             case UnitPlan():
-                yield from _unit_write_sets(keys, write)
+                yield from _unit_write_sets(keys, write, events)
             case SessionPlan(machine, None):
-                yield WriteSet((still_dead[machine],), (Delete(keys.key(SYNCED, machine)),))
+                yield WriteSet((still_dead[machine],), (Delete(keys.key(SYNCED, machine)),), events)
             case SessionPlan(machine, str(session)):
-                yield WriteSet((), (keys.put(Synced(session), machine),))
+                yield WriteSet((), (keys.put(Synced(session), machine),), events)
             case RolloutPlan(group, rollout):
                 key = keys.key(ROLLOUTS, group)
-                yield WriteSet((Unchanged(key, rollout.revision),), (keys.put(rollout, group),))
+                yield WriteSet((Unchanged(key, rollout.revision),), (keys.put(rollout, group),), events)
             case RebootPlan():
-                yield _reboot_write_set(keys, write)
+                yield _reboot_write_set(keys, write, events)
             case Usage():
                 yield WriteSet((), (keys.put(write),))
 
 
-def _reboot_write_set(keys: KeySpace, plan: RebootPlan) -> WriteSet:
+def _reboot_write_set(keys: KeySpace, plan: RebootPlan, events: Events) -> WriteSet:
     machine = plan.machine
     key, request_key = keys.key(REBOOTS, machine), keys.key(REBOOT_REQUESTS, machine)
     operations: list[Operation] = [keys.put(plan.reboot, machine) if plan.reboot else Delete(key)]
@@ -113,30 +128,46 @@ def _reboot_write_set(keys: KeySpace, plan: RebootPlan) -> WriteSet:
     if plan.session:
         operations.append(keys.put(Synced(plan.session), machine))
     guards = (Unchanged(key, plan.revision), Unchanged(request_key, plan.request_revision))
-    return WriteSet(guards, tuple(operations))
+    return WriteSet(guards, tuple(operations), events)
 
 
-def _unit_write_sets(keys: KeySpace, plan: UnitPlan) -> Iterator[WriteSet]:
+def _unit_write_sets(keys: KeySpace, plan: UnitPlan, events: Events) -> Iterator[WriteSet]:
     """Usually one write set. A global unit on many machines takes several: its placements are independent of each
-    other, and its decision comes last, so that the former decision guards all of them."""
+    other, and its decision comes last, so that the former decision guards all of them. An event is in the one that
+    writes what it tells of."""
     decision_key = keys.key(DECISIONS, plan.unit)
     guard = (Unchanged(decision_key, plan.revision),)
     operations: list[Operation] = []
     size = 0
-    deletes: list[Operation] = [Delete(keys.key(PLACEMENTS, machine, plan.unit)) for machine in plan.deletes]
-    puts: list[Operation] = [keys.put(placement, placement.machine, placement.unit) for placement in plan.placements]
-    for operation in (*deletes, *puts):
+    machines: set[str] = set()
+    for machine, operation in _placement_operations(keys, plan):
         operations.append(operation)
+        machines.add(machine)
         size += len(operation.value) if isinstance(operation, Put) else 0
         if len(operations) >= WRITE_SET_OPERATIONS or size >= WRITE_SET_BYTES:
-            yield WriteSet(guard, tuple(operations))
-            operations, size = [], 0
+            told = tuple(event for event in events if _place_of(event) in machines)
+            events = tuple(event for event in events if _place_of(event) not in machines)
+            yield WriteSet(guard, tuple(operations), told)
+            operations, machines, size = [], set(), 0
     last = keys.put(plan.decision, plan.unit) if plan.decision else Delete(decision_key)
     if not plan.ended_move:
-        yield WriteSet(guard, (*operations, last))
+        yield WriteSet(guard, (*operations, last), events)
         return
     move_key = keys.key(MOVES, plan.unit)
-    yield WriteSet((*guard, Unchanged(move_key, plan.ended_move)), (*operations, last, Delete(move_key)))
+    yield WriteSet((*guard, Unchanged(move_key, plan.ended_move)), (*operations, last, Delete(move_key)), events)
+
+
+def _place_of(event: ClusterEvent) -> str:
+    """The machine whose placement the event tells of."""
+    return event.machine or event.former
+
+
+def _placement_operations(keys: KeySpace, plan: UnitPlan) -> Iterator[tuple[str, Operation]]:
+    """The operations on the placements of a unit, each with its machine."""
+    for machine in plan.deletes:
+        yield machine, Delete(keys.key(PLACEMENTS, machine, plan.unit))
+    for placement in plan.placements:
+        yield placement.machine, keys.put(placement, placement.machine, placement.unit)
 
 
 def _log_reboot(plan: RebootPlan) -> None:
