@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Mapping
 
+from fleetd.api.audit import asked_unit
+from fleetd.model.actor import Actor
 from fleetd.model.apply import ApplyPlan
 from fleetd.model.rollout import Apply
 from fleetd.model.unit_set import UnitSet
@@ -21,19 +23,21 @@ def write_sets_of(
     versions: Mapping[str, Versions],
     id_: str,
     apply: Apply,
+    actor: Actor,
 ) -> Iterator[WriteSet]:
     """The write sets of a plan: versions, units, the record of the apply, what is destroyed, and who is in which set.
-    `sets` are those that there are."""
+    `sets` are those that there are, `actor` is who asks."""
     for group, (new, outdated) in versions.items():
         yield from _write_versions(registry.archive, group, new, outdated)
     kept = [unit for unit in plan.written if unit.after is not None]
     for unit in kept:
-        yield registry.unit_write_set(unit.name, unit.before, unit.after)
+        asked = asked_unit(actor, unit.before, unit.after)
+        yield registry.unit_write_set(unit.name, unit.before, unit.after, asked)
     if any(unit.after is not None and unit.after.rollout == id_ for unit in kept) and id_:
         yield WriteSet((), (registry.put(apply, id_),))
     for unit in plan.written:
         if unit.after is None:
-            yield registry.unit_write_set(unit.name, unit.before, None)
+            yield registry.unit_write_set(unit.name, unit.before, None, asked_unit(actor, unit.before, None))
     if plan.sets:
         yield _write_members(registry, plan.sets, sets)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 from fleetd.api.http import Request
 from fleetd.model.actor import Actor
+from fleetd.model.event import ClusterEvent, EventKind
 from fleetd.model.unit import TargetState, Unit
 from fleetd.registry.transactions import WriteSet
 
@@ -66,6 +67,19 @@ class Audit:
             "FLEET_ACTOR": f"{actor.identity}@{self._machine()}",
             "ACTION": action,
         }
+
+
+def asked_unit(actor: Actor, before: Unit | None, after: Unit | None) -> ClusterEvent:
+    """The event that somebody had a unit written or (`after` is None) destroyed."""
+    unit = after or before
+    assert unit is not None
+    id_ = unit.rollout if after is not None else ""
+    return ClusterEvent(EventKind.ASKED, unit.name, by=actor.name, action=_action(before, after), id=id_)
+
+
+def asked_machine(by: str, action: str, machine: str, detail: str = "") -> ClusterEvent:
+    """The event that somebody asked for something about a machine."""
+    return ClusterEvent(EventKind.ASKED, machine=machine, by=by, action=action, detail=detail)
 
 
 def _action(before: Unit | None, after: Unit | None) -> str:

@@ -53,6 +53,7 @@ from fleetd.model.certificate import MACHINE, SERVER, CertificateIdentity
 from fleetd.model.machine import Machine
 from fleetd.model.permission import Permission
 from fleetd.model.quota import Usage
+from fleetd.registry.events import EventLog
 from fleetd.registry.records import MalformedRecord
 from fleetd.registry.registry import Registry
 from fleetd.store.protocol import Unavailable
@@ -121,6 +122,7 @@ class Api:
         sealing: Sealing | None = None,
     ) -> None:
         self._registry = registry
+        registry.record_events(EventLog(registry, unix_now, lambda: machine().session))
         self._servers = servers
         self._no_store = NO_SERVER if servers else NO_STORE
         self._not_ready = not_ready

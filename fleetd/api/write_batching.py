@@ -53,7 +53,7 @@ class WriteBatcher:
         """The longest prefix of the queue that fits in a transaction, at most one write per key."""
         chosen: list[_Waiting] = []
         keys: set[str] = set()
-        batch = Batch()
+        batch = Batch(record=self._registry.record)
         for each in self._waiting:
             own = {part.key for part in (*each.write_set.comparisons, *each.write_set.operations)}
             if keys.isdisjoint(own):
@@ -76,8 +76,9 @@ class WriteBatcher:
         """Try one transaction; returns the writes to try again, without those that made it conflict."""
         comparisons = tuple(part for each in group for part in each.write_set.comparisons)
         operations = tuple(part for each in group for part in each.write_set.operations)
+        events = tuple(event for each in group for event in each.write_set.events)
         try:
-            self._settle(group, revision=await self._registry.write(WriteSet(comparisons, operations)))
+            self._settle(group, revision=await self._registry.write(WriteSet(comparisons, operations, events)))
         except Conflict as conflict:
             outdated = group if len(group) == 1 else await self._find_outdated(group)
             self._settle(outdated, error=conflict)

@@ -103,7 +103,7 @@ class Term:
         self._lease = lease
         self._since_s = settings.unix_now()
         self._mirror = Mirror(settings.registry, check_leader=self._check_leader)
-        events = EventLog(settings.registry, settings.unix_now)
+        events = EventLog(settings.registry, settings.unix_now, lambda: f"{lease:x}")
         self._writer = PlanWriter(settings.registry, guards, self._mirror.observe, events)
         sealing, seal_key = settings.sealing, settings.seal_key
         self._sealer = Sealer(settings.registry, sealing, seal_key, guards, self._mirror.observe) if sealing else None

@@ -11,12 +11,14 @@ import msgspec
 
 from fleetd import metrics
 from fleetd.model.cluster_settings import ClusterSettings
+from fleetd.model.event import ClusterEvent
 from fleetd.model.group import group_of
 from fleetd.model.machine import Machine, MachineSettings
 from fleetd.model.names import is_template, template_of
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.quota import Usage
 from fleetd.model.unit import Unit, UnitState
+from fleetd.registry.events import EventLog
 from fleetd.registry.records import (
     CLUSTER_SETTINGS,
     DECISIONS,
@@ -36,7 +38,7 @@ from fleetd.registry.records import (
     Names,
     Record,
 )
-from fleetd.registry.transactions import WriteSet
+from fleetd.registry.transactions import RecordEvents, WriteSet
 from fleetd.store.protocol import MAX_OPERATIONS, Conflict, Delete, KeyValue, RangeResult, Store, Unchanged
 
 SLICE_BYTES = 2 * 1024 * 1024  # decoded without a break: about ten milliseconds
@@ -218,6 +220,17 @@ class Reader(KeySpace):
 class Registry(Reader):
     """Typed reads and writes below one key prefix of a store. Every method raises what the store's raise."""
 
+    _events: EventLog | None = None
+
+    def record_events(self, events: EventLog) -> None:
+        """From now on, make a record of the events of each write set that is written."""
+        self._events = events
+
+    @property
+    def record(self) -> RecordEvents | None:
+        """What makes the record of a transaction's events, for Batch and cut_into_transactions; None: nothing does."""
+        return self._events.write_set if self._events else None
+
     def at_one_revision(self) -> Reader:
         """A reader for one answer that takes several reads, one after another: all are at the revision of the first."""
         reader = copy(self)
@@ -242,14 +255,19 @@ class Registry(Reader):
         """Write a unit that was read as `before` (None: it did not exist). Returns its new generation."""
         return await self.write(self.unit_write_set(unit.name, before, unit))
 
-    def unit_write_set(self, name: str, before: Unit | None, after: Unit | None) -> WriteSet:
-        """The write set that writes or (None) deletes the unit of this name, which was read as `before`."""
+    def unit_write_set(self, name: str, before: Unit | None, after: Unit | None, *events: ClusterEvent) -> WriteSet:
+        """The write set that writes or (None) deletes the unit of this name, which was read as `before`, and what that
+        means."""
         key = self.key(UNITS, name)
         guard = Unchanged(key, before.generation if before else 0)
-        return WriteSet((guard,), (self.put(after, name) if after else Delete(key),))
+        return WriteSet((guard,), (self.put(after, name) if after else Delete(key),), events)
 
     async def write(self, write_set: WriteSet) -> int:
-        """Write units in one transaction. Returns the revision after it."""
+        """Write units in one transaction, with the record of its events. Returns the revision after it."""
+        if write_set.events and self._events:
+            recorded = self._events.write_set(write_set.events)
+            operations = (*write_set.operations, *recorded.operations)
+            write_set = WriteSet((*write_set.comparisons, *recorded.comparisons), operations)
         with metrics.registry_operation("set"):
             return await self.store.transact(write_set.comparisons, write_set.operations)
 
@@ -276,10 +294,14 @@ class Registry(Reader):
             return
 
     async def change_settings(
-        self, machine: str, change: Callable[[MachineSettings, Machine | None], MachineSettings]
+        self,
+        machine: str,
+        change: Callable[[MachineSettings, Machine | None], MachineSettings],
+        *events: ClusterEvent,
     ) -> None:
         """Write the settings of a machine that `change` makes of the present ones and of the machine's record (None: it
-        is not registered). Retries on conflicts. Settings that set nothing are deleted."""
+        is not registered), and the `events` that this means. Retries on conflicts. Settings that set nothing are
+        deleted."""
         key, machine_key = self.key(SETTINGS, machine), self.key(MACHINES, machine)
         while True:
             found = {item.key: item for item in (await self.store.get_many([key, machine_key])).items}
@@ -291,7 +313,7 @@ class Registry(Reader):
             operation = self.put(after, machine) if after != MachineSettings() else Delete(key)
             try:
                 guard = Unchanged(key, found[key].mod_revision if key in found else 0)
-                await self.store.transact([guard], [operation])
+                await self.write(WriteSet((guard,), (operation,), events))
             except Conflict:
                 continue
             return

@@ -20,8 +20,8 @@ OTHER = [{"section": "Service", "name": "ExecStart", "value": "/bin/false"}]
 
 
 class Slow:
-    """A store that answers slowly, so that requests meet. It records the size of each transaction, and may fail the
-    first."""
+    """A store that answers slowly, so that requests meet. It records how many units each transaction writes, and may
+    fail the first."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self._store = EmbeddedStore(":memory:", offload=inline)
@@ -32,7 +32,7 @@ class Slow:
         return getattr(self._store, name)
 
     async def transact(self, comparisons: Any, operations: Any) -> int:
-        self.transactions.append(len(operations))
+        self.transactions.append(sum(each.key.startswith("/fleet/units/") for each in operations))
         await asyncio.sleep(0.001)
         error, self._error = self._error, None
         if error:
@@ -104,7 +104,7 @@ async def test_transactions_stay_within_the_stores_limits() -> None:
     assert store.transactions == [1, 5, 3]
     store.transactions.clear()
     assert await asyncio.gather(*(put(fleet, f"s{number}.service") for number in range(140))) == [201] * 140
-    assert store.transactions == [1, 128, 11]
+    assert store.transactions == [1, 127, 12]  # with the record of their events
 
 
 async def test_a_cancelled_request_leaves_the_others() -> None:

@@ -21,6 +21,7 @@ from fleetd.scheduler.failover_delays import FailoverPolicy
 from fleetd.store.protocol import Comparison, CreatedAt, Event, HasValue, Operation, Put, Unchanged
 from tests.simulation.checker import Checker, Key, now
 from tests.simulation.drain_invariants import DrainsKeepTheBudget, KeptPlacesAreKept
+from tests.simulation.event_invariants import EventsTellWhatWasDone
 from tests.simulation.handover_invariants import StartFirstIsAskedFor, StartFirstKeepsWhatRuns
 from tests.simulation.placement_invariants import ConflictsApart, CordonedMachinesGetNothingNew, OneMachinePerUnit
 from tests.simulation.reboot_invariants import RebootsKeepTheBudget, RebootsTakeTurns, WhatStaysIsWaitedFor
@@ -483,5 +484,6 @@ CHECKERS: tuple[type[Checker], ...] = (
     RebootsKeepTheBudget,
     WhatStaysIsWaitedFor,
     SecretsComeFirst,
+    EventsTellWhatWasDone,
     Rule8NobodyStorms,
 )

@@ -57,8 +57,8 @@ class StoreModel:
         self.states.clear()
 
     def path(self, key: str) -> RecordKey | None:
-        """The names in a key."""
-        return self._registry.parse_key(key)
+        """The names in a key, also in one of the archive."""
+        return self._registry.parse_key(key) or self._registry.archive.parse_key(key)
 
     def apply(self, event: Event) -> None:
         """Apply one write."""

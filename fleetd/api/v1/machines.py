@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from fleetd.api import schema
+from fleetd.api.audit import asked_machine
 from fleetd.api.http import ApiError, Request, Response, parse_json, render_json
 from fleetd.api.pagination import parse_page, read_page
 from fleetd.api.reboot_queue import phase_of
@@ -125,7 +126,9 @@ class Machines:
                 )
         for machine, metadata in edits.items():
             try:
-                await self._registry.change_settings(machine, partial(_overlay, metadata))
+                await self._registry.change_settings(
+                    machine, partial(_overlay, metadata), asked_machine(request.user, "set-metadata", machine)
+                )
             except MalformedRecord:
                 raise
             except ValueError as error:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 
 from fleetd.api import schema
-from fleetd.api.audit import Audit
+from fleetd.api.audit import Audit, asked_unit
 from fleetd.api.capabilities import check_capability, needed_capability
 from fleetd.api.http import ApiError, Request, Response, render_json
 from fleetd.api.joined_units import check_joined
@@ -126,7 +126,9 @@ class Units:
             await self._check_cluster(change)
             try:
                 async with self.quota.admit(before, change.after):
-                    write_set = self._registry.unit_write_set(operation.name, before, change.after)
+                    write_set = self._registry.unit_write_set(
+                        operation.name, before, change.after, asked_unit(author.actor, before, change.after)
+                    )
                     revision = await self._writes.write(write_set)
             except Conflict:
                 continue
@@ -161,7 +163,9 @@ class Units:
             change = plan_change(operation, None, self._shadows, template, author=author)
             await self._check_cluster(change)
             async with self.quota.admit(None, change.after):
-                write_set = self._registry.unit_write_set(operation.name, None, change.after)
+                write_set = self._registry.unit_write_set(
+                    operation.name, None, change.after, asked_unit(author.actor, None, change.after)
+                )
                 revision = await self._writes.write(write_set)
         except (ApiError, Conflict):
             return False

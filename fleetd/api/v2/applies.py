@@ -203,11 +203,11 @@ class Applies:
         """Write the plan. Raises Conflict if something of it has changed since it was read."""
         versions = await self._plan_versions(plan, known, stamp)
         apply = Apply(stamp.by, stamp.at, stamp.note)
-        writes = write_sets_of(self._registry, plan, known.sets, versions, stamp.rollout, apply)
+        writes = write_sets_of(self._registry, plan, known.sets, versions, stamp.rollout, apply, actor)
         async with AsyncExitStack() as claims:
             for unit in plan.written:
                 await claims.enter_async_context(self._quota.admit(unit.before, unit.after))
-            for transaction in cut_into_transactions(writes):
+            for transaction in cut_into_transactions(writes, record=self._registry.record):
                 revision = await self._registry.write(transaction)
         # Not before: after a conflict, all that belongs to an incomplete apply is written again.
         for unit in plan.written:

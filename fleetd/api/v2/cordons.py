@@ -5,8 +5,10 @@ from collections.abc import Callable
 from msgspec.structs import replace
 
 from fleetd.api import schema
+from fleetd.api.audit import asked_machine
 from fleetd.api.capabilities import check_capability
 from fleetd.api.http import ApiError, Request, Response, parse_json
+from fleetd.model.event import ClusterEvent
 from fleetd.model.machine import Capability, Cordon, Machine, MachineSettings
 from fleetd.registry.registry import Reader, Registry
 
@@ -36,15 +38,18 @@ class Cordons:
 
         await refuse_unknown(self._registry, id_)
         await check_capability(self._registry, Capability.CORDON)
-        return await self._change(id_, change)
+        return await self._change(id_, change, asked_machine(request.user, "cordon", id_, why))
 
-    async def delete(self, _: Request, id_: str) -> Response:
+    async def delete(self, request: Request, id_: str) -> Response:
         """Let a machine, present or absent, take new units again. That ends its drain, too."""
         await refuse_unknown(self._registry, id_)
-        return await self._change(id_, lambda settings, _: replace(settings, cordon=None, drain=None))
+        asked = asked_machine(request.user, "uncordon", id_)
+        return await self._change(id_, lambda settings, _: replace(settings, cordon=None, drain=None), asked)
 
-    async def _change(self, id_: str, change: Callable[[MachineSettings, Machine | None], MachineSettings]) -> Response:
-        await self._registry.change_settings(id_, change)
+    async def _change(
+        self, id_: str, change: Callable[[MachineSettings, Machine | None], MachineSettings], asked: ClusterEvent
+    ) -> Response:
+        await self._registry.change_settings(id_, change, asked)
         return Response(204)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from msgspec.structs import replace
 
 from fleetd.api import schema
+from fleetd.api.audit import asked_machine
 from fleetd.api.capabilities import check_capability
 from fleetd.api.http import ApiError, Request, Response, parse_json, render_json
 from fleetd.api.v2.cordons import check_why, refuse_unknown
@@ -55,13 +56,14 @@ class Drains:
 
         await refuse_unknown(self._registry, id_)
         await check_capability(self._registry, Capability.CORDON)
-        await self._registry.change_settings(id_, change)
+        await self._registry.change_settings(id_, change, asked_machine(request.user, "drain", id_, asked.why))
         return Response(204)
 
-    async def delete(self, _: Request, id_: str) -> Response:
+    async def delete(self, request: Request, id_: str) -> Response:
         """End the drain of a machine, present or absent: its units stay. It stays cordoned."""
         await refuse_unknown(self._registry, id_)
-        await self._registry.change_settings(id_, lambda settings, _: replace(settings, drain=None))
+        event = asked_machine(request.user, "end-drain", id_)
+        await self._registry.change_settings(id_, lambda settings, _: replace(settings, drain=None), event)
         return Response(204)
 
     async def get(self, request: Request, id_: str) -> Response:

@@ -10,6 +10,7 @@ from fleetd.api.capabilities import check_capability
 from fleetd.api.http import ApiError, Request, Response, parse_json, render_json
 from fleetd.api.unit_operations import NOT_FOUND
 from fleetd.api.v2.cordons import refuse_unknown
+from fleetd.model.event import ClusterEvent, EventKind
 from fleetd.model.machine import Capability
 from fleetd.model.move import Move
 from fleetd.model.names import InvalidName, is_template, validate_name
@@ -72,7 +73,8 @@ class Moves:
                 Unchanged(self._registry.key(MOVES, name), found.move.revision if found.move else 0),
             )
             try:
-                await self._registry.write(WriteSet(guards, (operation,)))
+                event = ClusterEvent(EventKind.ASKED, name, asked.machine, source, request.user, "move")
+                await self._registry.write(WriteSet(guards, (operation,), (event,)))
             except Conflict:
                 continue
             self._audit.note_request(request)

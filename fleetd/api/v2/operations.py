@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 
 from fleetd.api import schema
+from fleetd.api.audit import asked_unit
 from fleetd.api.capabilities import check_capability, needed_capability
 from fleetd.api.http import ApiError, Request, Response, parse_json, render_json, to_api_error
 from fleetd.api.joined_units import check_joined
@@ -90,9 +91,16 @@ class Operations:
         """Write the changes. Once the store is unavailable the rest fails at once, without a timeout each."""
         results |= {each.operation.name: schema.Result(each.operation.name, each.status) for each in changes}
         left = [each for each in changes if each.after is not each.before]
-        steps = (self._registry.unit_write_set(each.operation.name, each.before, each.after) for each in left)
-        for transaction in cut_into_transactions(steps):
-            part, left = left[: len(transaction.operations)], left[len(transaction.operations) :]
+        steps = (
+            self._registry.unit_write_set(
+                each.operation.name, each.before, each.after, asked_unit(author.actor, each.before, each.after)
+            )
+            for each in left
+        )
+        units = self._registry.key(UNITS) + "/"
+        for transaction in cut_into_transactions(steps, record=self._registry.record):
+            written = sum(operation.key.startswith(units) for operation in transaction.operations)
+            part, left = left[:written], left[written:]
             try:
                 revision = await self._registry.write(transaction)
             except Conflict:

@@ -5,11 +5,12 @@ from collections.abc import Awaitable, Callable, Collection
 import msgspec
 
 from fleetd.api import schema
-from fleetd.api.audit import Audit
+from fleetd.api.audit import Audit, asked_unit
 from fleetd.api.capabilities import check_capability
 from fleetd.api.http import ApiError, Request, Response, parse_json, render_json
 from fleetd.api.v2.rollout_reports import describe_rollout, find_awaited_groups, rolling_units
 from fleetd.model.actor import Actor
+from fleetd.model.event import ClusterEvent, EventKind
 from fleetd.model.group import group_of
 from fleetd.model.machine import Capability
 from fleetd.model.permission import Permission
@@ -90,7 +91,8 @@ class Rollouts:
         if action is Action.CONTINUE and not snapshot.group_options(group).canary:
             raise ApiError(409, f"the rollout of {group} has no canaries (UpdateCanary=) to go on past")
         command = Command(self._new_id(), action, rollout.id, user, self._unix_now())
-        await self._registry.write(WriteSet((), (self._registry.put(command, group),)))
+        asked = ClusterEvent(EventKind.ASKED, subject=group, by=user, action=action, id=rollout.id)
+        await self._registry.write(WriteSet((), (self._registry.put(command, group),), (asked,)))
 
     async def restart(self, group: str, actor: Actor) -> None:
         """Write the launched units of a group so that they are restarted one after the other. Raises ApiError."""
@@ -101,10 +103,13 @@ class Rollouts:
             launched = _find_restartable(snapshot, group, id_)
             await check_capability(self._registry, Capability.PROOFS)
             changed = [(unit, _restarted(unit, id_, request)) for unit in launched if unit.rollout != id_]
-            steps = (self._registry.unit_write_set(unit.name, unit, after) for unit, after in changed)
+            steps = (
+                self._registry.unit_write_set(unit.name, unit, after, asked_unit(actor, unit, after))
+                for unit, after in changed
+            )
             changes = {self._registry.key(UNITS, unit.name): (unit, after) for unit, after in changed}
             try:
-                for transaction in cut_into_transactions(steps):
+                for transaction in cut_into_transactions(steps, record=self._registry.record):
                     revision = await self._registry.write(transaction)
                     self._audit.note_transaction(actor, changes, transaction, revision)
             except Conflict:
