@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING
 from fleetd.model.event import ClusterEvent, EventKind
 from fleetd.model.placement import Placement
 from fleetd.registry.records import EVENTS, PLACEMENTS, SYNCED, RecordKey
-from fleetd.store.protocol import Comparison, Event, Operation
+from fleetd.store.protocol import Comparison, Event, Operation, Put
 from tests.simulation.checker import Checker, Key
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
+
+
+Written = tuple[str, bytes]  # a key and its value, b"" if it is deleted
 
 
 class EventsTellWhatWasDone(Checker):
@@ -19,14 +22,16 @@ class EventsTellWhatWasDone(Checker):
 
     def __init__(self, world: "World") -> None:
         super().__init__(world)
-        self._asked: frozenset[str] = frozenset()  # the keys of the last transaction of a machine
+        self._asked: set[frozenset[Written]] = set()  # what machines have asked the store to write
         self._synced: dict[str, str] = {}
 
     def see_restore(self, before: dict[Key, Placement]) -> None:
         self._synced = dict(self.records.synced)
 
     def see_request(self, writer: str, comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> None:
-        self._asked = self._asked | {operation.key for operation in operations}
+        if any(path.kind in (PLACEMENTS, SYNCED) for each in operations if (path := self.records.path(each.key))):
+            written = [each for each in operations if isinstance(each, Put) or each.key in self.records.items]
+            self._asked.add(frozenset((each.key, each.value if isinstance(each, Put) else b"") for each in written))
 
     def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Key, Placement]) -> None:
         told: list[ClusterEvent] = []
@@ -35,8 +40,8 @@ class EventsTellWhatWasDone(Checker):
                 if event.item.create_revision != event.item.mod_revision:
                     self.fail(f"{event.key} was written again")
                 told += EVENTS.decode(event.item).events
-        is_of_a_machine = all(event.key in self._asked for _, event in events)  # else a test writes to the store
-        if is_of_a_machine:
+        written = frozenset((event.key, event.item.value if event.item else b"") for _, event in events)
+        if written in self._asked:  # else a test writes to the store
             self._check_places([path.names for path, _ in events if path.kind is PLACEMENTS], before, told)
             self._check_machines([path.names[0] for path, _ in events if path.kind is SYNCED], told)
         self._synced = dict(self.records.synced)

@@ -8,14 +8,16 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from fleetd.model.event import ClusterEvent, EventKind, EventRecord
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.reason import BEST, Eviction, Rejection, RejectionKind, WaitingForStop
 from fleetd.model.secret import SecretRef
 from fleetd.model.unit import TargetState, UnitState
-from fleetd.registry.records import MACHINES, PLACEMENTS, UNITS, Synced
+from fleetd.registry.records import MACHINES, PLACEMENTS, SYNCED, UNITS, Synced
 from fleetd.store.protocol import Delete, Operation, Put
 from tests.simulation.clock import run_cluster
 from tests.simulation.convergence import converge
+from tests.simulation.event_invariants import EventsTellWhatWasDone
 from tests.simulation.units import ROLLED_UNITS, rolled_text, unit_text
 from tests.simulation.world import Failure, World
 
@@ -157,6 +159,37 @@ async def ask_without_end(world: World) -> None:
         await wire.get("/fleet/leader")
 
 
+async def write_as_a_machine(world: World, *operations: Operation) -> None:
+    (checker,) = (each for each in world.checkers if isinstance(each, EventsTellWhatWasDone))
+    checker.see_request("m1", (), operations)
+    await write(world, *operations)
+
+
+async def move_silently(world: World) -> None:
+    (machine,) = world.records.assigned_machines(WEB)
+    withdrawn = placement(world, machine, target=TargetState.INACTIVE)
+    await write_as_a_machine(world, withdrawn, world.registry.put(Decision(WEB, 99, reason=BEST), WEB))
+
+
+async def lose_a_machine_silently(world: World) -> None:
+    await write_as_a_machine(world, Delete(world.registry.key(SYNCED, M1)))
+
+
+def told(world: World, kind: EventKind, machine: str) -> Put:
+    record = EventRecord(0.0, (ClusterEvent(kind, machine=machine),))
+    return world.registry.archive.put(record, "000000000000001-x")
+
+
+async def tell_what_was_not_done(world: World) -> None:
+    synced = world.registry.put(Synced(world.records.synced[M1]), M1)
+    await write_as_a_machine(world, synced, told(world, EventKind.JOINED, M1))
+
+
+async def tell_twice(world: World) -> None:
+    await write(world, told(world, EventKind.ASKED, M1))
+    await write(world, told(world, EventKind.ASKED, M1))
+
+
 async def ignore_a_cordon(world: World) -> None:
     for machine in (M1, M2):
         await world.operators.cordon(machine, "disk")
@@ -261,6 +294,10 @@ VIOLATIONS: tuple[tuple[str, Violation], ...] = (
     ("StatesGoWithTheirMachine", keep_states_of_the_gone),
     ("DisruptionBudgetIsKept", change_two_at_once),
     ("SecretsComeFirst", start_without_its_secret),
+    ("EventsTellWhatWasDone", move_silently),
+    ("EventsTellWhatWasDone", lose_a_machine_silently),
+    ("EventsTellWhatWasDone", tell_what_was_not_done),
+    ("EventsTellWhatWasDone", tell_twice),
     ("Rule8NobodyStorms", ask_without_end),
 )
 
