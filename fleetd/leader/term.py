@@ -14,6 +14,7 @@ import msgspec
 from fleetd import metrics
 from fleetd.aio import Offload, Pace, first_of
 from fleetd.config.cluster_settings import failover_policy, reboot_policy
+from fleetd.leader.event_trimmer import EventTrimmer
 from fleetd.leader.mirror import Mirror, StoreSetBack
 from fleetd.leader.sealer import CannotOpenHere, Sealer
 from fleetd.leader.store_health import StoreHealthCheck
@@ -105,6 +106,7 @@ class Term:
         self._mirror = Mirror(settings.registry, check_leader=self._check_leader)
         events = EventLog(settings.registry, settings.unix_now, lambda: f"{lease:x}")
         self._writer = PlanWriter(settings.registry, guards, self._mirror.observe, events)
+        self._trimmer = EventTrimmer(settings.registry, guards, settings.unix_now)
         sealing, seal_key = settings.sealing, settings.seal_key
         self._sealer = Sealer(settings.registry, sealing, seal_key, guards, self._mirror.observe) if sealing else None
         self._timers = Timers(settings.membership, ttl_s=settings.ttl_s)
@@ -131,7 +133,7 @@ class Term:
         """Lead until the leadership is lost."""
         self._mirror.start()
         try:
-            await first_of(self._keep_lease(), self._run())
+            await first_of(self._keep_lease(), self._run(), self._trimmer.run())
         except LeadershipLost as reason:
             log.warning("leadership lost: %s", reason)
         except NewerRecord as error:  # who cannot read a record must not plan

@@ -5,15 +5,18 @@ from collections.abc import Callable
 from msgspec.structs import replace
 
 from fleetd.api import schema
+from fleetd.api.audit import asked_machine
 from fleetd.api.capabilities import refuse_outdated
 from fleetd.api.http import ApiError, Request, Response, parse_json, render_json
 from fleetd.api.reboot_queue import RebootQueue, describe_queue, describe_reboot, read_queue
 from fleetd.api.v2.cordons import refuse_unknown
+from fleetd.model.event import ClusterEvent
 from fleetd.model.machine import Capability, MachineMode
 from fleetd.model.reboot import WHEN_REQUIRED, RebootPhase, RebootRequest
 from fleetd.model.timespan import LONGEST_S
 from fleetd.registry.records import REBOOT_REQUESTS, REBOOTS
 from fleetd.registry.registry import Registry
+from fleetd.registry.transactions import WriteSet
 from fleetd.store.protocol import Comparison, Conflict, Delete, Operation, Unchanged
 
 _ATTEMPTS = 5  # while others write the same records
@@ -56,13 +59,15 @@ class Reboots:
             after = _plan_request(queue, id_, asked, RebootRequest(self._new_id(), "", request.user, self._unix_now()))
             return [] if after == queue.requests.get(id_) else [self._registry.put(after, id_)]
 
-        return render_json(describe_reboot(await self._change(id_, plan), id_))
+        event = asked_machine(request.user, "reboot", id_)
+        return render_json(describe_reboot(await self._change(id_, plan, event), id_))
 
-    async def delete(self, _: Request, id_: str) -> Response:
+    async def delete(self, request: Request, id_: str) -> Response:
         """Take a machine out of the queue: it is not rebooted, and is no longer drained. The record of one that was
         given up is deleted. 409 once it reboots."""
         await refuse_unknown(self._registry, id_)
-        await self._change(id_, lambda queue: self._plan_cancel(queue, id_))
+        asked = asked_machine(request.user, "cancel-reboot", id_)
+        await self._change(id_, lambda queue: self._plan_cancel(queue, id_), asked)
         return Response(204)
 
     def _plan_cancel(self, queue: RebootQueue, machine: str) -> list[Operation]:
@@ -77,7 +82,9 @@ class Reboots:
             return [Delete(self._registry.key(REBOOTS, machine))]  # the leader is done with it
         return []
 
-    async def _change(self, machine: str, plan: Callable[[RebootQueue], list[Operation]]) -> RebootQueue:
+    async def _change(
+        self, machine: str, plan: Callable[[RebootQueue], list[Operation]], asked: ClusterEvent
+    ) -> RebootQueue:
         """Write what `plan` makes of the queue, and return the queue after that. Raises ApiError."""
         for _ in range(_ATTEMPTS):
             queue = await read_queue(self._registry.at_one_revision(), self._unix_now())
@@ -85,7 +92,8 @@ class Reboots:
             if not operations:
                 return queue
             try:
-                await self._registry.store.transact(guards(self._registry, queue, machine), operations)
+                before = tuple(guards(self._registry, queue, machine))
+                await self._registry.write(WriteSet(before, tuple(operations), (asked,)))
             except Conflict:
                 continue
             return await read_queue(self._registry.at_one_revision(), self._unix_now())

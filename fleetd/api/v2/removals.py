@@ -7,6 +7,7 @@ from fleetd.api import schema
 from fleetd.api.http import ApiError, Request, Response, parse_json
 from fleetd.api.trust import Trust, read_revocations
 from fleetd.model.certificate import MACHINE, CertificateIdentity, revoke
+from fleetd.model.event import ClusterEvent, EventKind
 from fleetd.model.join_token import JoinToken, refuse_machine_id
 from fleetd.model.machine import Machine, MachineMode
 from fleetd.model.machine_identity import MachineIdentity
@@ -93,15 +94,16 @@ class Removals:
         for _ in range(_ATTEMPTS):
             former = await read_revocations(registry, self._trust)
             number = 1 + max((each.number for each in former), default=0)
+            left = ClusterEvent(EventKind.LEFT, machine=id_, by=by)
             revocation = revoke(number, subject, by, self._unix_now(), former)
             key = registry.key(REVOCATIONS, str(number))
-            revoked = WriteSet((Unchanged(key, 0),), (registry.put(revocation, str(number)),))
+            revoked = WriteSet((Unchanged(key, 0),), (registry.put(revocation, str(number)),), (left,))
             deleted = [
                 WriteSet((Unchanged(item.key, item.mod_revision),), (Delete(item.key),))
                 for item in await self._records_of(id_)
             ]
             try:
-                for each in cut_into_transactions([revoked, *deleted]):
+                for each in cut_into_transactions([revoked, *deleted], record=registry.record):
                     await registry.store.transact(each.comparisons, each.operations)
             except Conflict:
                 continue
