@@ -82,6 +82,11 @@ def asked_machine(by: str, action: str, machine: str, detail: str = "") -> Clust
     return ClusterEvent(EventKind.ASKED, machine=machine, by=by, action=action, detail=detail)
 
 
+def asked_of(by: str, action: str, subject: str) -> ClusterEvent:
+    """The event that somebody asked for something about what is neither a unit nor a machine."""
+    return ClusterEvent(EventKind.ASKED, by=by, action=action, subject=subject)
+
+
 def _action(before: Unit | None, after: Unit | None) -> str:
     if before is None or after is None:
         return "submit" if after else "destroy"

@@ -276,9 +276,11 @@ class Registry(Reader):
         item = await self.store.get(self.key(CLUSTER_SETTINGS))
         return CLUSTER_SETTINGS.decode(item) if item else ClusterSettings()
 
-    async def change_cluster_settings(self, change: Callable[[ClusterSettings], ClusterSettings]) -> None:
-        """Write the settings of the cluster that `change` makes of the present ones. Retries on conflicts. Raises
-        MalformedRecord."""
+    async def change_cluster_settings(
+        self, change: Callable[[ClusterSettings], ClusterSettings], *events: ClusterEvent
+    ) -> None:
+        """Write the settings of the cluster that `change` makes of the present ones, and the `events` that this means.
+        Retries on conflicts. Raises MalformedRecord."""
         key = self.key(CLUSTER_SETTINGS)
         while True:
             item = await self.store.get(key)
@@ -288,7 +290,8 @@ class Registry(Reader):
                 return
             operation = self.put(after) if after != ClusterSettings() else Delete(key)
             try:
-                await self.store.transact([Unchanged(key, item.mod_revision if item else 0)], [operation])
+                guard = Unchanged(key, item.mod_revision if item else 0)
+                await self.write(WriteSet((guard,), (operation,), events))
             except Conflict:
                 continue
             return

@@ -14,7 +14,9 @@ async def told(fleet: Fleet) -> list[tuple[str, str, str, int]]:
     records = sorted((item.mod_revision, EVENTS.decode(item)) for item in found.items)
     events = [(event, revision) for revision, record in records for event in record.events]
     assert all(event.kind is EventKind.ASKED for event, _ in events)
-    return [(event.unit or event.machine, event.action, event.by, revision) for event, revision in events]
+    return [
+        (event.unit or event.machine or event.subject, event.action, event.by, revision) for event, revision in events
+    ]
 
 
 BY_ANN = (*JSON, ("Fleet-User", "ann"))
@@ -70,3 +72,20 @@ async def test_what_is_asked_of_a_machine_is_recorded(fleet: Fleet, method: str,
     await fleet.ask("PUT /fleet/v2/machines/m1/cordon", {"why": "disk"}, BY_ANN)
     await fleet.ask(f"{method} /fleet/v2/machines/m1/cordon", {} if method == "PUT" else None, BY_ANN)
     assert (await told(fleet))[-1][:3] == ("m1", action, "ann")
+
+
+async def test_what_is_asked_of_settings_and_secrets_is_recorded_without_their_values(fleet: Fleet) -> None:
+    await fleet.ask("PATCH /fleet/v2/settings", {"set": {"failover_delay": "3min"}}, BY_ANN)
+    await fleet.ask("PATCH /fleet/v2/settings", {"unset": ["failover_delay"]}, BY_ANN)
+    assert [each[:3] for each in await told(fleet)] == [
+        ("failover_delay", "set", "ann"),
+        ("failover_delay", "unset", "ann"),
+    ]
+
+
+async def test_a_reboot_and_its_end_are_recorded(fleet: Fleet) -> None:
+    machine = Machine("m1", capabilities=dict.fromkeys(Capability, True), boot_id="b1")
+    await fleet.put(machine, "m1")
+    await fleet.ask("PUT /fleet/v2/machines/m1/reboot", {}, BY_ANN)
+    await fleet.ask("DELETE /fleet/v2/machines/m1/reboot", headers=BY_ANN)
+    assert [each[:3] for each in await told(fleet)] == [("m1", "reboot", "ann"), ("m1", "cancel-reboot", "ann")]

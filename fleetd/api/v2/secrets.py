@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Collection, Mapping
 
 from fleetd.api import schema
-from fleetd.api.audit import Audit
+from fleetd.api.audit import Audit, asked_of
 from fleetd.api.capabilities import refuse_outdated
 from fleetd.api.http import ApiError, Request, Response, parse_json, render_json
 from fleetd.model.actor import Actor
@@ -92,10 +92,13 @@ class Secrets:
             )
         guard = Unchanged(self._registry.key(SECRETS, name), secret.revision)
         sealed = [names for names in await self._registry.read(SEALED_SECRETS) if names[1] == name]
-        write_sets = [WriteSet((guard,), (Delete(guard.key),))]  # first: nothing is sealed any more after that
+        event = asked_of(request.user, "remove-secret", name)
+        write_sets = [
+            WriteSet((guard,), (Delete(guard.key),), (event,))
+        ]  # first: nothing is sealed any more after that
         write_sets += [WriteSet((), (Delete(self._registry.key(SEALED_SECRETS, *names)),)) for names in sealed]
         try:
-            for transaction in cut_into_transactions(write_sets):
+            for transaction in cut_into_transactions(write_sets, record=self._registry.record):
                 await self._registry.write(transaction)
         except Conflict as error:
             raise ApiError(409, f"the secret {name} was changed meanwhile: look at it, and try again") from error
@@ -115,7 +118,8 @@ class Secrets:
             after = await self._go_back(name, before) if asked.previous else await self._add(name, before, asked, by)
             guard = Unchanged(self._registry.key(SECRETS, name), before.revision if before else 0)
             try:
-                await self._registry.write(WriteSet((guard,), (self._registry.put(after, name),)))
+                event = asked_of(by, "set-secret", name)
+                await self._registry.write(WriteSet((guard,), (self._registry.put(after, name),), (event,)))
             except Conflict:
                 continue
             return after.present.number

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from fleetd.api import schema
+from fleetd.api.audit import asked_of
 from fleetd.api.capabilities import check_capability
 from fleetd.api.http import ApiError, Request, Response, parse_json, render_json
 from fleetd.config.cluster_settings import CLUSTER_OPTIONS, refuse_value
@@ -67,7 +68,9 @@ class Settings:
 
         if new:
             await check_capability(self._registry, Capability.CLUSTER_SETTINGS)
-        await self._registry.change_cluster_settings(change)
+        events = [asked_of(request.user, "set", name) for name in new]
+        events += [asked_of(request.user, "unset", name) for name in asked.unset]
+        await self._registry.change_cluster_settings(change, *events)
         return Response(204)
 
 
