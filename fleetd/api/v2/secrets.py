@@ -93,9 +93,8 @@ class Secrets:
         guard = Unchanged(self._registry.key(SECRETS, name), secret.revision)
         sealed = [names for names in await self._registry.read(SEALED_SECRETS) if names[1] == name]
         event = asked_of(request.user, "remove-secret", name)
-        write_sets = [
-            WriteSet((guard,), (Delete(guard.key),), (event,))
-        ]  # first: nothing is sealed any more after that
+        # The secret first: nothing is sealed any more after that.
+        write_sets = [WriteSet((guard,), (Delete(guard.key),), (event,))]
         write_sets += [WriteSet((), (Delete(self._registry.key(SEALED_SECRETS, *names)),)) for names in sealed]
         try:
             for transaction in cut_into_transactions(write_sets, record=self._registry.record):
