@@ -20,7 +20,12 @@ MOST = 100  # records a pass: one transaction
 class EventTrimmer:
     """Trims during one term. `guards` are the comparisons that hold while it lasts."""
 
-    def __init__(self, registry: Registry, guards: Sequence[Comparison], unix_now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        guards: Sequence[Comparison],
+        unix_now: Callable[[], float],
+    ) -> None:
         self._store = registry.store
         self._prefix = registry.archive.key(EVENTS) + "/"
         self._guards = guards

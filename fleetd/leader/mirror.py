@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
+from typing import Self
 
 from fleetd.leader.slices import in_slices
 from fleetd.registry.records import LEADER, Change
@@ -11,7 +12,7 @@ from fleetd.registry.registry import Registry, drain
 from fleetd.registry.snapshots import apply_change, begin_snapshot, read_change
 from fleetd.scheduler.affected import Affected
 from fleetd.scheduler.snapshot import Snapshot
-from fleetd.store.protocol import Changes, Compacted, KeyValue, RangeResult, StoreError, Unavailable
+from fleetd.store.protocol import Changes, Compacted, KeyValue, PrefixDigest, RangeResult, StoreError, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,36 @@ class StoreSetBack(Exception):
         super().__init__(f"the store's revision fell from {known} to {revision}")
         self.known = known
         self.revision = revision
+
+
+class ArrivedKeys:
+    """What the digest of a prefix is compared with: the number of its keys, and when they were last written."""
+
+    def __init__(self, count: int = 0, put_at: int = 0) -> None:
+        self._count = count
+        self._put_at = put_at  # the last revision at which a key was written; it may have been deleted since
+        self._deleted_at = 0
+
+    @classmethod
+    def of(cls, found: RangeResult) -> Self:
+        """The keys that were read."""
+        return cls(len(found.items), max((item.mod_revision for item in found.items), default=0))
+
+    def take(self, changes: Changes) -> None:
+        """Go on to the state after these changes."""
+        for event in changes.events:
+            if event.item is None:
+                self._count -= 1
+                self._deleted_at = event.revision
+            else:
+                self._count += event.item.create_revision == event.revision
+                self._put_at = event.revision
+
+    def match(self, digest: PrefixDigest) -> bool:
+        """True if they are the keys of the digest. If something was deleted last, that may have been the key that was
+        written last, and the digest shows an earlier write."""
+        is_last = digest.written_at == self._put_at
+        return digest.count == self._count and (is_last or digest.written_at < self._put_at < self._deleted_at)
 
 
 class Mirror:
@@ -48,6 +79,8 @@ class Mirror:
         self._highest = 0  # the highest revision that the store is known to have had
         self._highest_before = 0  # the same, when the last reading of everything began
         self._arrived = 0  # the last revision in the inbox or in the snapshot; 0 while everything is being read
+        self._complete_to = 0  # a digest has shown that up to this revision nothing is missing
+        self._arrived_keys = ArrivedKeys()
         self._inbox: deque[RangeResult | Changes | StoreError] = deque()
         self._wake = asyncio.Event()
         self._reader: asyncio.Task[None] | None = None
@@ -75,8 +108,19 @@ class Mirror:
             raise StoreSetBack(known, revision)
 
     def lags_behind(self, revision: int) -> bool:
-        """True if the watch, once begun, has not delivered this revision."""
-        return 0 < self._arrived < revision
+        """True if the watch, once begun, has not shown all up to this revision. Either it has missed something, or what
+        was written is not below the prefix; a digest of the prefix tells."""
+        return self._arrived > 0 and max(self._arrived, self._complete_to) < revision
+
+    def has_missed(self, digest: PrefixDigest) -> bool:
+        """True if the watch has missed a change that was made before this digest, which was taken so long ago that the
+        watch has had the time to deliver it."""
+        if not 0 < self._arrived < digest.revision:
+            return False
+        if not self._arrived_keys.match(digest):
+            return True
+        self._complete_to = max(self._complete_to, digest.revision)
+        return False
 
     # The consumer's side.
 
@@ -200,6 +244,10 @@ class Mirror:
         return found
 
     def _arrive(self, entry: RangeResult | Changes) -> None:
+        if isinstance(entry, RangeResult):
+            self._arrived_keys = ArrivedKeys.of(entry)
+        else:
+            self._arrived_keys.take(entry)
         self._inbox.append(entry)
         self._arrived = max(self._arrived, entry.revision)
         self.observe(entry.revision)

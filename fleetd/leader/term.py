@@ -28,7 +28,7 @@ from fleetd.scheduler.failover_delays import FailoverPolicy, Now
 from fleetd.scheduler.planner import Plan, plan_cluster
 from fleetd.scheduler.reboot_policy import RebootPolicy
 from fleetd.scheduler.stats import ClusterStats, PlanStats, count_cluster, count_plan
-from fleetd.store.protocol import Compacted, Comparison, LeaseNotFound, StoreError, Unavailable
+from fleetd.store.protocol import Compacted, Comparison, LeaseNotFound, PrefixDigest, StoreError, Unavailable
 from fleetd.trust.sealing_process import Sealing
 
 log = logging.getLogger(__name__)
@@ -161,6 +161,7 @@ class Term:
         now, ttl_s, mirror = self._settings.now, self._settings.leader_ttl_s, self._mirror
         answered_s = now()
         highest = 0  # the revision in the last answer
+        digest: PrefixDigest | None = None  # of the last heartbeat, if the watch had not shown all
         while True:
             await asyncio.sleep(ttl_s / 3)
             known = mirror.observe(highest)  # before asking: what arrives meanwhile may be newer than the answer
@@ -178,11 +179,22 @@ class Term:
                 raise LeadershipLost("no heartbeat was answered in time, and yet its lease has not expired")
             answered_s = now()
             mirror.check_not_set_back(known, answer.revision)
-            if mirror.lags_behind(highest):
+            if digest and mirror.has_missed(digest):
                 mirror.invalidate(Compacted(answer.revision))
+            digest = await self._take_digest() if mirror.lags_behind(highest) else None
             highest = answer.revision
             mirror.wake()
             await self._compact()
+
+    async def _take_digest(self) -> PrefixDigest | None:
+        """The digest of what the mirror shows; where there is none in time, everything is read again."""
+        try:
+            async with asyncio.timeout(self._settings.leader_ttl_s / 3):
+                return await self._store.digest(self._registry.prefix)
+        except (StoreError, TimeoutError) as error:
+            log.info("cannot compare the mirror with the store; reading the cluster again: %s", error)
+            self._mirror.invalidate(Unavailable("the store gave no digest"))
+            return None
 
     def _check_leader(self, change: Change) -> None:
         if change.record is None:

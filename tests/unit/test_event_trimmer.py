@@ -10,6 +10,7 @@ from fleetd.registry.events import EventLog
 from fleetd.registry.registry import Registry
 from fleetd.store.embedded import EmbeddedStore, inline
 from fleetd.store.protocol import Conflict, Unchanged
+from tests.unit.leading_node import Node
 from tests.virtual_time import run_virtually
 
 NOW = 1_800_000_000.0
@@ -62,3 +63,18 @@ def test_the_leader_looks_once_an_hour_and_goes_on_while_there_is_more() -> None
         return seen
 
     assert run_virtually(run()) == [201, 101, 0, 1, 0]
+
+
+def test_the_leader_reads_nothing_again_after_it_has_dropped_events() -> None:
+    async def run() -> tuple[bool, int]:
+        node = Node()
+        await fill(node.registry, 2 * MOST + 1, 2e9)
+        await node.start()
+        await asyncio.sleep(FIRST_S - 20)
+        before = node.store.full_reads
+        await asyncio.sleep(60)
+        dropped = 2 * MOST + 1 - len((await node.store.range("/fleet.archive/events/0")).items)
+        await node.stop()
+        return dropped > 2 * MOST - 5, node.store.full_reads - before
+
+    assert run_virtually(run()) == (True, 0)
