@@ -7,13 +7,14 @@ from msgspec.structs import replace
 
 from fleetd.model.event import ClusterEvent, EventKind, Step
 from fleetd.model.machine import DrainRequest
-from fleetd.model.reason import Infeasible
+from fleetd.model.placement import Placement
+from fleetd.model.reason import Infeasible, NowhereElse
 from fleetd.model.reboot import Reboot, RebootFailure, RebootPhase
 from fleetd.model.rollout import Failure, Member, Pause, PauseCause, Phase, Rollout
 from fleetd.model.rollout import Step as RolloutStep
 from fleetd.scheduler.cluster_events import EventsOfPlan
 from fleetd.scheduler.planner import Plan
-from fleetd.scheduler.proposal import RebootPlan, RolloutPlan
+from fleetd.scheduler.proposal import RebootPlan, RolloutPlan, SessionPlan
 from fleetd.scheduler.snapshot import Snapshot
 from fleetd.scheduler.unit_plan import UnitPlan
 from tests.unit.cluster_builder import INACTIVE, LAUNCHED, Cluster
@@ -144,6 +145,36 @@ def test_a_drain_is_over_when_the_last_unit_has_left(cluster: WatchedCluster) ->
         [],
         [Step.DRAINED],
     ]
+
+
+def test_a_drain_is_not_over_while_a_unit_that_came_meanwhile_is_there(cluster: WatchedCluster) -> None:
+    cluster.submit(a="MachineID=m1")
+    cluster.settle()
+    cluster._change_settings("m1", drain=DrainRequest())
+    found = EventsOfPlan(cluster.snapshot)
+    came = tuple(Placement(machine, "late.service", "", LAUNCHED, 1) for machine in ("m1", "m2"))
+    told = [
+        found.find(UnitPlan("late.service", 0, came, (), None)),
+        found.find(UnitPlan("a.service", 0, (), ("m1",), None)),
+        found.find(UnitPlan("late.service", 0, (), ("m1",), None)),
+    ]
+    assert [[event.step for event in events if event.step] for events in told] == [[], [], [Step.DRAINED]]
+
+
+def test_what_fits_nowhere_else_is_told_once_to_stay(cluster: WatchedCluster) -> None:
+    cluster.submit(a="MachineID=m1")
+    cluster.settle()
+    stays = replace(cluster.snapshot.decisions["a.service"], reason=NowhereElse(()))
+    told = EventsOfPlan(cluster.snapshot).find(UnitPlan("a.service", 0, (), (), stays))
+    assert [(event.kind, event.unit, event.machine, event.step) for event in told] == [
+        (EventKind.DRAIN, "a.service", "m1", Step.STAYS)
+    ]
+    cluster.snapshot.decisions["a.service"] = stays
+    assert EventsOfPlan(cluster.snapshot).find(UnitPlan("a.service", 0, (), (), stays)) == ()
+
+
+def test_a_dead_machine_is_not_lost_twice(cluster: WatchedCluster) -> None:
+    assert EventsOfPlan(cluster.snapshot).find(SessionPlan("unknown", None)) == ()
 
 
 @pytest.mark.parametrize("seed", range(8))
