@@ -3,7 +3,7 @@ leader."""
 
 import base64
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +75,8 @@ def _in_order(events: list[Told], wanted: tuple[Told, ...]) -> list[Told]:
     return found
 
 
-def _places(events: list[Told]) -> Iterator[tuple[str, frozenset[str]]]:
-    """What the events say about where units are, one after the other."""
+def _places(events: list[Told]) -> dict[str, list[str]]:
+    """Where units are after these events."""
     places: dict[str, set[str]] = {}
     for event in events:
         where = places.setdefault(event.get("unit", ""), set())
@@ -87,7 +87,7 @@ def _places(events: list[Told]) -> Iterator[tuple[str, frozenset[str]]]:
         if event["kind"] in ("placed", "moved"):
             assert event["machine"] not in where, f"told twice: {event}"
             where.add(event["machine"])
-    yield from ((unit, frozenset(where)) for unit, where in places.items() if where)
+    return {unit: sorted(where) for unit, where in places.items() if where}
 
 
 @pytest.fixture
@@ -105,10 +105,11 @@ def kill_leader(operator: Operator) -> Machine:
 def test_all_that_is_done_is_told_once_and_in_order_through_changes_of_leader(operator: Operator) -> None:
     cluster, reader = operator.cluster, Reader(operator)
     operator.start({UNIT: SLEEPER})
+    operator.wait_until_placed(UNIT)
     source = operator.machine_of(UNIT)
     at = reader.wait_for(
         0,
-        *({"kind": "asked", "unit": UNIT, "action": action, "by": "root"} for action in ("submit", "start")),
+        {"kind": "asked", "unit": UNIT, "action": "submit", "by": "root"},
         {"kind": "placed", "unit": UNIT, "machine": source.id},
     )
 
@@ -139,7 +140,7 @@ def test_all_that_is_done_is_told_once_and_in_order_through_changes_of_leader(op
     kill_leader(operator)
     at = reader.wait_for(
         at,
-        {"kind": "asked", "subject": GROUP},
+        *({"kind": "asked", "unit": unit, "action": "restart", "by": "root"} for unit in MEMBERS),
         {"kind": "rollout", "subject": GROUP, "step": "began"},
         {"kind": "rollout", "subject": GROUP, "step": "changed"},
         {"kind": "rollout", "subject": GROUP, "step": "changed"},
@@ -147,6 +148,7 @@ def test_all_that_is_done_is_told_once_and_in_order_through_changes_of_leader(op
     )
 
     cluster.wait_ready()
+    operator.wait_until_placed(UNIT, *MEMBERS)
     leader = operator.leader()
     stays = operator.other_machine(leader)
     mine = {unit for unit in (UNIT, *MEMBERS) if operator.machine_of(unit) is leader}
@@ -159,5 +161,4 @@ def test_all_that_is_done_is_told_once_and_in_order_through_changes_of_leader(op
     reader.wait_for(at, {"kind": "joined", "machine": leader.id})
 
     operator.wait_until_placed(UNIT, *MEMBERS)
-    placed = {unit: frozenset(machines) for unit, machines in operator.placed(on=stays).items()}
-    assert dict(_places(reader.all())) == placed
+    assert _places(reader.all()) == operator.placed(on=stays)
