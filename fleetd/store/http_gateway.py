@@ -226,8 +226,7 @@ class Gateway:
         self._requests, self._streaming = (_new_session(self._format.idle_s) for _ in former)
         for stream in tuple(self._streams):
             stream.close()
-        for session in former:
-            await session.close()
+        await asyncio.shield(asyncio.gather(*(session.close() for session in former)))
 
     async def ask(self, endpoint: str, path: str, request: msgspec.Struct, parse: Callable[[bytes], T]) -> T:
         """Send one request to this address alone, one of `endpoints` or another of the same store. Raises Unavailable
