@@ -6,13 +6,17 @@ Every failure becomes a ClientError that names the endpoint, the cause and the r
 import errno
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
 
-from fleetctl.endpoint import Endpoint, TlsContext, choose_endpoint, own_paths, tls_contexts
+from fleetctl.endpoint import Endpoint, TlsContext, choose_endpoint, find_login, own_paths, tls_contexts
+from fleetctl.errors import ApiError as ApiError
 from fleetctl.errors import ClientError, CommandFailed, SshFailed
+from fleetctl.errors import NotFleet as NotFleet
+from fleetctl.errors import Unreachable as Unreachable
 from fleetctl.output import debug, printable
 from fleetctl.request_paths import MAX_QUERY, cut_query, move_path, reboot_path, unit_path
 from fleetctl.settings import Settings
@@ -22,6 +26,7 @@ from fleetd.model.decoding import UNREADABLE
 
 if TYPE_CHECKING:  # HTTP, TLS and SSH are slow to import, and --help does not need them
     from fleetctl.http_transport import Answer, HttpTransport
+    from fleetctl.logins import Login
     from fleetctl.ssh.connection import Connection
     from fleetctl.ssh.tunnel import TunnelTransport
     from fleetd.model.unit_option import UnitOption
@@ -40,33 +45,11 @@ _REMEDIES = {
 }
 
 
-class Unreachable(ClientError):
-    """No answer arrived. The request may have been carried out all the same."""
-
-    may_pass = True
-
-
-class NotFleet(ClientError):
-    """The server does not speak fleet's API; `code` is the HTTP status."""
-
-    def __init__(self, code: int, text: str) -> None:
-        super().__init__(text)
-        self.code = code
-
-
-class ApiError(ClientError):
-    """The API refused the request; `code` is the HTTP status."""
-
-    def __init__(self, code: int, text: str) -> None:
-        super().__init__(text)
-        self.code = code
-        self.may_pass = code >= 500
-
-
 class Client:
     """The API at one endpoint: one request at a time over one connection, each bounded by `timeout_s`.
 
-    All traffic goes through the `bastion` if there is one.
+    All traffic goes through the `bastion` if there is one. If a `login` is used, it learns now and then which servers
+    were revoked.
     """
 
     def __init__(
@@ -75,8 +58,10 @@ class Client:
         timeout_s: float,
         tls: "Sequence[TlsContext]" = (),
         bastion: "Connection | None" = None,
+        login: "Login | None" = None,
     ) -> None:
         self.bastion = bastion
+        self._learning = login
         self._endpoint = endpoint.text
         self._timeout_s = timeout_s
         self._socket = endpoint.socket
@@ -233,6 +218,12 @@ class Client:
         if not answer.servers:
             raise NotFleet(200, f"{self._endpoint} names no server: check --endpoint")
         return answer
+
+    def revoked_machines(self) -> dict[str, float]:
+        """Machine → Unix time before which its certificates do not count. An older fleetd names none. Raises ApiError
+        if the machine that is asked serves no https."""
+        found = self._get(f"{schema.V2}/authorities", schema.Authorities).revocations
+        return {each.machine: each.before for each in found}
 
     def revoke(self, subject: str) -> None:
         """Revoke the certificates of a person or a service. Raises ApiError."""
@@ -407,7 +398,16 @@ class Client:
         debug(str(answer.status))
         if not 200 <= answer.status < 300:
             raise self._api_error(answer, f"{method} {path.partition('?')[0]}")
+        self._learn_revocations()
         return answer
+
+    def _learn_revocations(self) -> None:
+        """Ask this server, which is not revoked, which ones are, unless one was asked lately. What a command does never
+        fails because of that."""
+        login, self._learning = self._learning, None
+        if login is not None and not login.is_fresh():
+            with suppress(ClientError, OSError):
+                login.learn(self.revoked_machines())
 
     def _api_error(self, answer: "Answer", request: str) -> ClientError:
         try:
@@ -486,7 +486,7 @@ def open_client(settings: Settings) -> Client:
     endpoint = choose_endpoint(settings)
     tls = tls_contexts(settings, endpoint) if endpoint.tls else ()
     bastion = _open_bastion(settings) if settings.tunnel else None
-    return Client(endpoint, settings.request_timeout_s, tls, bastion)
+    return Client(endpoint, settings.request_timeout_s, tls, bastion, find_login(settings, endpoint))
 
 
 def _open_bastion(settings: Settings) -> "Connection":

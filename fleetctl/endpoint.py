@@ -118,16 +118,28 @@ def tls_contexts(settings: Settings, endpoint: Endpoint) -> "Sequence[TlsContext
     """What makes the contexts of TLS to this endpoint, to be tried in this order until one trusts the server: that of
     the options, or of the login to the cluster that has this address; if there are none, those of all logins, and the
     system's authorities. Raises CommandFailed."""
-    named = (settings.ca_file, settings.cert_file, settings.key_file)
-    if any((*named, settings.etcd_cafile, settings.etcd_certfile, settings.etcd_keyfile)):
+    if _names_certificates(settings):
         context = _bundle_context(settings) or _tls_context(settings)
         return [lambda: context]
+    from fleetctl.logins import find_logins
+
+    if own := find_login(settings, endpoint):
+        return [partial(_login_context, own)]
+    return [*(partial(_login_context, login) for login in find_logins()), partial(_tls_context, settings)]
+
+
+def find_login(settings: Settings, endpoint: Endpoint) -> "Login | None":
+    """The login to the cluster that has this address, None if the options name other certificates."""
+    if not endpoint.tls or _names_certificates(settings):
+        return None
     from fleetctl.logins import choose_login, find_logins
 
-    logins = find_logins()
-    if own := choose_login(logins, endpoint.host, endpoint.port):
-        return [partial(_login_context, own)]
-    return [*(partial(_login_context, login) for login in logins), partial(_tls_context, settings)]
+    return choose_login(find_logins(), endpoint.host, endpoint.port)
+
+
+def _names_certificates(settings: Settings) -> bool:
+    named = (settings.ca_file, settings.cert_file, settings.key_file)
+    return any((*named, settings.etcd_cafile, settings.etcd_certfile, settings.etcd_keyfile))
 
 
 def _login_context(login: "Login") -> "ssl.SSLContext":

@@ -18,6 +18,29 @@ class ClientError(Exception):
     may_pass = False
 
 
+class Unreachable(ClientError):
+    """No answer arrived. The request may have been carried out all the same."""
+
+    may_pass = True
+
+
+class NotFleet(ClientError):
+    """The server does not speak fleet's API; `code` is the HTTP status."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class ApiError(ClientError):
+    """The API refused the request; `code` is the HTTP status."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+        self.may_pass = code >= 500
+
+
 class SshFailed(Exception):
     """An SSH connection failed or was lost; the text names user, host, cause and remedy."""
 

@@ -14,6 +14,7 @@ from http.client import HTTPConnection
 import msgspec
 
 from fleetctl.endpoint import Endpoint, TlsContext
+from fleetctl.tls_errors import REVOKED
 
 _ALERT_S = 0.5
 
@@ -45,8 +46,8 @@ class _Connection(HTTPConnection):
         for make_context in self._tls:
             try:
                 self.sock = make_context().wrap_socket(self._open(), server_hostname=self.host)
-            except ssl.SSLCertVerificationError:
-                if make_context is self._tls[-1]:
+            except ssl.SSLCertVerificationError as error:
+                if make_context is self._tls[-1] or error.verify_code == REVOKED:
                     raise
             else:
                 self._tls = [make_context]  # for further connections

@@ -1,20 +1,21 @@
 """Certificates for https that `fleetctl login` got, one for each cluster; connects to nothing.
 
 Each is a folder below ~/.fleetctl/certificates, named like the fingerprint of the cluster's authority. It has
-`certificate.pem` (with its key), `authorities.pem` (whom to trust), and `login.json`, which is written last.
+`certificate.pem` (with its key), `authorities.pem` (whom to trust), `revoked.json` (whom not to, all the same), and
+`login.json`, which is written last.
 """
 
 import os
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import msgspec
 
-from fleetd.model.certificate import fingerprint, split_pem
+from fleetd.model.certificate import MACHINE, CertificateIdentity, fingerprint, split_pem
 from fleetd.model.decoding import UNREADABLE
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from fleetd.api import schema
 
 FOLDER = "~/.fleetctl/certificates"
+_REVOKED = "revoked.json"
+FRESH_S = 600.0  # how long nobody is asked which servers were revoked
 
 
 class Login(msgspec.Struct, frozen=True):
@@ -39,22 +42,49 @@ class Login(msgspec.Struct, frozen=True):
         return any(_place(url) == (host.lower(), port) for url in self.servers)
 
     def context(self) -> "ssl.SSLContext":
-        """TLS with this certificate, to servers of its cluster alone. Raises OSError."""
+        """TLS with this certificate, to servers of its cluster alone that are not known to be revoked. Raises
+        OSError."""
+        from fleetd.trust.contexts import refuse_servers
+
         folder = Path(self.folder)
         context = fleet_context((folder / "authorities.pem").read_text(encoding="ascii", errors="replace"))
         context.load_cert_chain(folder / "certificate.pem", password="")  # never prompt for it
+        refuse_servers(context, self._refuse)
         return context
+
+    def revoked(self) -> dict[str, float]:
+        """Machine → Unix time before which its certificates do not count, as servers have said."""
+        try:
+            return msgspec.json.decode((Path(self.folder) / _REVOKED).read_bytes(), type=dict[str, float])
+        except (OSError, *UNREADABLE):
+            return {}
+
+    def is_fresh(self) -> bool:
+        """True if servers have been asked lately which of them were revoked."""
+        try:
+            return abs(time.time() - (Path(self.folder) / _REVOKED).stat().st_mtime) < FRESH_S
+        except OSError:
+            return False
+
+    def learn(self, revoked: Mapping[str, float]) -> None:
+        """Keep in mind that these machines were revoked, and those that are known already: no server takes that back.
+        Raises OSError."""
+        known = self.revoked()
+        merged = {each: max(known.get(each, 0.0), revoked.get(each, 0.0)) for each in sorted({*known, *revoked})}
+        write_private(Path(self.folder) / _REVOKED, msgspec.json.encode(merged).decode())
+
+    def _refuse(self, server: CertificateIdentity) -> str:
+        if server.kind == MACHINE and server.issued_at_s < self.revoked().get(server.name, 0.0):
+            return f"{server.subject} was removed from the cluster"
+        return ""
 
 
 def fleet_context(authorities: str) -> "ssl.SSLContext":
     """TLS to servers whose certificates are made by a cluster's authorities (PEM). Names are not checked: servers alone
     have certificates that may serve. Raises ssl.SSLError."""
-    import ssl
+    from fleetd.trust.contexts import client_context
 
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.load_verify_locations(cadata=authorities)
-    return context
+    return client_context([authorities])
 
 
 def find_logins(folder: str = FOLDER) -> list[Login]:
@@ -74,17 +104,21 @@ def choose_login(logins: Iterable[Login], host: str, port: int) -> Login | None:
     return next((login for login in logins if login.serves(host, port)), None)
 
 
-def keep_login(answer: "schema.Login", key: str, folder: str = FOLDER) -> tuple[Login, list[Login]]:
-    """Keep a certificate and its key, instead of others of this cluster. Returns the login, and those that it replaces
-    of other authorities. Raises OSError, and ValueError if it has an address of another cluster whose login counts."""
+def keep_login(
+    answer: "schema.Login", key: str, revoked: Mapping[str, float], folder: str = FOLDER
+) -> tuple[Login, list[Login]]:
+    """Keep a certificate and its key, instead of others of this cluster, and which machines were `revoked`. Returns the
+    login, and those that it replaces of other authorities. Raises OSError, and ValueError if it has an address of
+    another cluster whose login counts."""
     base = Path(folder).expanduser()
     signing = split_pem(answer.authorities)[-1:]
     own = base / "".join(map(fingerprint, signing))
     others = [
         other for other in find_logins(folder) if other.folder != str(own) and set(other.servers) & set(answer.servers)
     ]
+    same = [each for each in others if set(_authorities_of(each)) & set(split_pem(answer.authorities))]
     for other in others:
-        if other.expires > time.time() and not set(_authorities_of(other)) & set(split_pem(answer.authorities)):
+        if other.expires > time.time() and other not in same:
             shared = min(set(other.servers) & set(answer.servers))
             raise ValueError(
                 f"the cluster says that {shared} is one of its servers, which is one of another cluster, where you are "
@@ -96,6 +130,8 @@ def keep_login(answer: "schema.Login", key: str, folder: str = FOLDER) -> tuple[
     login = Login(answer.subject, answer.expires, answer.servers, str(own))
     write_private(own / "certificate.pem", answer.certificate + key)
     write_private(own / "authorities.pem", answer.authorities)
+    for known in (*(each.revoked() for each in same), revoked):
+        login.learn(known)
     write_private(own / "login.json", msgspec.json.encode(msgspec.structs.replace(login, folder="")).decode())
     for other in others:
         shutil.rmtree(other.folder, ignore_errors=True)  # of an authority that has been replaced

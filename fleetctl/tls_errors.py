@@ -7,9 +7,11 @@ _CLOCKS = "compare the clocks of both machines"
 _CA_FILE = (
     "--ca-file names the authority that signed its certificate; fleetctl login --tunnel SERVER learns that of a cluster"
 )
+REVOKED = 23  # X509_V_ERR_CERT_REVOKED
 _SERVER_CERTIFICATE = {  # X509_V_ERR_… of the server's certificate
     9: f"{_CLOCKS}, or see the server's log: journalctl -u fleet",
     10: f"{_CLOCKS}, or see the server's log: journalctl -u fleet",
+    REVOKED: "name another server of the cluster with --endpoint",
     26: "it is no server: a worker, or somebody else with a certificate of the cluster, answers at this address",
 }
 _UNKNOWN_AUTHORITY = (18, 19, 20, 21)

@@ -66,6 +66,7 @@ def _get(settings: Settings, service: str, rights: str, days: int, out: str) -> 
     key, csr = make_request()
     with failing_as("Error logging in: "):
         answer = client.login(schema.LoginRequest(csr, service, rights, days if service else 0))
+        revoked = {} if service else client.revoked_machines()
     who = f"{output.printable(answer.subject)} until {local_time(answer.expires)}: {output.printable(answer.rights)}"
     server = output.printable(answer.servers[0])
     if service:
@@ -80,7 +81,7 @@ def _get(settings: Settings, service: str, rights: str, days: int, out: str) -> 
         output.note(f"{who}; use it with --endpoint={server} --cert-file={out or 'FILE'}")
         return 0
     try:
-        _, replaced = keep_login(answer, key)
+        _, replaced = keep_login(answer, key, revoked)
     except OSError as error:
         raise CommandFailed(f"cannot keep the certificate in {error.filename}: {cause_of(error)}") from error
     except ValueError as error:

@@ -26,12 +26,20 @@ class MachineToken(msgspec.Struct, frozen=True, omit_defaults=True):
 # GET /fleet/v2/authorities, POST /fleet/v2/join, POST /fleet/v2/renew: over https, without a certificate.
 
 
-class Authorities(msgspec.Struct, frozen=True):
+class MachineRevocation(msgspec.Struct, frozen=True):
+    """Certificates of this machine that were made before a Unix time do not count any more."""
+
+    machine: str
+    before: float
+
+
+class Authorities(msgspec.Struct, frozen=True, omit_defaults=True):
     """The certificates, as PEM, of the authorities that the cluster trusts. `fingerprint` is the SHA-256 (of the DER)
-    of the one that signs now."""
+    of the one that signs now. `revocations` are of machines whose certificates may not have expired yet."""
 
     authorities: str
     fingerprint: str
+    revocations: tuple[MachineRevocation, ...] = ()
 
 
 class NewAuthority(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -42,6 +42,7 @@ from fleetd.api.join_schema import AuthorityKeys as AuthorityKeys
 from fleetd.api.join_schema import JoinAnswer as JoinAnswer
 from fleetd.api.join_schema import JoinRequest as JoinRequest
 from fleetd.api.join_schema import MachineRemoval as MachineRemoval
+from fleetd.api.join_schema import MachineRevocation as MachineRevocation
 from fleetd.api.join_schema import MachineToken as MachineToken
 from fleetd.api.join_schema import MachineTokenRequest as MachineTokenRequest
 from fleetd.api.join_schema import NewAuthority as NewAuthority

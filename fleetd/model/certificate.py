@@ -161,6 +161,17 @@ def issue_time(subject: str, revocations: Iterable[Revocation], now_s: float) ->
     return max([now_s, *(each.before_s + 1 for each in revocations if each.subject == subject)])
 
 
+def latest_revocations(revocations: Iterable[Revocation], kind: str, now_s: float, life_s: float) -> dict[str, float]:
+    """Name → Unix time before which certificates of this machine, person or service (the `kind`) do not count; without
+    those that have all expired, because they live for `life_s`."""
+    found: dict[str, float] = {}
+    for each in revocations:
+        of, _, name = each.subject.partition("/")
+        if of == kind and each.before_s + life_s > now_s:
+            found[name] = max(each.before_s, found.get(name, 0.0))
+    return found
+
+
 def _parse_uris(found: Iterable[str]) -> tuple[str, str, str, Rights]:
     """Kind, name, role and rights. What is not known is refused: it might be there to restrict. Raises ValueError."""
     said: dict[str, list[str]] = {}

@@ -35,17 +35,22 @@ def client_context(authorities: Sequence[str] = ()) -> ssl.SSLContext:
 
 def refuse_servers(context: ssl.SSLContext, refuse: Callable[[CertificateIdentity], str]) -> None:
     """Have connections of this context of a client fail before anything is sent to a server whose certificate does not
-    count: `refuse` returns why, or ''. That is for asyncio; a blocking socket calls check_server itself."""
+    count: `refuse` returns why, or ''. The handshake raises ssl.SSLCertVerificationError then."""
 
-    class Checked(ssl.SSLObject):
+    class CheckedObject(ssl.SSLObject):  # of asyncio
         def do_handshake(self) -> None:
             super().do_handshake()
-            check_server(self, refuse)
+            _check_server(self, refuse)
 
-    context.sslobject_class = Checked
+    class CheckedSocket(ssl.SSLSocket):
+        def do_handshake(self, block: bool = False) -> None:
+            super().do_handshake(block)
+            _check_server(self, refuse)
+
+    context.sslobject_class, context.sslsocket_class = CheckedObject, CheckedSocket
 
 
-def check_server(connection: ssl.SSLObject | ssl.SSLSocket, refuse: Callable[[CertificateIdentity], str]) -> None:
+def _check_server(connection: ssl.SSLObject | ssl.SSLSocket, refuse: Callable[[CertificateIdentity], str]) -> None:
     """Raises ssl.SSLCertVerificationError for a connection to a server that `refuse` refuses."""
     try:
         refusal = refuse(parse_peer_certificate(connection.getpeercert() or {}))

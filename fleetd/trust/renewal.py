@@ -14,7 +14,7 @@ import msgspec
 from fleetd import __version__
 from fleetd.model.certificate import Authority, CertificateIdentity, Revocation, is_revoked
 from fleetd.model.decoding import UNREADABLE
-from fleetd.trust.contexts import CLOCK_ERRORS, check_server, client_context
+from fleetd.trust.contexts import CLOCK_ERRORS, client_context, refuse_servers
 
 RENEW = "/fleet/v2/renew"
 KEYS = "/fleet/v2/authority-keys"
@@ -59,16 +59,22 @@ def ask_servers(
     shows one that counts does not wait behind strangers. Raises ValueError, with what each has said."""
     body = msgspec.json.encode({"certificate": certificate, "csr": request})
     stranger, known = client_context(authorities), client_context(authorities)
+
+    def refuse(server: CertificateIdentity) -> str:
+        return f"{server.subject} was removed from the cluster" if is_revoked(server, revocations) else ""
+
+    for context in (stranger, known):
+        refuse_servers(context, refuse)
     with suppress(OSError):
         known.load_cert_chain(*own)
 
     def ask(server: str) -> Renewal:
         try:
-            return _ask(server, "POST", RENEW, body, known, Renewal, revocations)
+            return _ask(server, "POST", RENEW, body, known, Renewal)
         except ValueError as error:
             if not isinstance(error.__cause__, ssl.SSLError | ConnectionError):
                 raise
-        return _ask(server, "POST", RENEW, body, stranger, Renewal, revocations)  # TLS has refused the certificate
+        return _ask(server, "POST", RENEW, body, stranger, Renewal)  # TLS has refused the certificate
 
     return _ask_each(servers, ask)
 
@@ -106,24 +112,11 @@ def _ask_each(servers: Sequence[str], ask: Callable[[str], T]) -> T:
     raise ValueError("; ".join(refusals) or "no server is known")
 
 
-def _ask(
-    server: str,
-    method: str,
-    path: str,
-    body: bytes | None,
-    context: ssl.SSLContext,
-    kind: type[T],
-    revocations: Sequence[Revocation] = (),
-) -> T:
-    def refuse(identity: CertificateIdentity) -> str:
-        return f"{identity.subject} was removed from the cluster" if is_revoked(identity, revocations) else ""
-
+def _ask(server: str, method: str, path: str, body: bytes | None, context: ssl.SSLContext, kind: type[T]) -> T:
     url = urlsplit(server)
     connection = HTTPSConnection(url.hostname or "", url.port, timeout=TIMEOUT_S, context=context)
     headers = {"User-Agent": f"fleetd/{__version__}", "Content-Type": "application/json"}
     try:
-        connection.connect()
-        check_server(connection.sock, refuse)
         connection.request(method, path, body, headers)
         answer = connection.getresponse()
         content = answer.read(MAX_ANSWER)

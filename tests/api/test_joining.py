@@ -138,6 +138,10 @@ async def test_whoever_comes_sees_the_authorities(cluster: Cluster) -> None:
     shown = json.loads((await cluster.fleet.ask("GET /fleet/v2/authorities")).body)
     certificate = cluster.trust.authority.certificate
     assert shown == {"authorities": certificate, "fingerprint": fingerprint(certificate)}
+    for subject in ("machine/m2", "person/ann"):
+        await cluster.trust.revoke(subject, "ann")
+    shown = json.loads((await cluster.fleet.ask("GET /fleet/v2/authorities")).body)
+    assert shown["revocations"] == [{"machine": "m2", "before": cluster.trust.known[0].before_s}]
 
 
 # Joining

@@ -14,7 +14,7 @@ from fleetctl.logins import find_logins
 from fleetd.api.routes import Api
 from fleetd.api.server import Server
 from fleetd.config.options import Address
-from fleetd.model.certificate import fingerprint
+from fleetd.model.certificate import Revocation, fingerprint
 from fleetd.model.machine import Machine
 from fleetd.registry.registry import Registry
 from fleetd.store.embedded import EmbeddedStore, inline
@@ -108,7 +108,7 @@ def test_a_login_is_kept_for_its_owner_alone_and_replaces_the_last(
     folder = home / ".fleetctl" / "certificates" / fingerprint(https.authority.authority.certificate)
     assert kept.folder == str(folder)
     assert (kept.subject, kept.servers) == ("person/root", (https.https,))
-    assert sorted(os.listdir(folder)) == ["authorities.pem", "certificate.pem", "login.json"]
+    assert sorted(os.listdir(folder)) == ["authorities.pem", "certificate.pem", "login.json", "revoked.json"]
     for path in folder.iterdir():
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
@@ -171,6 +171,71 @@ def test_a_cluster_that_claims_the_address_of_another_does_not_take_its_login(
         assert not Path(kept.folder).exists()
     finally:
         other.close()
+
+
+# Servers that were revoked
+
+
+def revoke_server(https: HttpsCluster, name: str = "m1") -> None:
+    """Have the other servers say that this one was removed: m1 is who answers."""
+    https.issuer.known.append(Revocation(len(https.issuer.known) + 1, f"machine/{name}", time.time() + 3600.0))
+
+
+def make_old(path: Path) -> None:
+    os.utime(path, (1.0, 1.0))
+
+
+def test_a_server_that_was_revoked_is_refused_from_the_next_login_on(fleetctl: Fleetctl, https: HttpsCluster) -> None:
+    login(fleetctl, https)
+    revoke_server(https)
+    assert fleetctl("--endpoint", https.https, "list-units").status == 0  # nobody has said so
+    login(fleetctl, https)
+    refused = f"cannot reach fleetd at {https.https}: machine/m1 was removed from the cluster; name another server"
+    assert refused in fleetctl("--endpoint", https.https, "list-units").stderr
+    https.issuer.known.clear()  # a store that was restored, or a server that lies
+    login(fleetctl, https)
+    assert refused in fleetctl("--endpoint", https.https, "list-units").stderr
+
+
+def test_a_server_that_was_revoked_is_refused_at_an_address_that_is_not_known(
+    fleetctl: Fleetctl, https: HttpsCluster
+) -> None:
+    revoke_server(https)
+    login(fleetctl, https)
+    (kept,) = find_logins()
+    path = Path(kept.folder, "login.json")
+    path.write_text(path.read_text().replace(LOOPBACK, "10.9.9.9"))
+    assert "machine/m1 was removed from the cluster" in fleetctl("--endpoint", https.https, "list-units").stderr
+
+
+def test_servers_that_are_used_say_now_and_then_which_ones_were_revoked(
+    fleetctl: Fleetctl, https: HttpsCluster
+) -> None:
+    login(fleetctl, https)
+    (kept,) = find_logins()
+    revoke_server(https, "m2")
+    assert fleetctl("--endpoint", https.https, "list-units").status == 0
+    assert kept.revoked() == {}
+    make_old(Path(kept.folder, "revoked.json"))
+    assert fleetctl("--endpoint", https.https, "list-units").status == 0
+    assert list(kept.revoked()) == ["m2"]
+    assert kept.is_fresh()
+    Path(kept.folder, "revoked.json").unlink()  # of a login that an older fleetctl has made
+    assert fleetctl("--endpoint", https.https, "list-units").status == 0
+    assert list(kept.revoked()) == ["m2"]
+
+
+def test_what_is_known_of_revocations_outlives_a_new_authority(
+    fleetctl: Fleetctl, https: HttpsCluster, background: BackgroundLoop
+) -> None:
+    revoke_server(https, "m2")
+    login(fleetctl, https)
+    https.issuer.known.clear()
+    background.do(https.issuer.rotate("ann"))
+    result = fleetctl("--endpoint", https.unix, "login")
+    assert result.status == 0
+    (kept,) = find_logins()
+    assert list(kept.revoked()) == ["m2"]
 
 
 # Refusals

@@ -16,6 +16,7 @@ from fleetd.model.certificate import (
     fingerprint,
     is_revoked,
     issue_time,
+    latest_revocations,
     parse_peer_certificate,
     refuse_name,
     revoke,
@@ -198,3 +199,15 @@ def test_what_is_not_one_certificate_has_no_fingerprint():
     for text in ("", "certificate", pem + pem):
         with pytest.raises(ValueError, match="not one certificate"):
             fingerprint(text)
+
+
+def test_the_latest_revocation_of_each_name_counts_while_certificates_may_live() -> None:
+    revocations = [
+        Revocation(1, "machine/m1", NOW),
+        Revocation(2, "machine/m1", NOW + 5.0),
+        Revocation(3, "machine/m1", NOW + 1.0),
+        Revocation(4, "machine/m2", NOW - 10.0),
+        Revocation(5, "person/m3", NOW),
+    ]
+    assert latest_revocations(revocations, "machine", NOW, 10.0) == {"m1": NOW + 5.0}
+    assert latest_revocations(revocations, "machine", NOW, 11.0) == {"m1": NOW + 5.0, "m2": NOW - 10.0}

@@ -19,11 +19,13 @@ from fleetd.api.trust import Trust, read_revocations, require_trust
 from fleetd.model.actor import Actor
 from fleetd.model.certificate import (
     MACHINE,
+    MACHINE_LIFE_S,
     SERVER,
     WORKER,
     CertificateIdentity,
     is_revoked,
     issue_time,
+    latest_revocations,
 )
 from fleetd.model.decoding import UNREADABLE
 from fleetd.model.host_keys import parse_public_keys
@@ -116,10 +118,18 @@ class Joining:
 
     async def get_authorities(self, _: Request, __: str) -> Response:
         """Show the certificates of the authorities that the cluster trusts, to anybody: a machine that joins compares
-        the fingerprint in its token with them."""
+        the fingerprint in its token with them. And the machines whose certificates were revoked: a client takes none of
+        them for a server."""
         trust = require_trust(self._trust)
         authorities = await _refuse_with(409, trust.authorities())
-        return render_json(schema.Authorities(authorities, await _refuse_with(409, trust.fingerprint())))
+        revoked = latest_revocations(trust.revocations(), MACHINE, self._unix_now(), MACHINE_LIFE_S)
+        return render_json(
+            schema.Authorities(
+                authorities,
+                await _refuse_with(409, trust.fingerprint()),
+                tuple(schema.MachineRevocation(machine, before_s) for machine, before_s in sorted(revoked.items())),
+            )
+        )
 
     async def post_authority(self, request: Request, _: str) -> Response:
         """Make another authority of the cluster, which signs from now on. What the former one has signed counts for the
