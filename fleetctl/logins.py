@@ -5,7 +5,6 @@ Each is a folder below ~/.fleetctl/certificates, named like the fingerprint of t
 `login.json`, which is written last.
 """
 
-import os
 import shutil
 import time
 from collections.abc import Iterable, Mapping
@@ -17,6 +16,7 @@ import msgspec
 
 from fleetd.model.certificate import MACHINE, CertificateIdentity, fingerprint, split_pem
 from fleetd.model.decoding import UNREADABLE
+from fleetd.small_files import replace_file
 
 if TYPE_CHECKING:
     import ssl
@@ -71,7 +71,7 @@ class Login(msgspec.Struct, frozen=True):
         Raises OSError."""
         known = self.revoked()
         merged = {each: max(known.get(each, 0.0), revoked.get(each, 0.0)) for each in sorted({*known, *revoked})}
-        write_private(Path(self.folder) / _REVOKED, msgspec.json.encode(merged).decode())
+        replace_file(Path(self.folder) / _REVOKED, msgspec.json.encode(merged))
 
     def _refuse(self, server: CertificateIdentity) -> str:
         if server.kind == MACHINE and server.issued_at_s < self.revoked().get(server.name, 0.0):
@@ -128,11 +128,11 @@ def keep_login(
     base.mkdir(mode=0o700, parents=True, exist_ok=True)
     own.mkdir(mode=0o700, exist_ok=True)
     login = Login(answer.subject, answer.expires, answer.servers, str(own))
-    write_private(own / "certificate.pem", answer.certificate + key)
-    write_private(own / "authorities.pem", answer.authorities)
+    replace_file(own / "certificate.pem", answer.certificate + key)
+    replace_file(own / "authorities.pem", answer.authorities)
     for known in (*(each.revoked() for each in same), revoked):
         login.learn(known)
-    write_private(own / "login.json", msgspec.json.encode(msgspec.structs.replace(login, folder="")).decode())
+    replace_file(own / "login.json", msgspec.json.encode(msgspec.structs.replace(login, folder="")))
     for other in others:
         shutil.rmtree(other.folder, ignore_errors=True)  # of an authority that has been replaced
     return login, others
@@ -143,15 +143,6 @@ def _authorities_of(login: Login) -> tuple[str, ...]:
         return split_pem((Path(login.folder) / "authorities.pem").read_text(encoding="ascii", errors="replace"))
     except OSError:
         return ()
-
-
-def write_private(path: Path, text: str) -> None:
-    """Replace a file as a whole, for its owner alone. Raises OSError."""
-    new = path.with_name(f".{path.name}.new")
-    new.unlink(missing_ok=True)
-    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.write(text)
-    new.replace(path)
 
 
 def local_time(at: float) -> str:

@@ -8,9 +8,10 @@ from fleetctl import output
 from fleetctl.client import open_client
 from fleetctl.command_line import new_command
 from fleetctl.errors import CommandFailed, cause_of, failing_as
-from fleetctl.logins import keep_login, local_time, write_private
+from fleetctl.logins import keep_login, local_time
 from fleetctl.settings import Settings
 from fleetd.api import schema
+from fleetd.small_files import replace_file
 
 _MOST_DAYS = 90
 _ROLES = {"viewer": "view", "operator": "operate"}  # taken, too
@@ -73,7 +74,7 @@ def _get(settings: Settings, service: str, rights: str, days: int, out: str) -> 
         bundle = key + answer.certificate + answer.authorities
         if out:
             try:
-                write_private(Path(out), bundle)
+                replace_file(Path(out), bundle)
             except OSError as error:
                 raise CommandFailed(f"cannot write {out}: {cause_of(error)}") from error
         else:

@@ -14,6 +14,7 @@ from fleetd.model.decoding import UNREADABLE
 from fleetd.model.secret import SecretRef
 from fleetd.registry.records import SEALED_SECRETS
 from fleetd.registry.registry import Registry
+from fleetd.small_files import replace_file
 from fleetd.store.protocol import StoreError
 from fleetd.systemd.protocol import ServiceManagerError
 from fleetd.trust.credentials_wire import Delivered
@@ -68,7 +69,7 @@ class Credentials:
                 )
             content = msgspec.json.encode(Delivered(version.number, version.key, version.box))
             place.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _replace(place / ref.name, content)
+            replace_file(place / ref.name, content, sync=_do_not_sync)
 
 
 def _is_there(path: Path, version: int) -> bool:
@@ -77,8 +78,5 @@ def _is_there(path: Path, version: int) -> bool:
     return False
 
 
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}")  # no secret's name begins with a dot
-    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(content)
-    os.replace(temporary, path)
+def _do_not_sync(_: int) -> None:
+    """The directory is on no disk."""

@@ -25,6 +25,7 @@ from fleetd.model.certificate import WORKER, fingerprint, split_pem
 from fleetd.model.decoding import UNREADABLE
 from fleetd.model.join_token import TokenText, parse_token
 from fleetd.process.identity import IdentityError
+from fleetd.small_files import sync_folder
 from fleetd.trust.contexts import CLOCK_ERRORS, client_context
 from fleetd.trust.files import TrustFiles
 
@@ -301,6 +302,8 @@ class _Stage:
                     os.link(path, _former(path))
                 new.replace(path)
                 done.append(path)
+            for folder in {path.parent for path in done}:
+                sync_folder(folder)
         except OSError:
             for path in done:
                 path.unlink()

@@ -12,6 +12,7 @@ import msgspec
 from fleetd.agent.ledger import StoreSeen
 from fleetd.config.config import Config
 from fleetd.model.decoding import UNREADABLE
+from fleetd.small_files import replace_file
 from fleetd.store.protocol import Store, StoreError
 from fleetd.store.worker import WorkerStore
 from fleetd.trust.files import TrustFiles
@@ -47,10 +48,8 @@ class LearnedServers:
     def write(self, servers: Sequence[str]) -> None:
         """Keep the URLs."""
         log.info("the servers of the cluster are %s", ", ".join(servers))
-        new = self._path.with_name(".servers.new")
         try:
-            new.write_bytes(msgspec.json.encode(list(servers)))
-            new.replace(self._path)
+            replace_file(self._path, msgspec.json.encode(list(servers)))
         except OSError as error:
             log.warning("cannot write %s: %s", self._path, error)
 

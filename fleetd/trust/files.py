@@ -14,6 +14,7 @@ import msgspec
 from fleetd.model.authorities import Known
 from fleetd.model.certificate import Authority, split_pem
 from fleetd.model.decoding import UNREADABLE
+from fleetd.small_files import replace_file
 
 log = logging.getLogger(__name__)
 
@@ -121,19 +122,7 @@ class TrustFiles:
 
     def _write(self, path: Path, text: str) -> None:
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        new = path.with_name(f".{path.name}.new")
-        new.unlink(missing_ok=True)
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with open(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            self._sync(file.fileno())
-        new.replace(path)
-        folder = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            self._sync(folder)
-        finally:
-            os.close(folder)
+        replace_file(path, text, sync=self._sync)
 
 
 def _read(path: Path) -> str:

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from fleetd.small_files import replace_file
 from fleetd.trust.sealing_wire import Answer, Encrypt, MakeKey, Request, Sealed, Share, ShareAll
 
 KEY_BYTES, NONCE_BYTES, PUBLIC_BYTES = 32, 12, 32
@@ -42,19 +43,10 @@ def make_seal_key(path: Path) -> str:
     except FileNotFoundError:
         key = X25519PrivateKey.generate()
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _replace(path, key.private_bytes_raw())
+        replace_file(path, key.private_bytes_raw())
     public = public_half(key)
-    _replace(path.with_suffix(".pub"), public.encode())
+    replace_file(path.with_suffix(".pub"), public)
     return public
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.new")
-    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def read_seal_key(path: Path) -> X25519PrivateKey:
