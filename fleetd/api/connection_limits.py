@@ -10,12 +10,14 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 from fleetd.api.http import ApiError
+from fleetd.model.certificate import MACHINE, CertificateIdentity
 
 MAX_CONNECTIONS = 1024
 MAX_BYTES = 64 * 1024 * 1024
 STRANGERS_PART = 4  # a quarter of the bytes is for all clients together whose certificates do not count
+WORKERS_PART = 8  # an eighth is for one worker
 MAX_LISTINGS = 2  # at once: their size is unknown before they have been read
-OVERLOADED = "other clients' requests and responses use all the memory that fleetd allows for them: try again later"
+OVERLOADED = "requests and responses use all the memory that fleetd allows for them: try again later"
 RETRY_SOON = (("Retry-After", "1"),)
 
 
@@ -26,7 +28,7 @@ class ConnectionLimiter:
         self.max_connections = max_connections
         self.max_bytes = max_bytes
         self.reserved = 0  # bytes, for all requests
-        self.reserved_by_strangers = 0
+        self.reserved_by: dict[Hashable, int] = {}  # of that, by who is bounded on their own
         self.listing_slots = asyncio.Semaphore(MAX_LISTINGS)
         self._idle: dict[Hashable, Callable[[], None]] = {}  # connection → how to close it; longest idle first
         self._busy: dict[Hashable, Callable[[], None]] = {}
@@ -80,28 +82,40 @@ class ConnectionLimiter:
 
 
 class RequestBudget:
-    """The bytes reserved for one request, and its slot for a listing. `is_strangers`, which is set before anything is
-    reserved: it is that of a client over https whose certificate does not count."""
+    """The bytes reserved for one request, and its slot for a listing."""
 
     def __init__(self, limiter: ConnectionLimiter) -> None:
-        self.is_strangers = False
         self._limiter = limiter
+        self._client: Hashable = None
+        self._part = 1
         self._reserved = 0
         self._has_slot = False
+
+    def bound(self, certificate: CertificateIdentity | None) -> None:
+        """Let this request over https, of a client with this certificate (None: with none that counts), have only a
+        part of the bytes, together with others of its kind. Is called before anything is reserved."""
+        if certificate is None:
+            self._client, self._part = "strangers", STRANGERS_PART
+        elif certificate.kind == MACHINE:
+            self._client, self._part = certificate.subject, WORKERS_PART
 
     def reserve(self, size: int) -> bool:
         """Reserve this many more bytes; False if they do not fit beside those of other requests."""
         limiter = self._limiter
-        others = limiter.reserved - self._reserved
-        if others and limiter.reserved + size > limiter.max_bytes:
+        if self._exceeds(limiter.reserved, size, limiter.max_bytes):
             return False
-        if self.is_strangers:
-            if limiter.reserved_by_strangers + size > limiter.max_bytes // STRANGERS_PART:
+        if self._client is not None:
+            own = limiter.reserved_by.get(self._client, 0)
+            if self._exceeds(own, size, limiter.max_bytes // self._part):
                 return False
-            limiter.reserved_by_strangers += size
+            limiter.reserved_by[self._client] = own + size
         limiter.reserved += size
         self._reserved += size
         return True
+
+    def _exceeds(self, reserved: int, size: int, most: int) -> bool:
+        """True if `size` more than what is reserved is too much; never for the only request that has something."""
+        return reserved > self._reserved and reserved + size > most
 
     async def wait_for_slot(self) -> None:
         """Become one of the few requests that may list everything, until `release`."""
@@ -115,8 +129,8 @@ class RequestBudget:
             self._limiter.listing_slots.release()
             self._has_slot = False
         self._limiter.reserved -= self._reserved
-        if self.is_strangers:
-            self._limiter.reserved_by_strangers -= self._reserved
+        if self._client is not None and (left := self._limiter.reserved_by.pop(self._client, 0) - self._reserved):
+            self._limiter.reserved_by[self._client] = left
         self._reserved = 0
 
 

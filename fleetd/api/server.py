@@ -451,7 +451,7 @@ class Server:
             request = replace(request, refusal=refusal, certificate=None if refusal[0] else client.certificate)
             if refusal[0]:
                 request = replace(request, actor=replace(request.actor, rights=NO_RIGHTS))
-                budget.is_strangers = True
+            budget.bound(request.certificate)
         try:
             async with asyncio.timeout(self.client_timeout_s):
                 request = replace(request, body=await _read_body(incoming, budget, request))

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from fleetd.api.connection_limits import (
 )
 from fleetd.api.http import ApiError, Request
 from fleetd.api.routes import Api
+from fleetd.model.certificate import CertificateIdentity
 from fleetd.model.quota import Usage
 from fleetd.registry.registry import Registry
 from tests.actors import ADMIN
@@ -105,6 +107,31 @@ async def test_memory_read_for_a_request_is_reserved_until_it_is_answered(fleet:
         with limiter.open_budget(), pytest.raises(ApiError):
             reserve_read(10_000)
     reserve_read(1 << 40)  # a reservation of no request
+
+
+def reserve(limiter: ConnectionLimiter, certificate: CertificateIdentity | None, *sizes: int) -> list[bool]:
+    """Whether requests of this client may have so many bytes each, at once."""
+    with ExitStack() as stack:
+        budgets = [stack.enter_context(limiter.open_budget()) for _ in sizes]
+        for budget in budgets:
+            budget.bound(certificate)
+        return [budget.reserve(size) for budget, size in zip(budgets, sizes, strict=True)]
+
+
+def test_one_worker_has_an_eighth_of_the_memory_and_a_single_request_as_much_as_there_is() -> None:
+    limiter = ConnectionLimiter(max_bytes=8_000)
+    one, two = (CertificateIdentity("machine", name, "worker") for name in ("w1", "w2"))
+    assert reserve(limiter, one, 400, 400, 400, 200) == [True, True, False, True]
+    assert reserve(limiter, one, 5_000, 1) == [True, False]
+    assert reserve(limiter, CertificateIdentity("person", "ann"), 5_000, 2_000) == [True, True]
+    with limiter.open_budget() as first:
+        first.bound(one)
+        assert first.reserve(1_000)
+        assert reserve(limiter, one, 1) == [False]
+        assert reserve(limiter, two, 600, 400) == [True, True]
+        first.release()
+        assert reserve(limiter, one, 1_000) == [True]
+    assert (limiter.reserved, limiter.reserved_by) == (0, {})
 
 
 async def test_few_full_listings_run_at_once_and_pages_wait_for_none(fleet: Any) -> None:
