@@ -13,6 +13,7 @@ from msgspec import structs
 
 from fleetd.model.machine import Capability, Machine
 from fleetd.model.machine_identity import MachineIdentity
+from fleetd.model.machine_request import answers_prefix, requests_prefix
 from fleetd.model.names import InvalidName, validate_name
 
 MAX_MACHINE_BYTES = 64 * 1024  # of the record of a machine
@@ -55,12 +56,15 @@ class Access(Protocol):
 
 
 class WorkerAccess(msgspec.Struct, frozen=True):
-    """What a worker may do. Made by find_access alone. It may read what is of its machine, and what is public."""
+    """What a worker may do. Made by find_access alone. It may read what is of its machine, and what is public.
+    `requests_prefix` is that of the requests to its machine, `answers_prefix` that of the answers of all."""
 
     machine: str
     readable: Selection
     machine_key: str
     states_prefix: str
+    requests_prefix: str
+    answers_prefix: str
 
     def may_read(self, key: str) -> bool:
         """True for keys of the machine, and those that are about the whole cluster."""
@@ -80,15 +84,25 @@ class WorkerAccess(msgspec.Struct, frozen=True):
         if not lease:
             return f"a worker writes {key!r} on its lease only"
         try:
-            if key != self.machine_key:
+            if key != self.machine_key and not self.is_answer(key):
                 validate_name(key.removeprefix(self.states_prefix))
         except InvalidName as error:
             return f"{key!r} is not the state of a unit: {error}"
         return ""
 
+    def is_answer(self, key: str) -> bool:
+        """True for the key of the machine's answer to a request. It may be written on the lease of the request alone,
+        which whoever knows the leases checks."""
+        id_, slash, machine = key.removeprefix(self.answers_prefix).partition("/")
+        return key.startswith(self.answers_prefix) and id_ != "" and slash != "" and machine == self.machine
+
+    def request_of(self, key: str) -> str:
+        """The key of the request that this key of an answer is for."""
+        return self.requests_prefix + key.removeprefix(self.answers_prefix).partition("/")[0]
+
     def refuse_delete(self, key: str) -> str:
         """Why the worker may not delete the key; '' if it may."""
-        if key == self.machine_key or key.startswith(self.states_prefix):
+        if key == self.machine_key or key.startswith(self.states_prefix) or self.is_answer(key):
             return ""
         return f"a worker may write only its own machine and the states of the units on it, not {key!r}"
 
@@ -99,13 +113,22 @@ def find_access(prefix: str, machine: str) -> WorkerAccess:
     if not _MACHINE.fullmatch(machine):
         raise ValueError(f"{machine!r} is not the id of a machine")
     keys = (*_SHARED, *(f"{kind}/{machine}" for kind in _OF_MACHINE))
-    below = (*(f"{prefix}{kind}/{machine}/" for kind in _BELOW_MACHINE), *(prefix + public for public in _PUBLIC))
+    requests = f"{requests_prefix(prefix)}{machine}/"
+    own = (f"{prefix}{kind}/{machine}/" for kind in _BELOW_MACHINE)
+    below = (requests, *own, *(prefix + public for public in _PUBLIC))
     return WorkerAccess(
         machine,
         Selection(tuple(sorted(prefix + key for key in keys)), below),
         f"{prefix}machines/{machine}",
         f"{prefix}states/{machine}/",
+        requests,
+        answers_prefix(prefix),
     )
+
+
+def owner_of_request(prefix: str, key: str) -> str:
+    """The machine that a request below the prefix of requests is to; '-', which no machine is named, if to none."""
+    return key.removeprefix(prefix).partition("/")[0] or "-"
 
 
 def owner_of(prefix: str, key: str) -> str:

@@ -7,6 +7,7 @@ from typing import Generic, TypeVar
 import msgspec
 from msgspec.structs import replace
 
+from fleetd.model import machine_request
 from fleetd.model.certificate import Revocation, TrustedAuthority
 from fleetd.model.cluster_settings import ClusterSettings
 from fleetd.model.content import DropIn, InvalidDropIn, check_dropin_name
@@ -322,6 +323,26 @@ class KeySpace:
     def lease_key(self, lease: int) -> str:
         """The key of one lease of a worker."""
         return f"{self.leases_prefix}{lease}"
+
+    @property
+    def requests_prefix(self) -> str:
+        """What the keys begin with of requests to single machines (model/machine_request.py): no leader reads them.
+        Machine and id follow."""
+        return machine_request.requests_prefix(self.prefix)
+
+    @property
+    def answers_prefix(self) -> str:
+        """What the keys begin with of the answers to them. Id and machine follow, so that whoever asked many machines
+        watches one prefix."""
+        return machine_request.answers_prefix(self.prefix)
+
+    def request_key(self, machine: str, id_: str) -> str:
+        """The key of a request to a machine."""
+        return f"{self.requests_prefix}{machine}/{id_}"
+
+    def answer_key(self, id_: str, machine: str) -> str:
+        """The key of the answer of a machine to the request with this id."""
+        return f"{self.answers_prefix}{id_}/{machine}"
 
     @property
     def archive_prefix(self) -> str:

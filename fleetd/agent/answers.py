@@ -1,0 +1,139 @@
+"""Answers requests to this machine (model/machine_request.py): what units log here, and what systemd says of them.
+
+Whatever goes wrong here concerns nobody but whoever asked: nothing of it disturbs the units.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from fleetd.aio import Backoff
+from fleetd.model.machine_request import (
+    ANSWER_S,
+    JournalQuery,
+    MachineAnswer,
+    MachineRequest,
+    UnitProperties,
+    decode_request,
+    encode_answer,
+)
+from fleetd.registry.registry import Registry
+from fleetd.store.protocol import Compacted, CreatedAt, KeyValue, Put, StoreError, Unavailable
+from fleetd.systemd.inspector import Entries, InspectionFailed
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 8  # requests that are answered together
+WAITING = 32  # requests that wait for their turn; more are refused
+WITHIN_S = ANSWER_S - 1.0  # of the program that is asked; the rest is for the store
+FIRST_RETRY_S, LONGEST_RETRY_S = 1.0, 60.0
+
+
+class Inspects(Protocol):
+    """Reads what a machine says of its units (systemd/inspector.py). Both raise InspectionFailed."""
+
+    async def read_journal(self, query: JournalQuery) -> Entries:
+        """The entries."""
+
+    async def show_units(self, units: Sequence[str]) -> tuple[UnitProperties, ...]:
+        """The properties of these units, in this order."""
+
+
+class Answers:
+    """Answers the requests to a machine. `shadows(name)` returns the machine's own unit of that name, '' if it has
+    none: of those, nothing is told."""
+
+    def __init__(
+        self, machine_id: str, registry: Registry, inspector: Inspects, shadows: Callable[[str], str]
+    ) -> None:
+        self._machine_id = machine_id
+        self._registry = registry
+        self._store = registry.store
+        self._inspector = inspector
+        self._shadows = shadows
+        self._prefix = f"{registry.requests_prefix}{machine_id}/"
+        self._turn = asyncio.Semaphore(AT_ONCE)
+        self._tasks: dict[str, asyncio.Task[None]] = {}  # by key of the request
+
+    async def run(self) -> None:
+        """Answer requests until cancelled."""
+        backoff = Backoff(FIRST_RETRY_S, LONGEST_RETRY_S)
+        try:
+            while True:
+                try:
+                    found = await self._store.range(self._prefix)
+                    for item in found.items:
+                        self._begin(item)
+                    backoff.reset()
+                    await self._follow(found.revision)
+                    return  # the store was closed
+                except Compacted:
+                    continue
+                except Unavailable as error:
+                    log.debug("cannot read the requests to this machine, retrying: %s", error)
+                    await asyncio.sleep(backoff.next_s())
+        finally:
+            for task in self._tasks.values():
+                task.cancel()
+            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    async def _follow(self, revision: int) -> None:
+        async for changes in self._store.watch(self._prefix, revision):
+            for event in changes.events:
+                if event.item is not None:
+                    self._begin(event.item)
+                elif task := self._tasks.get(event.key):
+                    task.cancel()  # nobody waits for it any more
+
+    def _begin(self, item: KeyValue) -> None:
+        """Answer this request, unless that is being done. One without a lease would stay for ever: fleet makes none."""
+        if item.key in self._tasks or not item.lease:
+            return
+        task = asyncio.create_task(self._answer(item))
+        self._tasks[item.key] = task
+        task.add_done_callback(lambda _: self._tasks.pop(item.key, None))
+
+    async def _answer(self, item: KeyValue) -> None:
+        try:
+            value = await self._find_answer(item.value)
+            key = self._registry.answer_key(item.key.removeprefix(self._prefix), self._machine_id)
+            guard = CreatedAt(item.key, item.create_revision)  # whoever asked may have gone
+            await self._store.transact([guard], [Put(key, value, item.lease)])
+        except StoreError as error:
+            log.debug("cannot answer a request: %s", error)
+        except Exception:
+            log.exception("cannot answer a request; please report this as a bug")
+
+    async def _find_answer(self, value: bytes) -> bytes:
+        try:
+            request = decode_request(value)
+        except ValueError as error:
+            return _refuse(str(error))
+        for unit in request.units:
+            if path := self._shadows(unit):
+                return _refuse(f"{unit} is not fleet's there: the machine has {path}")
+        if len(self._tasks) > AT_ONCE + WAITING:
+            return _refuse(f"it answers {len(self._tasks) - 1} requests already: try again")
+        try:
+            async with asyncio.timeout(WITHIN_S), self._turn:
+                answer = await self._inspect(request)
+        except TimeoutError:
+            return _refuse(f"its journal and its systemd gave no answer within {WITHIN_S:g} s")
+        except InspectionFailed as error:
+            return _refuse(str(error))
+        keeps_first = request.journal is not None and bool(request.journal.after)
+        return encode_answer(answer, keeps_first=keeps_first)
+
+    async def _inspect(self, request: MachineRequest) -> MachineAnswer:
+        units = await self._inspector.show_units(request.status) if request.status else ()
+        if request.journal is None:
+            return MachineAnswer(units=units)
+        entries = await self._inspector.read_journal(request.journal)
+        return MachineAnswer(tuple(map(msgspec.Raw, entries.lines)), units, entries.is_cut)
+
+
+def _refuse(why: str) -> bytes:
+    return encode_answer(MachineAnswer(failure=why))
