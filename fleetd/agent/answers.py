@@ -46,9 +46,7 @@ class Answers:
     """Answers the requests to a machine. `shadows(name)` returns the machine's own unit of that name, '' if it has
     none: of those, nothing is told."""
 
-    def __init__(
-        self, machine_id: str, registry: Registry, inspector: Inspects, shadows: Callable[[str], str]
-    ) -> None:
+    def __init__(self, machine_id: str, registry: Registry, inspector: Inspects, shadows: Callable[[str], str]) -> None:
         self._machine_id = machine_id
         self._registry = registry
         self._store = registry.store
@@ -69,7 +67,7 @@ class Answers:
                         self._begin(item)
                     backoff.reset()
                     await self._follow(found.revision)
-                    return  # the store was closed
+                    await asyncio.sleep(backoff.next_s())  # the store was closed
                 except Compacted:
                     continue
                 except Unavailable as error:

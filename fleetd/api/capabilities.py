@@ -19,6 +19,7 @@ _WORDS = {
     Capability.UPDATE_ACTION: f"other values of {_UPDATE_ACTION}= than auto",
     Capability.REBOOTS: "reboots",
     Capability.SECRETS: "secrets",
+    Capability.ANSWERS: "logs and states without SSH",
 }
 
 

@@ -11,6 +11,7 @@ from urllib.parse import quote, urlencode, urlsplit
 from fleetd import metrics
 from fleetd.aio import Offload
 from fleetd.api import schema
+from fleetd.api.asking import Asking
 from fleetd.api.audit import Audit
 from fleetd.api.http import (
     NO_STORE,
@@ -38,6 +39,7 @@ from fleetd.api.v2.contents import Contents
 from fleetd.api.v2.cordons import Cordons
 from fleetd.api.v2.drains import Drains
 from fleetd.api.v2.host_keys import HostKeys
+from fleetd.api.v2.insight import Insight
 from fleetd.api.v2.joining import Joining
 from fleetd.api.v2.logins import Logins
 from fleetd.api.v2.moves import Moves
@@ -140,13 +142,15 @@ class Api:
         self._allowed_hosts = allowed_hosts
         self._sealing = sealing
         self._discovery = render_json(describe_api())
-        self.routes = self._make_routes(token_limit, shadows, Quota(registry, allowed_usage, now))
+        self.routes = self._make_routes(token_limit, shadows, Quota(registry, allowed_usage, now), now)
         self._resources: dict[tuple[str, str | None], dict[str, Route]] = {}  # by what is around the parameter
         for route in self.routes:
             before, brace, after = route.path.partition(f"/{{{route.parameter}}}")
             self._resources.setdefault((before, after if brace else None), {})[route.method] = route
 
-    def _make_routes(self, token_limit: int, shadows: Callable[[str], str], quota: Quota) -> tuple[Route, ...]:
+    def _make_routes(
+        self, token_limit: int, shadows: Callable[[str], str], quota: Quota, now: Callable[[], float]
+    ) -> tuple[Route, ...]:
         audit = self._audit
         units = Units(self._registry, token_limit, shadows, quota, audit, self._unix_now)
         states = States(self._registry, token_limit)
@@ -164,6 +168,7 @@ class Api:
         logins = Logins(self._registry, self._trust, audit, self._unix_now)
         clusters = Clusters(self._registry, self._trust)
         removals = Removals(self._registry, self._trust, self._machine, self._unix_now)
+        insight = Insight(self._registry, Asking(self._registry, self._machine, self._new_id, now))
         view, operate, submit, admin = Permission
         v1, v2, results, found = schema.V1, schema.V2, schema.Results, schema.UnitReports
         return (
@@ -246,6 +251,8 @@ class Api:
             Route("GET", f"{v2}/rollouts", rollouts.get_all, view, answer=schema.Rollouts, query="group"),
             Route("POST", f"{v2}/rollouts/{{group}}", rollouts.post, operate, schema.RolloutCommand, by_name=True),
             Route("POST", f"{v2}/plan", plans.post, view, schema.PlanRequest, schema.Plan),
+            Route("GET", f"{v2}/journal", insight.get_journal, view, answer=bytes, query="unit"),
+            Route("GET", f"{v2}/status", insight.get_status, view, answer=schema.UnitStatuses, query="unit"),
             Route("GET", f"{v2}/secrets", secrets.get_all, view, answer=schema.SecretReports),
             Route(
                 "PUT",

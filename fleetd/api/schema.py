@@ -36,6 +36,9 @@ from fleetd.api.cluster_schema import SettingChanges as SettingChanges
 from fleetd.api.cluster_schema import Settings as Settings
 from fleetd.api.cluster_schema import StoreMember as StoreMember
 from fleetd.api.cluster_schema import UnrestartedGroup as UnrestartedGroup
+from fleetd.api.insight_schema import SilentMachine as SilentMachine
+from fleetd.api.insight_schema import UnitStatus as UnitStatus
+from fleetd.api.insight_schema import UnitStatuses as UnitStatuses
 from fleetd.api.join_schema import Authorities as Authorities
 from fleetd.api.join_schema import AuthorityKey as AuthorityKey
 from fleetd.api.join_schema import AuthorityKeys as AuthorityKeys

@@ -54,6 +54,12 @@ class Access(Protocol):
     def refuse_delete(self, key: str) -> str:
         """Why the key may not be deleted; '' if it may."""
 
+    def is_answer(self, key: str) -> bool:
+        """True for the key of an answer to a request, which is written on the lease of that alone."""
+
+    def request_of(self, key: str) -> str:
+        """The key of the request that this key of an answer is for."""
+
 
 class WorkerAccess(msgspec.Struct, frozen=True):
     """What a worker may do. Made by find_access alone. It may read what is of its machine, and what is public.

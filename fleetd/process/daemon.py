@@ -43,6 +43,7 @@ from fleetd.store.etcd_tls import EtcdTls
 from fleetd.store.instrumented import InstrumentedStore
 from fleetd.store.protocol import Store, StoreError
 from fleetd.systemd.dbus_manager import SystemdOverDBus
+from fleetd.systemd.inspector import Inspector
 from fleetd.systemd.protocol import ManagerUnavailable
 from fleetd.trust.sealing_process import Sealing
 
@@ -243,6 +244,7 @@ async def open_node(config: Config, former_lease: int = 0) -> Node:
         find_host_keys=HostKeys().find,
         host_name=socket.gethostname(),
         sealing=_find_sealing(config),
+        inspector=Inspector(user=config.systemd_user),
     )
     if not config.systemd_user:  # a user can reboot no machine
         environment = msgspec.structs.replace(

@@ -17,6 +17,7 @@ import msgspec
 
 from fleetd import metrics
 from fleetd.agent.agent import Agent
+from fleetd.agent.answers import Answers, Inspects
 from fleetd.agent.ledger import Ledger
 from fleetd.aio import Offload
 from fleetd.api import schema
@@ -78,7 +79,8 @@ class HostEnvironment(msgspec.Struct, frozen=True):
     rebooted, '' if it does not; `is_own_host` whether others reach this machine by that name or address. `host_name` is
     its own name, '' if it has none. `unix_now` is the wall clock in seconds; `new_id` returns a unique string. `audit`
     keeps the fields of an entry for each change through the API. `sealing` seals and opens secrets with this machine's
-    key; without it, the machine takes no unit that has any.
+    key; without it, the machine takes no unit that has any. `inspector` reads what units log here and what systemd says
+    of them, for whoever asks through the API; without it, such requests are not answered.
     """
 
     runtime: Path
@@ -95,6 +97,7 @@ class HostEnvironment(msgspec.Struct, frozen=True):
     park_later: Callable[[Parking], Awaitable[None]] = _leave_unparked
     audit: Callable[[Mapping[str, str]], None] = lambda fields: None
     sealing: Sealing | None = None
+    inspector: Inspects | None = None
 
 
 class Node:
@@ -228,6 +231,14 @@ class Node:
             optional.append(self._worker_trust.follow(Registry(self.store, self.config.etcd_key_prefix)))
         if self._environment.sealing is not None and not self.membership.machine.seal_key:
             optional.append(publish_seal_key(self._environment.sealing, self.membership))
+        if self._environment.inspector is not None:
+            answers = Answers(
+                self.membership.machine.id,
+                Registry(self.store, self.config.etcd_key_prefix),
+                self._environment.inspector,
+                self.systemd.shadows,
+            )
+            optional.append(answers.run())
         self._optional = [asyncio.create_task(part) for part in optional]
         self._tasks = [asyncio.create_task(part) for part in (self.membership.run(), self.agent.run())]
         self._tasks += self._optional

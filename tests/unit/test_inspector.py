@@ -44,12 +44,22 @@ def _numbers(entries: Entries) -> list[int]:
 @pytest.mark.parametrize(
     ("query", "user", "has", "has_not"),
     [
-        (WEB, False, ["--unit=web.service", "--lines=10", "--output=json", "--all"], ["--reverse", "--since", "--grep"]),
+        (
+            WEB,
+            False,
+            ["--unit=web.service", "--lines=10", "--output=json", "--all"],
+            ["--reverse", "--since", "--grep"],
+        ),
         (WEB, True, ["--user-unit=web.service"], ["--unit"]),
         (JournalQuery(("-x.service", "b.service")), False, ["--unit=-x.service", "--unit=b.service"], []),
         (JournalQuery(WEB.units, since_s=1.5), False, ["--since=@1.500000"], []),
         (JournalQuery(WEB.units, grep="--x"), False, ["--grep=--x", "--reverse"], []),
-        (JournalQuery(WEB.units, 5, 1.5, "x", "s=1"), False, ["--lines=all", "--after-cursor=s=1"], ["--since", "--rev"]),
+        (
+            JournalQuery(WEB.units, 5, 1.5, "x", "s=1"),
+            False,
+            ["--lines=all", "--after-cursor=s=1"],
+            ["--since", "--rev"],
+        ),
     ],
 )
 def test_journalctl_is_asked(query: JournalQuery, user: bool, has: list[str], has_not: list[str]) -> None:
@@ -129,7 +139,7 @@ async def test_a_program_that_is_missing_is_named() -> None:
 async def test_the_program_is_killed_when_nobody_waits(tmp_path: Path) -> None:
     program = _program(tmp_path, f"echo $$ > {tmp_path}/new; mv {tmp_path}/new {tmp_path}/pid; exec sleep 600")
     task = asyncio.create_task(Inspector(user=False, journalctl=program).read_journal(WEB))
-    while not (tmp_path / "pid").exists():
+    while not (tmp_path / "pid").exists():  # noqa: ASYNC110 (nothing says that a program has begun)
         await asyncio.sleep(0.01)
     task.cancel()
     await asyncio.wait([task])

@@ -1,0 +1,181 @@
+"""What units log, and what systemd says of them on their machines: read there, without SSH."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from fnmatch import translate
+from typing import Any
+
+import msgspec
+
+from fleetd.api import schema
+from fleetd.api.asking import Asking
+from fleetd.api.http import ApiError, Request, Response, render_json
+from fleetd.model.machine_request import JournalQuery, MachineAnswer, MachineRequest, merge_entries
+from fleetd.model.names import is_template
+from fleetd.registry.records import UNITS
+from fleetd.registry.registry import Reader, Registry
+
+NDJSON = "application/x-ndjson"
+STATUS_LINES = 10  # of the log of each unit, as in systemctl status
+
+_UNIT_FIELDS = ("_SYSTEMD_UNIT", "UNIT", "_SYSTEMD_USER_UNIT", "USER_UNIT")
+
+Places = dict[str, list[str]]  # machine → names of units
+
+
+class Insight:
+    """The resources."""
+
+    def __init__(self, registry: Registry, asking: Asking) -> None:
+        self._registry = registry
+        self._asking = asking
+
+    async def get_journal(self, request: Request, _: str) -> Response:
+        """Show the last entries that units logged on their machines, as lines of JSON: systemd's own fields and
+        `machine`, by time. The query names units (`unit`, names or patterns), and maybe `machine` (beginnings of ids;
+        these are asked whether they have the units now or not), `lines` of each machine (10), `since` (a Unix time),
+        `grep`, and `after` (`MACHINE:CURSOR`: the first entries after that one). Lines with `failure` name machines
+        that did not answer, those with `cut` machines that have more."""
+        lines, since_s = _number(request, "lines", 10), _number(request, "since", 0.0)
+        grep, cursors = (request.query_values("grep") or [""])[-1], _cursors(request)
+        reader = self._registry.at_one_revision()
+        units = await _find_units(reader, request)
+        machines = await _find_machines(reader, request)
+        places = dict.fromkeys(machines, units) if machines else await _find_places(reader, units)
+        requests = {
+            id_: MachineRequest(
+                self._asking.asker, JournalQuery(tuple(names), int(lines), since_s, grep, cursors.get(id_, ""))
+            )
+            for id_, names in places.items()
+        }
+        answers = await self._ask(requests)
+        entries = merge_entries(answers.items())
+        return Response(200, (("Content-Type", NDJSON),), b"".join(_lines([*entries, *_remarks(answers)])))
+
+    async def get_status(self, request: Request, _: str) -> Response:
+        """Show what systemd says of units on their machines, and the last entries of their logs there. The query names
+        units (`unit`, names or patterns), and maybe `machine` (beginnings of ids)."""
+        reader = self._registry.at_one_revision()
+        units = await _find_units(reader, request)
+        machines = await _find_machines(reader, request)
+        places = {
+            id_: names for id_, names in (await _find_places(reader, units)).items() if id_ in machines or not machines
+        }
+        requests = {
+            id_: MachineRequest(self._asking.asker, JournalQuery(tuple(names), STATUS_LINES * len(names)), tuple(names))
+            for id_, names in places.items()
+        }
+        answers = await self._ask(requests)
+        addresses = {id_: machine.address for id_, machine in (await reader.machines()).items()}
+        found = [each for id_, answer in answers.items() for each in _statuses(id_, addresses.get(id_, ""), answer)]
+        silent = tuple(
+            schema.SilentMachine(id_, answer.failure, addresses.get(id_, ""))
+            for id_, answer in answers.items()
+            if answer.failure
+        )
+        found.sort(key=lambda each: (each.unit, each.machine))
+        return render_json(schema.UnitStatuses(tuple(found), silent))
+
+    async def _ask(self, requests: Mapping[str, MachineRequest]) -> dict[str, MachineAnswer]:
+        for request in requests.values():
+            if refusal := request.refuse():
+                raise ApiError(400, refusal)
+        return await self._asking.ask(requests)
+
+
+async def _find_units(reader: Reader, request: Request) -> list[str]:
+    """The existing units that the query names, in order. Raises ApiError if it names none, or one that is none."""
+    asked = [text for text in dict.fromkeys(request.query_values("unit")) if text]
+    if not asked:
+        raise ApiError(400, "name units: ?unit=NAME or ?unit=PATTERN")
+    if not any(map(_is_pattern, asked)):
+        found = await reader.get_many(UNITS, [(name,) for name in asked if "/" not in name])
+        names = sorted(name for (name,) in found)
+    else:
+        every = await reader.units()
+        matches = [_matcher(text) for text in asked]
+        names = [name for name in every if any(match(name) for match in matches)]
+    names = [name for name in names if not is_template(name)]
+    if not names:
+        raise ApiError(404, f"there is no unit {' or '.join(asked)} that can run")
+    return names
+
+
+def _is_pattern(text: str) -> bool:
+    return not {"*", "?", "["}.isdisjoint(text)
+
+
+def _matcher(text: str) -> Callable[[str], bool]:
+    """A predicate: the name is the text, or matches it as a pattern (as fleetctl/selection.py has it)."""
+    if not _is_pattern(text):
+        return text.__eq__
+    expression = re.compile(translate(text.replace("[^", "[!")))
+    return lambda name: expression.match(name) is not None
+
+
+async def _find_machines(reader: Reader, request: Request) -> list[str]:
+    """The machines that the query names. Raises ApiError for a beginning that is not that of one machine's id."""
+    beginnings = [text for text in dict.fromkeys(request.query_values("machine")) if text]
+    if not beginnings:
+        return []
+    known = await reader.machines()
+    found: list[str] = []
+    for beginning in beginnings:
+        matching = [beginning] if beginning in known else [id_ for id_ in known if id_.startswith(beginning)]
+        if len(matching) != 1:
+            why = "is not the beginning of the id of" if not matching else "is that of more than"
+            raise ApiError(400, f"machine={beginning} {why} one machine of the cluster")
+        found += matching
+    return list(dict.fromkeys(found))
+
+
+async def _find_places(reader: Reader, units: Sequence[str]) -> Places:
+    """The machines whose systemd has these units, by id, with the units there."""
+    states = await reader.states_of(units, await reader.machines())
+    places: Places = {}
+    for machine, unit in sorted(states):
+        if states[machine, unit].hash or states[machine, unit].runs:
+            places.setdefault(machine, []).append(unit)
+    return places
+
+
+def _number(request: Request, name: str, default: float) -> float:
+    """A parameter as a number that is not negative. Raises ApiError."""
+    text = (request.query_values(name) or [str(default)])[-1]
+    if not re.fullmatch(r"[0-9]{1,12}([.][0-9]{1,9})?", text, re.ASCII):
+        raise ApiError(400, f"{name}={text}: that is no number")
+    return float(text)
+
+
+def _cursors(request: Request) -> dict[str, str]:
+    """The cursors by machine. Raises ApiError."""
+    found: dict[str, str] = {}
+    for text in request.query_values("after"):
+        machine, colon, cursor = text.partition(":")
+        if not (machine and colon and cursor):
+            raise ApiError(400, f"after={text}: write the id of a machine, a colon, and the cursor of an entry there")
+        found[machine] = cursor
+    return found
+
+
+def _lines(values: Sequence[dict[str, Any]]) -> Iterator[bytes]:
+    encode = msgspec.json.Encoder().encode
+    for value in values:
+        yield encode(value)
+        yield b"\n"
+
+
+def _remarks(answers: Mapping[str, MachineAnswer]) -> Iterator[dict[str, Any]]:
+    """What is to be said of machines that do not show everything."""
+    for machine, answer in answers.items():
+        if answer.failure:
+            yield {"machine": machine, "failure": answer.failure}
+        elif answer.is_cut:
+            yield {"machine": machine, "cut": True}
+
+
+def _statuses(machine: str, address: str, answer: MachineAnswer) -> Iterator[schema.UnitStatus]:
+    entries = merge_entries([(machine, answer)])
+    for each in answer.units:
+        own = [entry for entry in entries if each.unit in map(entry.get, _UNIT_FIELDS)]
+        yield schema.UnitStatus(each.unit, machine, address, each.properties, tuple(own[-STATUS_LINES:]))

@@ -1,0 +1,151 @@
+"""Logs and states of units by the API, from machines that answer through the store."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from fleetd.agent.answers import Answers
+from fleetd.api import asking
+from fleetd.model.machine import Capability, Machine, MachineMode
+from fleetd.model.machine_request import JournalQuery
+from fleetd.model.permission import NO_RIGHTS
+from fleetd.model.unit import UnitState
+from tests.api.conftest import Fleet
+from tests.scripted_inspector import ScriptedInspector, entry
+
+ABLE = {Capability.ANSWERS: True}
+ONE, TWO = "web@1.service", "web@2.service"
+
+
+class Cluster:
+    """m1 and m2 answer; m3 is older, m4 is parked. ONE is on m1, TWO on all but m1."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet = fleet
+        self.m1 = ScriptedInspector(entry(1, ONE, "a"), entry(4, ONE, "b"))
+        self.m2 = ScriptedInspector(entry(2, TWO, "c"), entry(3, TWO, "d"))
+        self.tasks: list[asyncio.Task[None]] = []
+
+    async def fill(self) -> None:
+        for name in (ONE, TWO, "web@.service", "idle.service"):
+            await self.fleet.add_unit(name)
+        await self.fleet.put(Machine("m1", capabilities=ABLE, address="10.0.0.1"), "m1")
+        await self.fleet.put(Machine("m2", capabilities=ABLE), "m2")
+        await self.fleet.put(Machine("m3", version="0.1"), "m3")
+        await self.fleet.put(Machine("m4", capabilities=ABLE, mode=MachineMode.PARKED), "m4")
+        for machine, unit in (("m1", ONE), ("m2", TWO), ("m3", TWO), ("m4", TWO)):
+            await self.fleet.put(UnitState("loaded", "active", "running", "hash"), machine, unit)
+        for id_, inspector in (("m1", self.m1), ("m2", self.m2)):
+            answers = Answers(id_, self.fleet.registry, inspector, lambda name: "")
+            self.tasks.append(asyncio.create_task(answers.run()))
+        await asyncio.sleep(0)
+
+    async def lines(self, query: str) -> list[dict[str, Any]]:
+        response = await self.fleet.ask(f"GET /fleet/v2/journal?{query}")
+        assert response.status == 200
+        return [json.loads(line) for line in response.body.splitlines()]
+
+
+@pytest.fixture
+async def cluster(fleet: Fleet) -> AsyncIterator[Cluster]:
+    one = Cluster(fleet)
+    await one.fill()
+    yield one
+    for task in one.tasks:
+        task.cancel()
+    await asyncio.wait(one.tasks)
+
+
+def _said(lines: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    return [(line["machine"], line["MESSAGE"]) for line in lines if "MESSAGE" in line]
+
+
+async def test_the_log_of_a_unit_is_read_on_its_machine(cluster: Cluster) -> None:
+    assert _said(await cluster.lines(f"unit={ONE}")) == [("m1", "a"), ("m1", "b")]
+    assert cluster.m2.asked == []
+
+
+async def test_logs_of_several_machines_are_merged_and_those_that_cannot_answer_named(cluster: Cluster) -> None:
+    lines = await cluster.lines("unit=web@*")
+    assert _said(lines) == [("m1", "a"), ("m2", "c"), ("m2", "d"), ("m1", "b")]
+    assert lines[4:] == [
+        {"machine": "m3", "failure": "it runs fleetd 0.1, which does not answer this: update fleetd there"},
+        {"machine": "m4", "failure": "its fleetd is stopped"},
+    ]
+
+
+async def test_what_is_asked_for_reaches_the_machine(cluster: Cluster) -> None:
+    lines = await cluster.lines(f"unit={ONE}&lines=1&since=5.5&grep=x&after=m1:s%3D1&after=m2:s%3D2")
+    assert cluster.m1.asked == [JournalQuery((ONE,), 1, 5.5, "x", "s=1")]
+    assert lines[1:] == [{"machine": "m1", "cut": True}]
+
+
+async def test_a_machine_that_is_named_is_asked_though_the_unit_has_left(cluster: Cluster) -> None:
+    assert _said(await cluster.lines(f"unit={ONE}&machine=m2")) == []
+    assert cluster.m2.asked == [JournalQuery((ONE,))]
+
+
+async def test_a_unit_that_is_nowhere_has_no_entries(cluster: Cluster) -> None:
+    assert await cluster.lines("unit=idle.service") == []
+
+
+async def test_states_are_those_of_systemd_with_the_last_lines(cluster: Cluster) -> None:
+    response = await cluster.fleet.ask(f"GET /fleet/v2/status?unit={ONE}&unit={TWO}")
+    answer = json.loads(response.body)
+    assert [(each["unit"], each["machine"]) for each in answer["units"]] == [(ONE, "m1"), (TWO, "m2")]
+    first = answer["units"][0]
+    assert (first["address"], first["properties"]["ActiveState"]) == ("10.0.0.1", "active")
+    assert [line["MESSAGE"] for line in first["log"]] == ["a", "b"]
+    assert [each["machine"] for each in answer["silent"]] == ["m3", "m4"]
+
+
+async def test_states_on_one_machine(cluster: Cluster) -> None:
+    answer = json.loads((await cluster.fleet.ask("GET /fleet/v2/status?unit=web@*&machine=m2")).body)
+    assert [(each["unit"], each["machine"]) for each in answer["units"]] == [(TWO, "m2")]
+    assert "silent" not in answer
+
+
+async def test_nothing_is_left_in_the_store(cluster: Cluster) -> None:
+    await cluster.lines("unit=web@*")
+    registry = cluster.fleet.registry
+    for prefix in (registry.requests_prefix, registry.answers_prefix):
+        assert (await registry.store.range(prefix)).items == ()
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "cause"),
+    [
+        ("", 400, "name units"),
+        ("unit=none.service", 404, "there is no unit none.service"),
+        ("unit=web@.service", 404, "that can run"),
+        ("unit=none*", 404, "there is no unit none*"),
+        (f"unit={ONE}&machine=x", 400, "is not the beginning"),
+        (f"unit={ONE}&machine=m", 400, "more than one machine"),
+        (f"unit={ONE}&lines=-1", 400, "lines=-1: that is no number"),
+        (f"unit={ONE}&lines=1001", 400, "from 0 to 1000"),
+        (f"unit={ONE}&since=yesterday", 400, "since=yesterday: that is no number"),
+        (f"unit={ONE}&after=s%3D1", 400, "write the id of a machine"),
+        (f"unit={ONE}&after=m1:%20", 400, "is no cursor"),
+    ],
+)
+async def test_what_cannot_be_asked_is_refused(cluster: Cluster, query: str, status: int, cause: str) -> None:
+    refused, message = await cluster.fleet.refused(f"GET /fleet/v2/journal?{query}")
+    assert (refused, cause in message) == (status, True), message
+    assert cluster.m1.asked == []
+
+
+async def test_only_those_who_may_view_are_answered(cluster: Cluster) -> None:
+    cluster.fleet.rights = NO_RIGHTS
+    for path in ("journal", "status"):
+        assert (await cluster.fleet.refused(f"GET /fleet/v2/{path}?unit={ONE}"))[0] == 403
+
+
+async def test_machines_are_not_asked_too_often(cluster: Cluster) -> None:
+    cluster.fleet.reconfigure(now=lambda: 1.0)
+    for _ in range(int(asking.QUESTIONS_AT_ONCE)):
+        await cluster.lines(f"unit={ONE}")
+    status, message = await cluster.fleet.refused(f"GET /fleet/v2/journal?unit={ONE}")
+    assert (status, "try again in a second" in message) == (503, True)
