@@ -36,6 +36,12 @@ class EveryKey:
     def refuse_delete(self, key: str) -> str:
         return ""
 
+    def is_answer(self, key: str) -> bool:
+        return False
+
+    def request_of(self, key: str) -> str:
+        return ""
+
 
 class AnyRecord:
     """Prepares nothing: what is written is no record of fleet."""

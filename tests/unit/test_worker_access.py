@@ -6,7 +6,14 @@ from hypothesis import strategies as st
 
 from fleetd.model.machine import Capability, Machine, MachineMode
 from fleetd.model.machine_identity import MachineIdentity
-from fleetd.model.worker_access import Selection, WorkerAccess, find_access, owner_of, record_of_worker
+from fleetd.model.worker_access import (
+    Selection,
+    WorkerAccess,
+    find_access,
+    owner_of,
+    owner_of_request,
+    record_of_worker,
+)
 from fleetd.registry.records import (
     MACHINES,
     PLACEMENTS,
@@ -31,6 +38,7 @@ READABLE = (
     f"/fleet/sealed-secrets/{OWN}/db.pw",
     "/fleet/trust/authorities/1",
     "/fleet/trust/revocations/7",
+    KEYS.request_key(OWN, "r1"),
 )
 UNREADABLE = (
     "",
@@ -47,6 +55,9 @@ UNREADABLE = (
     "/fleet/trust/revocationsx/1",
     f"/fleet/trust/machines/{OWN}",
     "/fleet-authority/1",
+    KEYS.request_key(OTHER, "r1"),
+    KEYS.answer_key("r1", OWN),
+    f"/fleet-requests/{OWN}",
     f"/fleet/machines/{OTHER}",
     f"/fleet/machines/{OWN}/",
     f"/fleet/machines/{OWN}\0",
@@ -81,7 +92,9 @@ def test_a_worker_reads_nothing_else(key: str) -> None:
     ("prefix", "keys", "prefixes"),
     [
         ("", len(ACCESS.readable.keys), len(ACCESS.readable.prefixes)),
-        ("/fleet/", len(ACCESS.readable.keys), len(ACCESS.readable.prefixes)),
+        ("/fleet/", len(ACCESS.readable.keys), len(ACCESS.readable.prefixes) - 1),
+        ("/fleet-requests/", 0, 1),
+        (f"/fleet-requests/{OTHER}/", 0, 0),
         ("/fleet/s", 2, 2),
         ("/fleet/placements/", 0, 1),
         (f"/fleet/placements/{OWN}", 0, 1),
@@ -121,6 +134,13 @@ def test_a_prefix_is_answered_with_the_own_part(prefix: str, keys: int, prefixes
         ("/fleet/trust/revocations/7", 7, "only its own machine"),
         ("/fleet/leases/7", 7, "only its own machine"),
         (f"/fleet/trust/machines/{OWN}", 7, "only its own machine"),
+        (f"/fleet-answers/r1/{OWN}", 7, ""),
+        (f"/fleet-answers/r1/{OWN}", 0, "on its lease only"),
+        (f"/fleet-answers/r1/{OTHER}", 7, "only its own machine"),
+        (f"/fleet-answers//{OWN}", 7, "only its own machine"),
+        (f"/fleet-answers/{OWN}", 7, "only its own machine"),
+        (f"/fleet-answers/r1/x/{OWN}", 7, "only its own machine"),
+        (f"/fleet-requests/{OWN}/r1", 7, "only its own machine"),
     ],
 )
 def test_a_worker_writes_its_machine_and_states_on_a_lease(key: str, lease: int, cause: str) -> None:
@@ -131,6 +151,18 @@ def test_a_worker_writes_its_machine_and_states_on_a_lease(key: str, lease: int,
 def test_a_worker_deletes_states_whatever_their_names() -> None:
     assert not ACCESS.refuse_delete(f"/fleet/states/{OWN}/a/b")
     assert ACCESS.refuse_delete(f"/fleet/states/{OTHER}/{UNIT}")
+
+
+def test_an_answer_belongs_to_the_request_of_the_same_id() -> None:
+    assert ACCESS.request_of(KEYS.answer_key("r1", OWN)) == KEYS.request_key(OWN, "r1")
+
+
+@pytest.mark.parametrize(
+    ("key", "owner"),
+    [(f"/fleet-requests/{OWN}/r1", OWN), (f"/fleet-requests/{OWN}", OWN), ("/fleet-requests//r1", "-")],
+)
+def test_the_owner_of_a_request_is_its_first_part(key: str, owner: str) -> None:
+    assert owner_of_request(KEYS.requests_prefix, key) == owner
 
 
 @pytest.mark.parametrize("machine", ["", "/", "a/b", "..", "a\0", "a\n", "-", "é", "x" * 65, "*"])
@@ -184,14 +216,15 @@ def test_what_a_worker_says_of_itself_does_not_decide() -> None:
     assert found.is_worker
     assert (found.address, found.metadata, found.host_keys) == ("10.0.0.7", {"zone": "a"}, ("ssh-ed25519 GOOD",))
     assert (found.configured, found.etcd_member, found.https) == ({}, "", "")
-    assert found.capabilities == {"GPGPU": True, **{str(each): True for each in Capability}}
+    assert found.capabilities == {"GPGPU": True, **{str(each): True for each in Capability if each is not Capability.ANSWERS}}
 
 
 # Properties
 
 words = st.sampled_from(
     f"/ // . .. \0 * {OWN} {OTHER} {OWN[:2]} fleet fleet-authority machines states synced placements sealed-secrets "
-    f"secrets units history cluster leases trust authorities revocations {UNIT} é \U0010ffff".split(" ")
+    f"secrets units history cluster leases trust authorities revocations fleet-requests fleet-answers {UNIT} é \U0010ffff"
+    .split(" ")
 )
 keys = st.one_of(
     st.lists(words, max_size=6).map("".join),
@@ -203,6 +236,8 @@ keys = st.one_of(
 def is_own(key: str) -> bool:
     """Whether a key is of the machine, said in another way than the function under test says it."""
     parts = key.split("/")
+    if parts[:2] == ["", "fleet-requests"]:
+        return len(parts) > 3 and parts[2] == OWN
     if parts[:2] != ["", "fleet"]:
         return False
     match parts[2:]:
@@ -235,7 +270,9 @@ def test_what_may_be_written_is_the_machines_own_and_readable(key: str, lease: i
     if not ACCESS.refuse_put(key, lease):
         assert lease
         assert not ACCESS.refuse_delete(key)
-    if not ACCESS.refuse_delete(key):
+    if not ACCESS.refuse_delete(key) and key.startswith("/fleet-answers/"):
+        assert key.split("/")[3:] == [OWN]
+    elif not ACCESS.refuse_delete(key):
         assert is_own(key)
         assert key.split("/")[2] in ("machines", "states")
         assert ACCESS.may_read(key)

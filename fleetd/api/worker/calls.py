@@ -117,9 +117,12 @@ class WorkerCalls:
             if refusal := _refuse_write(access, operation):
                 raise errors.Forbidden(refusal)
         await self._history.check_before(request)
+        puts = [operation for operation in request.operations if isinstance(operation, Put)]
         try:
-            for lease in {operation.lease for operation in request.operations if isinstance(operation, Put)} - {0}:
+            for lease in {put.lease for put in puts if not access.is_answer(put.key)} - {0}:
                 await self._leases.check(access.machine, lease)
+            for put in filter(lambda put: access.is_answer(put.key), puts):
+                await self._check_answer(access, put)
         except LeaseNotFound:
             await self._store.transact(request.comparisons, [])  # a comparison that does not hold counts more
             raise
@@ -134,6 +137,12 @@ class WorkerCalls:
         except errors.Lagging as error:
             raise Unavailable("the store was restored while this was written: read it again") from error
         return wire.TransactAnswer(revision=revision, store_revision=revision, history=history)
+
+    async def _check_answer(self, access: Access, put: Put) -> None:
+        """Raises LeaseNotFound unless the answer is on the lease of a request that is there: it ends with that."""
+        request = await self._store.get(access.request_of(put.key))
+        if request is None or request.lease != put.lease:
+            raise LeaseNotFound("the request that this answers is gone, or on another lease")
 
     async def _grant(self, access: Access, request: wire.GrantRequest) -> wire.Answer:
         await self._history.check_before(request)

@@ -108,16 +108,24 @@ class Subscription:
 
 
 class Fanout:
-    """Distributes the changes below the prefix of the registry. `history_changed` is called when the store was
-    restored: when a change says so, or when `epoch()`, its name as far as this server knows ('' at first), is another.
-    """
+    """Distributes the changes below `prefix`, which are of the machines that `owner_of(prefix, key)` tells ('': of
+    each). `history_changed` is called when the store was restored: when a change says so, or when `epoch()`, its name
+    as far as this server knows ('' at first), is another."""
 
     def __init__(
-        self, registry: Registry, history_changed: Callable[[], None], epoch: Callable[[], str] = lambda: ""
+        self,
+        registry: Registry,
+        history_changed: Callable[[], None] = lambda: None,
+        epoch: Callable[[], str] = lambda: "",
+        *,
+        prefix: str = "",
+        owner_of: Callable[[str, str], str] = owner_of,
     ) -> None:
         self._registry = registry
         self._history_changed = history_changed
         self._epoch = epoch
+        self._prefix = prefix or registry.prefix
+        self._owner_of = owner_of
         self._began_in = ""  # the epoch in which the watch began
         self._subscriptions: dict[str, set[Subscription]] = {}  # by machine
         self._recent: deque[tuple[tuple[Event, ...], int]] = deque()
@@ -128,15 +136,15 @@ class Fanout:
         self.position = 0  # everything up to this revision has been distributed
 
     async def subscribe(
-        self, access: Access, watches: Sequence[WatchFrom], revision: int
-    ) -> tuple[Subscription, dict[int, Compacted]]:
-        """Begin these watches, in a store that is at `revision`; also those that cannot begin, with the reason of each.
-        `leave` ends it. Raises Unavailable."""
-        subscription = Subscription(access, watches)
+        self, subscription: Subscription, numbers: Iterable[int], revision: int
+    ) -> dict[int, Compacted]:
+        """Begin these watches of it, in a store that is at `revision`; returns those that cannot begin, with the reason
+        of each. `leave` ends it. Raises Unavailable."""
+        watches = {number: subscription.watches[number] for number in numbers}
         self.check_epoch()
         async with self._opening:
             failed: dict[int, Compacted] = {}
-            for number, watch in sorted(subscription.watches.items(), key=lambda item: item[1].after_revision):
+            for number, watch in sorted(watches.items(), key=lambda item: item[1].after_revision):
                 try:
                     await self._open(watch.after_revision, revision)
                 except Compacted as error:
@@ -144,10 +152,10 @@ class Fanout:
                     subscription.drop(number)
         for events, until in self._recent:
             subscription.offer(events, until)
-        self._subscriptions.setdefault(access.machine, set()).add(subscription)
+        self._subscriptions.setdefault(subscription.access.machine, set()).add(subscription)
         if self._task is None:  # all watches have failed, or it has ended meanwhile
             subscription.end(None)
-        return subscription, failed
+        return failed
 
     def leave(self, subscription: Subscription) -> None:
         """End the watches of this subscription, and with the last one the watch of the store."""
@@ -195,7 +203,7 @@ class Fanout:
             return
         except Unavailable as error:
             unavailable = error
-        watch = store.watch(self._registry.prefix, after)
+        watch = store.watch(self._prefix, after)
         try:
             async with asyncio.timeout(PROBE_S):
                 await anext(watch, None)
@@ -207,7 +215,7 @@ class Fanout:
 
     async def _run(self, after: int) -> None:
         try:
-            async for changes in self._registry.store.watch(self._registry.prefix, after):
+            async for changes in self._registry.store.watch(self._prefix, after):
                 self._take(changes)
             self._end(None)  # the store was closed
         except Compacted as error:
@@ -232,7 +240,7 @@ class Fanout:
         """Give the events to those whose machines they may concern."""
         by_owner: dict[str, list[Event]] = {}
         for event in events:
-            by_owner.setdefault(owner_of(self._registry.prefix, event.key), []).append(event)
+            by_owner.setdefault(self._owner_of(self._prefix, event.key), []).append(event)
         shared = by_owner.get("", [])
         everybody = self._subscriptions if shared else (*by_owner, "")
         for machine in [machine for machine in everybody if machine in self._subscriptions]:

@@ -6,6 +6,7 @@ from typing import TypeVar
 from fleetd.api.worker.errors import Forbidden
 from fleetd.model.certificate import WORKER
 from fleetd.model.machine_identity import MachineIdentity
+from fleetd.model.machine_request import MAX_ANSWER_BYTES
 from fleetd.model.worker_access import MAX_MACHINE_BYTES, MAX_STATE_BYTES, record_of_worker
 from fleetd.registry.records import (
     MACHINE_IDENTITIES,
@@ -46,7 +47,10 @@ class WorkerRecords:
                 prepared.append(operation)
                 continue
             key = self._registry.parse_key(operation.key)
-            if key is not None and key.kind is MACHINES:
+            if operation.key.startswith(self._registry.answers_prefix):
+                _check_answer(operation)
+                prepared.append(operation)
+            elif key is not None and key.kind is MACHINES:
                 guard, put = await self._prepare_machine(machine, operation)
                 comparisons.append(guard)
                 prepared.append(put)
@@ -94,11 +98,19 @@ class WorkerRecords:
     def _after(self, machine: str, operations: Sequence[Operation]) -> dict[str, int]:
         sizes = dict(self._sizes.get(machine, {}))
         for operation in operations:
+            if operation.key.startswith(self._registry.answers_prefix):
+                continue  # it ends with the request
             if isinstance(operation, Put):
                 sizes[operation.key] = len(operation.value)
             else:
                 sizes.pop(operation.key, None)
         return sizes
+
+
+def _check_answer(put: Put) -> None:
+    """Raises Forbidden for an answer that is too large."""
+    if len(put.value) > MAX_ANSWER_BYTES:
+        raise Forbidden(f"the answer to a request has at most {MAX_ANSWER_BYTES} bytes")
 
 
 def _decode(kind: Kind[R], names: Names, put: Put) -> R:

@@ -6,7 +6,7 @@ that the certificate names and from nothing else.
 
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 
 from fleetd import metrics
 from fleetd.api.connection_limits import reserve_read
@@ -21,7 +21,7 @@ from fleetd.api.worker.records import WorkerRecords
 from fleetd.api.worker.servers import KnownServers
 from fleetd.model.certificate import MACHINE, WORKER
 from fleetd.model.decoding import UNREADABLE
-from fleetd.model.worker_access import Access, find_access
+from fleetd.model.worker_access import Access, find_access, owner_of_request
 from fleetd.registry.registry import Registry
 from fleetd.store import worker_wire as wire
 from fleetd.store.protocol import Compacted, Conflict, LeaseNotFound, StoreError, Unavailable
@@ -65,6 +65,7 @@ class WorkerApi:
         self._limits = WorkerLimits(now, limits)
         self._history = StoreHistory(registry)
         self.fanout = Fanout(registry, self._history.forget, epoch)
+        self._requests = Fanout(registry, epoch=epoch, prefix=registry.requests_prefix, owner_of=owner_of_request)
         self._calls = WorkerCalls(
             registry,
             records if records is not None else WorkerRecords(registry),
@@ -77,6 +78,7 @@ class WorkerApi:
     def close(self) -> None:
         """End all streams."""
         self.fanout.close()
+        self._requests.close()
 
     async def handle(self, request: Request) -> Response | StreamedResponse:
         """The response to a request whose path begins with worker_wire.PREFIX."""
@@ -126,8 +128,11 @@ class WorkerApi:
         try:
             with use.stream():
                 metrics.WORKERS.set(self._limits.streaming)
-                subscription, failed = await self.fanout.subscribe(access, request.watches, revision)
+                subscription = Subscription(access, request.watches)
+                failed: dict[int, Compacted] = {}
                 try:
+                    for fanout, numbers in self._distribute(request.watches):
+                        failed |= await fanout.subscribe(subscription, numbers, revision)
                     for number, error in failed.items():
                         status, failure = _describe(error)
                         yield _frame(revision, history, number=number, status=status, failure=failure)
@@ -146,14 +151,24 @@ class WorkerApi:
                         for number in subscription.watches:
                             yield _frame(end.revision, history, number=number, status=status, failure=failure)
                 finally:
-                    self.fanout.leave(subscription)
+                    for fanout in (self.fanout, self._requests):
+                        fanout.leave(subscription)
         except Unavailable as error:
             log.info("cannot open the watches of worker %s, which tries again: %s", access.machine, error)
         finally:
             metrics.WORKERS.set(self._limits.streaming)
 
+    def _distribute(self, watches: Sequence[wire.WatchFrom]) -> Iterator[tuple[Fanout, list[int]]]:
+        """The numbers of these watches by who distributes what they watch. Below a prefix of `/` that is one alone."""
+        requests = self._registry.requests_prefix
+        is_apart = not requests.startswith(self._registry.prefix)
+        to_machines = [number for number, watch in enumerate(watches) if is_apart and watch.prefix.startswith(requests)]
+        others = [number for number in range(len(watches)) if number not in to_machines]
+        yield from ((fanout, own) for fanout, own in ((self.fanout, others), (self._requests, to_machines)) if own)
+
     def _seen_by(self, subscription: Subscription) -> int:
-        """Up to which revision all watches of the stream have seen everything."""
+        """Up to which revision all watches of the stream have seen everything, but for requests: one that is missed is
+        one that whoever asked sees unanswered."""
         if subscription.has_news:
             return subscription.position
         return max(self.fanout.position, subscription.position)
