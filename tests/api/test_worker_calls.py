@@ -377,3 +377,47 @@ async def test_answers_are_counted_by_call_and_status(worker: Caller) -> None:
     await worker.send("no-call", b"")
     assert counted("fleet_worker_answers_total", call="get", code="200") == 1
     assert counted("fleet_worker_answers_total", call="other", code="400") == 1
+
+
+REQUEST_KEY, ANSWER_KEY = KEYS.request_key(OWN, "r1"), KEYS.answer_key("r1", OWN)
+
+
+async def ask_machine(worker: Caller) -> int:
+    """A server asks the machine; returns the lease."""
+    lease = await worker.store.grant(30)
+    await worker.store.transact([], [Put(REQUEST_KEY, b"{}", lease)])
+    return lease
+
+
+async def test_a_worker_answers_on_the_lease_of_the_request(worker: Caller) -> None:
+    lease = await ask_machine(worker)
+    found = await worker.range(f"{KEYS.requests_prefix}{OWN}/")
+    [item] = found.found.items
+    assert (item.key, item.lease) == (REQUEST_KEY, lease)
+    guard = CreatedAt(REQUEST_KEY, item.create_revision)
+    assert isinstance(await worker.transact(Put(ANSWER_KEY, b"a", lease), comparisons=(guard,)), wire.TransactAnswer)
+    await worker.store.revoke(lease)
+    assert await worker.store.get(ANSWER_KEY) is None
+
+
+async def test_an_answer_to_no_request_or_on_another_lease_is_refused(worker: Caller) -> None:
+    own = await worker.grant()
+    status, _ = await worker.transact(Put(ANSWER_KEY, b"a", own))
+    assert status == wire.LEASE_NOT_FOUND
+    await ask_machine(worker)
+    status, _ = await worker.transact(Put(ANSWER_KEY, b"a", own))
+    assert status == wire.LEASE_NOT_FOUND
+    assert await worker.store.get(ANSWER_KEY) is None
+
+
+async def test_the_lease_of_a_request_is_for_its_answer_alone(worker: Caller) -> None:
+    lease = await ask_machine(worker)
+    status, _ = await worker.transact(Put(ANSWER_KEY, b"a", lease), Put(STATE_KEY, state_value(), lease))
+    assert status == wire.LEASE_NOT_FOUND
+    assert await worker.store.get(ANSWER_KEY) is None
+
+
+async def test_an_answer_is_bounded(worker: Caller) -> None:
+    lease = await ask_machine(worker)
+    status, failure = await worker.transact(Put(ANSWER_KEY, b"a" * 8193, lease))
+    assert (status, "at most 8192 bytes" in failure.message) == (wire.FORBIDDEN, True)

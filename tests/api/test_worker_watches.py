@@ -273,3 +273,22 @@ async def test_streams_end_with_the_store_and_with_the_server(worker: Caller, st
     await settle()
     await store.close()
     assert await frames.next() is None
+
+
+async def test_requests_to_the_machine_come_over_the_same_stream(worker: Caller, store: CountedStore) -> None:
+    revision = await put(store, "/fleet/x")
+    requests = f"/fleet-requests/{OWN}/"
+    frames = await worker.watch((PLACEMENTS, revision), (requests, revision))
+    await next_of(frames)
+    await settle()
+    assert store.watching == 2
+    await put(store, f"/fleet-requests/{OTHER}/r1", SECRET)
+    await put(store, f"{requests}r1")
+    asked = await next_of(frames)
+    assert (asked.number, [event.key for event in asked.events]) == (1, [f"{requests}r1"])
+    await put(store, KEY)
+    placed = await next_of(frames)
+    assert (placed.number, [event.key for event in placed.events]) == (0, [KEY])
+    await frames.close()
+    await settle()
+    assert store.watching == 0
