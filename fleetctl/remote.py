@@ -69,7 +69,7 @@ class Remote:
         """
         if sys.stdout.isatty():
             return self._run_at_terminal(place, argv)
-        if self._is_here(place):
+        if self.is_here(place):
             try:
                 environment = {**self._environment, "SYSTEMD_PAGER": ""}
                 return subprocess.run(argv, stdin=subprocess.DEVNULL, env=environment, check=False).returncode
@@ -127,7 +127,7 @@ class Remote:
         from fleetctl.ssh.connection import asking
 
         # All at once, before there are threads: the client takes one request at a time.
-        self._ask_for_host_keys([place for place in places if place.address and not self._is_here(place)])
+        self._ask_for_host_keys([place for place in places if place.address and not self.is_here(place)])
         events: queue.SimpleQueue[Line | End] = queue.SimpleQueue()
         for place in places:
             threading.Thread(target=self._run_one, args=(place, command, events.put), daemon=True).start()
@@ -144,7 +144,7 @@ class Remote:
         stdout, stderr = _Lines(place, False, emit), _Lines(place, True, emit)
         end = End(place, FAILED_STATUS, "the command ended unexpectedly")
         try:
-            if self._is_here(place):
+            if self.is_here(place):
                 end = End(place, _run_here(command, self._environment, stdout.feed, stderr.feed))
             else:
                 with self.connect(place) as connection:
@@ -156,7 +156,8 @@ class Remote:
             stderr.flush()
             emit(end)
 
-    def _is_here(self, place: Location) -> bool:
+    def is_here(self, place: Location) -> bool:
+        """True for this machine, unless it is connected to by SSH, too."""
         return not self._always_ssh and place.machine == local_machine_id(self._settings.user)
 
     @property

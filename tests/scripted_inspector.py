@@ -28,7 +28,7 @@ class ScriptedInspector:
         await self._wait()
         own = [line for line in self.entries if json.loads(line)["_SYSTEMD_UNIT"] in query.units]
         kept = own[: query.lines] if query.after else own[max(0, len(own) - query.lines) :]
-        return Entries(tuple(kept), len(kept) < len(own))
+        return Entries(tuple(kept), bool(query.after) and len(kept) < len(own))
 
     async def show_units(self, units: Sequence[str]) -> tuple[UnitProperties, ...]:
         await self._wait()

@@ -1,24 +1,30 @@
 """journal: show the log of a unit, from its machines."""
 
 import shlex
+import time
 
 import click
+import msgspec
 
 from fleetctl.client import open_client
 from fleetctl.command_line import flag, new_command, unit_arguments
-from fleetctl.errors import CommandFailed
+from fleetctl.errors import CommandFailed, failing_as
+from fleetctl.logs import FORMATS, MAX_LINES, show_logs
 from fleetctl.remote import Remote, show_as_they_come, show_in_order
 from fleetctl.selection import find_all
 from fleetctl.settings import Settings
 from fleetctl.unit_locations import explain_absence, has_machine, pick_place, places_of_all, remote_options
+from fleetd.model.machine_request import ANSWER_S
+from fleetd.model.timespan import parse_time_span
 
 
 @new_command(
     "journal",
-    usage="[--lines=N] [--follow] [--output=FORMAT] [--sudo] [--machine=ID] [--ssh-port=N] UNIT",
+    usage="[--lines=N] [--since=TIME] [--follow] [--output=FORMAT] [--sudo] [--machine=ID] [--ssh-port=N] UNIT",
     completes=("units",),
 )
 @click.option("--lines", "-n", type=click.IntRange(min=0), default=10, help="how many lines to show")
+@click.option("--since", default="", metavar="TIME", help="only entries of this last time, like 90s, 2h or 1d")
 @flag("--follow", "--f", "-f", text="follow the log until Ctrl-C")
 @click.option("--output", "form", default="short", help="a format of journalctl: short, short-iso, cat, json, …")
 @flag("--sudo", text="run journalctl with sudo")
@@ -28,32 +34,54 @@ def command(
     settings: Settings,
     units: tuple[str, ...],
     lines: int,
+    since: str,
     follow: bool,
     form: str,
     sudo: bool,
     machine: str,
     ssh_port: int,
 ) -> int:
-    """Runs journalctl on the unit's machine: locally if it is this one, else over SSH. For global units and patterns,
-    it runs on every machine that has the units, and each line is headed by its machine.
+    """Shows the last entries that a unit logged on its machine. journalctl is run there: on this machine directly, on
+    others by their fleetd; over SSH with --follow, --sudo, more than 1000 lines, or another format than short,
+    short-iso, cat and json, and where fleetd cannot tell. For global units and patterns, every machine that has the
+    units is asked, and each line is headed by its machine.
 
-    Exits with the status of journalctl.
+    Exits with the status of journalctl, 0 if fleetd has shown all.
     """
-    client = open_client(settings)
+    client = open_client(msgspec.structs.replace(settings, request_timeout_s=settings.request_timeout_s + ANSWER_S))
     if len(units) != 1:
         raise CommandFailed("One unit file must be provided.")
+    since_s = _parse_since(since)
     reports = find_all(client, units, "show", has_machine)
     places = places_of_all(reports)
     if not places:
         raise CommandFailed(explain_absence(reports[0], "running"))
+    has_heads = not machine and (len(places) > 1 or any(report.is_global for report in reports))
+    if machine:
+        places = [pick_place(places, machine, reports[0].name)]
+    remote = Remote(settings, client, ssh_port)
+    is_shown_by_fleetd = not (follow or sudo) and form in FORMATS and lines <= MAX_LINES
+    if is_shown_by_fleetd and not all(map(remote.is_here, places)):
+        names = [report.name for report in reports]
+        with failing_as("Error reading logs: "):
+            places = show_logs(client, names, places, lines=lines, since_s=since_s, form=form, has_heads=has_heads)
+        if not places:
+            return 0
     option = "--user-unit" if settings.user else "--unit"
     named = [f"{option}={report.name}" for report in reports]
     argv = ["sudo"] * sudo + ["journalctl", *named, "--no-pager", "-n", str(lines), "--output", form]
-    argv += ["-f"] * follow
-    remote = Remote(settings, client, ssh_port)
-    if machine:
-        return remote.run(pick_place(places, machine, reports[0].name), argv)
-    if len(places) == 1 and not any(report.is_global for report in reports):
+    argv += [f"--since=@{since_s:.0f}"] * bool(since_s) + ["-f"] * follow
+    if not has_heads:
         return remote.run(places[0], argv)
     show = show_as_they_come if follow else show_in_order
     return show(remote.run_on_all(places, shlex.join(argv)), places)
+
+
+def _parse_since(text: str) -> float:
+    """The Unix time so long ago; 0 if nothing is given. Raises CommandFailed."""
+    if not text:
+        return 0.0
+    try:
+        return max(1.0, time.time() - parse_time_span(text))
+    except ValueError as error:
+        raise CommandFailed(f"--since: {error}") from error

@@ -1,0 +1,109 @@
+"""Logs of units as the API shows them, without SSH: read on their machines by fleetd."""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+from urllib.parse import urlencode
+
+import msgspec
+
+from fleetctl import output, terminal
+from fleetctl.client import ApiError, Client, NotFleet
+from fleetctl.remote import COLOURS
+from fleetctl.request_paths import MAX_QUERY
+from fleetctl.unit_locations import Location
+from fleetd.model.decoding import UNREADABLE
+
+FORMATS = ("short", "short-iso", "cat", "json")  # the formats of journalctl that are known here
+MAX_LINES = 1000
+
+Entry = Mapping[str, Any]
+
+
+def show_logs(
+    client: Client,
+    units: Sequence[str],
+    places: Sequence[Location],
+    *,
+    lines: int,
+    since_s: float,
+    form: str,
+    has_heads: bool,
+) -> list[Location]:
+    """Print the last `lines` entries of the units on each of these machines, by time, each headed by its machine if
+    `has_heads`. Returns the machines that have to be asked otherwise; why is printed on stderr. Raises ClientError."""
+    query = [("unit", unit) for unit in units] + [("machine", place.machine) for place in places]
+    query += [("lines", str(lines))] + ([("since", f"{since_s:.6f}")] if since_s else [])
+    text = urlencode(query, errors="surrogateescape")
+    if len(text) > MAX_QUERY:
+        return list(places)
+    try:
+        found = [msgspec.json.decode(line, type=dict[str, Any]) for line in client.journal(text).splitlines()]
+    except UNREADABLE:
+        output.note("Using SSH, because what answers is no fleetd that shows logs")
+        return list(places)
+    except (ApiError, NotFleet) as error:
+        output.note(f"Using SSH, because fleetd does not show logs: {error}")
+        return list(places)
+    by_id = {place.machine: place for place in places}
+    found = [each for each in found if each.get("machine") in by_id]
+    left = {each["machine"]: why for each in found if (why := _why_not(each))}
+    for machine, why in left.items():
+        output.note(f"Using SSH for machine {by_id[machine]}: {why}")
+    colours = {place.machine: COLOURS[number % len(COLOURS)] for number, place in enumerate(places)}
+    for each in found:
+        machine = each["machine"]
+        if machine in left:
+            continue
+        head = terminal.paint(f"{by_id[machine]}:", colours[machine], sys.stdout) + " " if has_heads else ""
+        for line in render_entry(each, form):
+            output.result(head + (output.for_terminal(line) if sys.stdout.isatty() else line))
+    return [place for place in places if place.machine in left]
+
+
+def _why_not(entry: Entry) -> str:
+    """Why the machine of this entry has to be asked otherwise; '' for an entry of its journal."""
+    if "MESSAGE" in entry or "__CURSOR" in entry:  # whatever other fields a program gave it
+        return ""
+    if entry.get("cut"):
+        return "it has more than it answers at once"
+    return output.printable(str(entry.get("failure", "")))
+
+
+def render_entry(entry: Entry, form: str) -> Iterator[str]:
+    """An entry as journalctl shows it in this format: its lines, in local time."""
+    if form == "json":
+        yield json.dumps(entry, ensure_ascii=False)
+        return
+    message = _text(entry.get("MESSAGE")).split("\n")
+    if form == "cat":
+        yield from message
+        return
+    head = " ".join((_moment(entry, form), _text(entry.get("_HOSTNAME")) or "-", f"{_program(entry)}: "))
+    yield head + message[0]
+    yield from (" " * len(head) + line for line in message[1:])
+
+
+def _moment(entry: Entry, form: str) -> str:
+    text = _text(entry.get("__REALTIME_TIMESTAMP"))
+    try:
+        moment = datetime.fromtimestamp(int(text) / 1e6).astimezone()
+    except (ValueError, OverflowError, OSError):
+        return "-"
+    return moment.isoformat(timespec="seconds") if form == "short-iso" else f"{moment:%b %d %H:%M:%S}"
+
+
+def _program(entry: Entry) -> str:
+    """Who wrote the entry, with the id of the process."""
+    name = _text(entry.get("SYSLOG_IDENTIFIER")) or _text(entry.get("_COMM")) or "unknown"
+    process = _text(entry.get("SYSLOG_PID")) or _text(entry.get("_PID"))
+    return f"{name}[{process}]" if process else name
+
+
+def _text(value: object) -> str:
+    """A field as text. systemd writes what is no text as a list of bytes."""
+    if isinstance(value, list) and all(isinstance(each, int) and 0 <= each < 256 for each in value):
+        return bytes(value).decode("utf-8", "replace")
+    return value if isinstance(value, str) else ""

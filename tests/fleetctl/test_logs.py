@@ -1,0 +1,117 @@
+"""journal without SSH: what machines answer through the cluster, as fleetctl shows it."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from fleetctl.logs import render_entry
+from fleetd.agent.answers import Answers
+from fleetd.model.machine import Capability
+from tests.fleetctl.background import BackgroundLoop
+from tests.fleetctl.conftest import Fleetctl, Result
+from tests.fleetctl.scripted_cluster import M1, M2, ScriptedCluster, ScriptedOutcome
+from tests.scripted_inspector import ScriptedInspector
+
+WEB, DB = "web.service", "db.service"
+
+
+def _entry(second: int, unit: str, text: str) -> bytes:
+    fields = {"_HOSTNAME": "host", "SYSLOG_IDENTIFIER": "prog", "_PID": "7", "_SYSTEMD_UNIT": unit, "MESSAGE": text}
+    return json.dumps({"__REALTIME_TIMESTAMP": str(second * 10**6), **fields}).encode()
+
+
+@pytest.fixture
+def inspectors(
+    cluster: ScriptedCluster, background: BackgroundLoop, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[dict[str, ScriptedInspector]]:
+    """M1 and M2 answer; web is on M1, db on M2."""
+    monkeypatch.setenv("TZ", "UTC")
+    able = [replace(each, capabilities={**each.capabilities, Capability.ANSWERS: True}) for each in (M1, M2)]
+    cluster.register(*able)
+    for name, machine in ((WEB, M1), (DB, M2)):
+        cluster.outcomes[name] = ScriptedOutcome(machine=machine)
+        cluster.add(name, target="launched")
+    scripted = {
+        M1.id: ScriptedInspector(_entry(1, WEB, "a"), _entry(3, WEB, "b\nc")),
+        M2.id: ScriptedInspector(_entry(2, DB, "d")),
+    }
+
+    async def start() -> list[asyncio.Task[None]]:
+        answers = [Answers(id_, cluster.registry, each, lambda name: "") for id_, each in scripted.items()]
+        return [asyncio.create_task(each.run()) for each in answers]
+
+    async def stop() -> None:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+    tasks = background.do(start())
+    yield scripted
+    background.do(stop())
+
+
+def test_the_log_of_a_unit_elsewhere_is_shown(fleetctl: Fleetctl, inspectors: dict[str, ScriptedInspector]) -> None:
+    assert fleetctl("journal", "--output=cat", "web") == Result(0, "a\nb\nc\n", "")
+    assert fleetctl("journal", "-n", "1", "--output=cat", "web").stdout == "b\nc\n"
+    [entry] = fleetctl("journal", "--output=json", "db").stdout.splitlines()
+    assert (json.loads(entry)["MESSAGE"], json.loads(entry)["machine"]) == ("d", M2.id)
+
+
+def test_logs_of_several_machines_are_headed_and_in_order(
+    fleetctl: Fleetctl, inspectors: dict[str, ScriptedInspector]
+) -> None:
+    one, two = "11111111.../10.0.0.1: ", "22222222...: "
+    assert fleetctl("journal", "--output=cat", "*").stdout == f"{one}a\n{two}d\n{one}b\n{one}c\n"
+
+
+def test_a_machine_is_picked(fleetctl: Fleetctl, inspectors: dict[str, ScriptedInspector]) -> None:
+    assert fleetctl("journal", "--output=cat", "--machine=1", "web").stdout == "a\nb\nc\n"
+    assert inspectors[M2.id].asked == []
+
+
+def test_the_time_and_the_number_reach_the_machine(
+    fleetctl: Fleetctl, inspectors: dict[str, ScriptedInspector]
+) -> None:
+    fleetctl("journal", "-n", "3", "--since=1h", "web")
+    [query] = inspectors[M1.id].asked
+    assert query.lines == 3
+    assert query.since_s > 1e9
+    refused = fleetctl("journal", "--since=yesterday", "web")
+    assert (refused.status, "is no time span" in refused.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("options", [["--follow"], ["--sudo"], ["-n", "1001"], ["--output=verbose"]])
+def test_what_fleetd_does_not_show_is_read_over_ssh(
+    fleetctl: Fleetctl, inspectors: dict[str, ScriptedInspector], options: list[str]
+) -> None:
+    result = fleetctl("journal", *options, "db")
+    assert (result.status, "has no address" in result.stderr) == (255, True)
+    assert inspectors[M2.id].asked == []
+
+
+def test_what_a_machine_cannot_tell_is_read_over_ssh(
+    fleetctl: Fleetctl, inspectors: dict[str, ScriptedInspector]
+) -> None:
+    inspectors[M2.id].failure = "journalctl fails: no journal"
+    result = fleetctl("journal", "db")
+    assert result.stderr.startswith("Using SSH for machine 22222222...: journalctl fails: no journal\n")
+    assert (result.status, "has no address" in result.stderr) == (255, True)
+
+
+@pytest.mark.parametrize(
+    ("entry", "form", "lines"),
+    [
+        ({"MESSAGE": "m", "_HOSTNAME": "h", "_COMM": "c"}, "short", ["- h c: m"]),
+        ({"MESSAGE": "m\nn", "_HOSTNAME": "h", "SYSLOG_IDENTIFIER": "i", "SYSLOG_PID": "5"}, "short", None),
+        ({"MESSAGE": [104, 105]}, "cat", ["hi"]),
+        ({"MESSAGE": None}, "cat", [""]),
+        ({}, "short", ["- - unknown: "]),
+        ({"__REALTIME_TIMESTAMP": "9" * 40}, "short-iso", ["- - unknown: "]),
+    ],
+)
+def test_an_entry_is_shown(entry: dict[str, Any], form: str, lines: list[str] | None) -> None:
+    assert list(render_entry(entry, form)) == (lines or ["- h i[5]: m", "          n"])
