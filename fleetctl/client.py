@@ -190,9 +190,9 @@ class Client:
         """Where the move of a unit stands. Raises ApiError if there is no such unit."""
         return self._get(move_path(name), schema.MoveReport)
 
-    def journal(self, query: str) -> bytes:
-        """The lines of JSON that GET /fleet/v2/journal answers to this query. Raises ApiError."""
-        return self._call("GET", f"{schema.V2}/journal?{query}").content
+    def read_insight(self, asked: str) -> bytes:
+        """The body of the answer to a GET of `journal?…` or `status?…` in version 2. Raises ApiError."""
+        return self._call("GET", f"{schema.V2}/{asked}").content
 
     def plan(self, request: schema.PlanRequest) -> schema.Plan:
         """What would happen; nothing is changed. Raises ApiError if it cannot be planned."""

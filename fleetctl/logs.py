@@ -40,7 +40,8 @@ def show_logs(
     if len(text) > MAX_QUERY:
         return list(places)
     try:
-        found = [msgspec.json.decode(line, type=dict[str, Any]) for line in client.journal(text).splitlines()]
+        lines_of_json = client.read_insight(f"journal?{text}").splitlines()
+        found = [msgspec.json.decode(line, type=dict[str, Any]) for line in lines_of_json]
     except UNREADABLE:
         output.note("Using SSH, because what answers is no fleetd that shows logs")
         return list(places)

@@ -6,16 +6,18 @@ import click
 import msgspec
 
 from fleetctl import output
-from fleetctl.client import open_client
+from fleetctl.client import Client, open_client
 from fleetctl.command_line import new_command, unit_arguments
-from fleetctl.errors import CommandFailed
+from fleetctl.errors import CommandFailed, failing_as
 from fleetctl.listing import JSON, Values, render_json
 from fleetctl.remote import Remote, show_in_order, systemctl
 from fleetctl.selection import expand_patterns, find_all, is_no_template
 from fleetctl.settings import Settings
 from fleetctl.unit_locations import explain_absence, has_machine, pick_place, places_of, remote_options
+from fleetctl.unit_status import show_status
 from fleetctl.wait_outcome import why_unplaced
 from fleetd.api import schema
+from fleetd.model.machine_request import ANSWER_S
 
 TEXT = "text"
 
@@ -48,13 +50,14 @@ VALUES: Values[Row] = {
 @remote_options
 @unit_arguments
 def command(settings: Settings, units: tuple[str, ...], form: str, machine: str, ssh_port: int) -> int:
-    """Runs systemctl status on the units' machines: locally if it is this one, else over SSH. A global unit is shown
-    from every machine, each headed by its machine.
+    """Shows what systemd says of units on their machines, with their last log lines: by systemctl status on this
+    machine, and as their fleetd reads it on others; where that cannot tell, systemctl status is run there over SSH. A
+    global unit is shown from every machine, each headed by its machine.
 
     Exits with the first status of systemctl that is not 0: 3 for a unit that does not run. With --output=json, prints
     what the cluster knows, one object for each unit and machine, without connecting to machines, and exits with 0.
     """
-    client = open_client(settings)
+    client = open_client(msgspec.structs.replace(settings, request_timeout_s=settings.request_timeout_s + ANSWER_S))
     if form == JSON:
         reports = find_all(client, units, "show", is_no_template)
         output.result(render_json([row for report in reports for row in _rows(report, machine)], VALUES))
@@ -64,7 +67,7 @@ def command(settings: Settings, units: tuple[str, ...], form: str, machine: str,
         if number:
             output.result("")
         [report] = find_all(client, [unit], "show", has_machine)
-        status = _show(settings, remote, report, machine)
+        status = _show(settings, client, remote, report, machine)
         if status:
             return status
     return 0
@@ -80,13 +83,20 @@ def _rows(report: schema.UnitReport, machine: str) -> list[Row]:
     ]
 
 
-def _show(settings: Settings, remote: Remote, report: schema.UnitReport, machine: str) -> int:
+def _show(settings: Settings, client: Client, remote: Remote, report: schema.UnitReport, machine: str) -> int:
     places = places_of(report)
     if not places:
         raise CommandFailed(explain_absence(report, "loaded"))
-    argv = [*systemctl(settings), "status", "-l", "--", report.name]
+    has_heads = not machine and (len(places) > 1 or report.is_global)
     if machine:
-        return remote.run(pick_place(places, machine, report.name), argv)
-    if len(places) == 1 and not report.is_global:
+        places = [pick_place(places, machine, report.name)]
+    status = 0
+    if not all(map(remote.is_here, places)):
+        with failing_as(f"Error reading the status of Unit {report.name}: "):
+            status, places = show_status(client, report.name, places, has_heads=has_heads)
+        if not places:
+            return status
+    argv = [*systemctl(settings), "status", "-l", "--", report.name]
+    if not has_heads:
         return remote.run(places[0], argv)
-    return show_in_order(remote.run_on_all(places, shlex.join(argv)), places, as_blocks=True)
+    return show_in_order(remote.run_on_all(places, shlex.join(argv)), places, as_blocks=True) or status

@@ -1,4 +1,4 @@
-"""journal without SSH: what machines answer through the cluster, as fleetctl shows it."""
+"""journal and status without SSH: what machines answer through the cluster, as fleetctl shows it."""
 
 import asyncio
 import json
@@ -9,7 +9,9 @@ import pytest
 from msgspec.structs import replace
 
 from fleetctl.logs import render_entry
+from fleetctl.unit_status import exit_status, render_status
 from fleetd.agent.answers import Answers
+from fleetd.api.schema import UnitStatus
 from fleetd.model.machine import Capability
 from tests.fleetctl.background import BackgroundLoop
 from tests.fleetctl.conftest import Fleetctl, Result
@@ -100,6 +102,77 @@ def test_what_a_machine_cannot_tell_is_read_over_ssh(
     result = fleetctl("journal", "db")
     assert result.stderr.startswith("Using SSH for machine 22222222...: journalctl fails: no journal\n")
     assert (result.status, "has no address" in result.stderr) == (255, True)
+
+
+def test_the_status_of_a_unit_elsewhere_is_shown(fleetctl: Fleetctl, inspectors: dict[str, ScriptedInspector]) -> None:
+    shown = fleetctl("status", "web")
+    assert (shown.status, shown.stderr) == (0, "")
+    first, *others = shown.stdout.splitlines()
+    assert first == "● web.service"
+    assert "     Active: active" in others
+    assert [line.split("prog[7]: ")[-1].strip() for line in others[-3:]] == ["a", "b", "c"]
+
+
+def test_the_status_that_a_machine_cannot_tell_is_read_over_ssh(
+    fleetctl: Fleetctl, inspectors: dict[str, ScriptedInspector]
+) -> None:
+    inspectors[M2.id].failure = "systemctl fails: no bus"
+    result = fleetctl("status", "db")
+    assert result.stderr.startswith("Using SSH for machine 22222222...: systemctl fails: no bus\n")
+    assert (result.status, "has no address" in result.stderr) == (255, True)
+
+
+@pytest.mark.parametrize(
+    ("properties", "status", "shown"),
+    [
+        (
+            {
+                "ActiveState": "active",
+                "SubState": "running",
+                "LoadState": "loaded",
+                "FragmentPath": "/run/fleet/units/a.service",
+                "Description": "An A",
+                "ActiveEnterTimestamp": "Fri 2026-11-27 17:40:05 UTC",
+                "MainPID": "77",
+                "NRestarts": "2",
+                "TasksCurrent": "3",
+                "MemoryCurrent": "1572864",
+                "MemoryPeak": "18446744073709551615",
+                "CPUUsageNSec": "1500000000",
+                "StatusText": "ready",
+            },
+            0,
+            [
+                "● a.service - An A",
+                "     Loaded: loaded (/run/fleet/units/a.service)",
+                "     Active: active (running) since Fri 2026-11-27 17:40:05 UTC",
+                "   Main PID: 77",
+                '     Status: "ready"',
+                "   Restarts: 2",
+                "      Tasks: 3",
+                "     Memory: 1.5M",
+                "        CPU: 1.500s",
+            ],
+        ),
+        (
+            {"ActiveState": "failed", "LoadState": "loaded", "Result": "exit-code", "ExecMainStatus": "7"},
+            3,
+            [
+                "\N{MULTIPLICATION SIGN} a.service",
+                "     Loaded: loaded",
+                "     Active: failed (Result: exit-code; exit status 7)",
+            ],
+        ),
+        (
+            {"LoadState": "not-found", "ActiveState": "inactive", "SubState": "dead", "MainPID": "0"},
+            4,
+            ["○ a.service", "     Loaded: not-found", "     Active: inactive (dead)"],
+        ),
+    ],
+)
+def test_a_status_looks_like_that_of_systemctl(properties: dict[str, str], status: int, shown: list[str]) -> None:
+    assert exit_status(properties) == status
+    assert list(render_status(UnitStatus("a.service", "m1", properties=properties))) == shown
 
 
 @pytest.mark.parametrize(
