@@ -16,7 +16,7 @@ from fleetd.model.unit import UnitState
 from tests.api.conftest import Fleet
 from tests.scripted_inspector import ScriptedInspector, entry
 
-ABLE = {Capability.ANSWERS: True}
+ABLE: dict[str, bool] = {Capability.ANSWERS: True}
 ONE, TWO = "web@1.service", "web@2.service"
 
 

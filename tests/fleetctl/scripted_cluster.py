@@ -45,7 +45,8 @@ R = TypeVar("R", bound=Record)
 
 PAGE_SIZE = 2
 LEASE_S = 3600.0
-CAPABILITIES = {each: each is not Capability.ANSWERS for each in Capability}  # there is no machine to answer
+# There is no machine to answer.
+CAPABILITIES: dict[str, bool] = {each: each is not Capability.ANSWERS for each in Capability}
 M1 = Machine(
     "1" * 32,
     address="10.0.0.1",
