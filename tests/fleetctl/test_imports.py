@@ -63,6 +63,7 @@ def test_a_list_imports_no_ssh_no_event_loop_and_no_daemon(name: str, cluster: S
         "schema",
         "cause_schema",
         "cluster_schema",
+        "insight_schema",
         "join_schema",
         "login_schema",
         "plan_schema",
