@@ -1,14 +1,17 @@
 """A whole worker: the parts of a fleetd over the store of workers, beside a server that leads."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from fleetd.api.asking import Asking
 from fleetd.config.config import parse_config
-from fleetd.model.machine import Machine
+from fleetd.model.machine import Capability, Machine
+from fleetd.model.machine_request import JournalQuery, MachineRequest
 from fleetd.model.unit import TargetState, Unit
 from fleetd.process.node import HostEnvironment, Node
 from fleetd.registry.records import MACHINES, STATES, UNITS
@@ -18,6 +21,7 @@ from fleetd.store.protocol import Put
 from fleetd.store.worker import WorkerStore
 from fleetd.testing.simulated_systemd import SimulatedSystemd
 from tests.contract.worker_server import WorkerServer
+from tests.scripted_inspector import ScriptedInspector, entry
 
 SERVER = parse_config("agent_ttl=1s", "the test", {}, {})[0]
 WORKER = parse_config("agent_ttl=1s\nrole=worker\nservers=https://a", "the test", {}, {})[0]
@@ -65,8 +69,10 @@ class Cluster:
 
     def new_worker(self, session: str) -> Node:
         store = WorkerStore([server.url for server in self.servers], None, request_timeout_s=0.3)
-        machine = Machine(id=W, session=session, address="10.0.0.9", boot_id="b")
-        return Node(WORKER, store, self.systemd, machine, HostEnvironment(self.folder / "w"))
+        able: dict[str, bool] = {Capability.ANSWERS: True}
+        machine = Machine(id=W, session=session, address="10.0.0.9", boot_id="b", capabilities=able)
+        environment = HostEnvironment(self.folder / "w", inspector=ScriptedInspector(entry(1, "u.service", "said")))
+        return Node(WORKER, store, self.systemd, machine, environment)
 
     async def wait(self, holds: Callable[[], bool]) -> None:
         async with asyncio.timeout(PATIENCE_S):
@@ -131,6 +137,21 @@ async def test_a_unit_that_is_stopped_while_a_server_is_away_stops(cluster: Clus
     unit = (await cluster.registry.read(UNITS))["u.service",]
     await cluster.registry.write_unit(msgspec.structs.replace(unit, target=TargetState.LOADED), unit)
     await cluster.wait(lambda: not cluster.systemd.processes())
+
+
+async def test_a_worker_answers_what_its_units_log(cluster: Cluster) -> None:
+    await cluster.wait_for_key(cluster.store, STATE)
+    asking = Asking(cluster.registry, lambda: cluster.leader.membership.machine, lambda: "r1", time.monotonic)
+    asked = MachineRequest(asking.asker, JournalQuery(("u.service",)), ("u.service",))
+    for server in cluster.servers:  # the second one answers when the first one is away
+        answer = (await asking.ask({W: asked}))[W]
+        assert answer.failure == ""
+        assert [bytes(each) for each in answer.entries] == [entry(1, "u.service", "said")]
+        assert [each.unit for each in answer.units] == ["u.service"]
+        if server is cluster.servers[0]:
+            await server.stop()
+            await asyncio.sleep(3)
+            await cluster.wait_for_key(cluster.store, STATE)
 
 
 async def test_a_restored_store_stops_nothing(cluster: Cluster) -> None:
