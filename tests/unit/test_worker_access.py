@@ -216,7 +216,10 @@ def test_what_a_worker_says_of_itself_does_not_decide() -> None:
     assert found.is_worker
     assert (found.address, found.metadata, found.host_keys) == ("10.0.0.7", {"zone": "a"}, ("ssh-ed25519 GOOD",))
     assert (found.configured, found.etcd_member, found.https) == ({}, "", "")
-    assert found.capabilities == {"GPGPU": True, **{str(each): True for each in Capability if each is not Capability.ANSWERS}}
+    assert found.capabilities == {
+        "GPGPU": True,
+        **{str(each): True for each in Capability if each is not Capability.ANSWERS},
+    }
 
 
 # Properties
