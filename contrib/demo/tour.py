@@ -1,4 +1,4 @@
-"""The first act: start units, list them, and see them survive the loss of a machine."""
+"""The first act: start units, list them, read their logs, and see them survive the loss of a machine."""
 
 import time
 
@@ -24,6 +24,7 @@ class Tour(Act):
         self.keep_together()
         self.start_when_due()
         self.see_everything()
+        self.read_logs()
         victim = self.cut_power()
         self.bring_back(victim)
 
@@ -97,6 +98,15 @@ class Tour(Act):
         stage.explain("What runs where, from each systemd; and the target states.")
         self.run("fleetctl list-units")
         self.run("fleetctl list-unit-files")
+
+    def read_logs(self) -> None:
+        stage.explain("What a unit logs, and what systemd says of it, is read on its machine by fleetd: without SSH.")
+        machine = self.witness.machine_of("db-backup.service")
+        logged = self.run("fleetctl journal --lines=3 db-backup.service")
+        check("saved at" in logged, f"the lines are from the journal of {machine.name}")
+        state = self.run("fleetctl status hello.service")
+        pid = self.witness.machine_of("hello.service").main_pid("hello.service")
+        check(f"Main PID: {pid}" in state, f"process {pid} is what systemd says")
 
     def cut_power(self) -> Machine:
         """Cut the power of the machine with the most units, and watch them return. Return that machine."""
