@@ -42,9 +42,9 @@ def command(
     ssh_port: int,
 ) -> int:
     """Shows the last entries that a unit logged on its machine. journalctl is run there: on this machine directly, on
-    others by their fleetd; over SSH with --follow, --sudo, more than 1000 lines, or another format than short,
-    short-iso, cat and json, and where fleetd cannot tell. For global units and patterns, every machine that has the
-    units is asked, and each line is headed by its machine.
+    others by their fleetd; over SSH with --follow, --sudo, --ssh-port, more than 1000 lines, or another format than
+    short, short-iso, cat and json, and where fleetd cannot tell. For global units and patterns, every machine that has
+    the units is asked, and each line is headed by its machine.
 
     Exits with the status of journalctl, 0 if fleetd has shown all.
     """
@@ -60,7 +60,7 @@ def command(
     if machine:
         places = [pick_place(places, machine, reports[0].name)]
     remote = Remote(settings, client, ssh_port)
-    is_shown_by_fleetd = not (follow or sudo) and form in FORMATS and lines <= MAX_LINES
+    is_shown_by_fleetd = not (follow or sudo or ssh_port) and form in FORMATS and lines <= MAX_LINES
     if is_shown_by_fleetd and not all(map(remote.is_here, places)):
         names = [report.name for report in reports]
         with failing_as("Error reading logs: "):

@@ -51,8 +51,8 @@ VALUES: Values[Row] = {
 @unit_arguments
 def command(settings: Settings, units: tuple[str, ...], form: str, machine: str, ssh_port: int) -> int:
     """Shows what systemd says of units on their machines, with their last log lines: by systemctl status on this
-    machine, and as their fleetd reads it on others; where that cannot tell, systemctl status is run there over SSH. A
-    global unit is shown from every machine, each headed by its machine.
+    machine, and as their fleetd reads it on others; where that cannot tell, and with --ssh-port, systemctl status is
+    run there over SSH. A global unit is shown from every machine, each headed by its machine.
 
     Exits with the first status of systemctl that is not 0: 3 for a unit that does not run. With --output=json, prints
     what the cluster knows, one object for each unit and machine, without connecting to machines, and exits with 0.
@@ -67,7 +67,7 @@ def command(settings: Settings, units: tuple[str, ...], form: str, machine: str,
         if number:
             output.result("")
         [report] = find_all(client, [unit], "show", has_machine)
-        status = _show(settings, client, remote, report, machine)
+        status = _show(settings, client, remote, report, machine, ssh_port)
         if status:
             return status
     return 0
@@ -83,7 +83,9 @@ def _rows(report: schema.UnitReport, machine: str) -> list[Row]:
     ]
 
 
-def _show(settings: Settings, client: Client, remote: Remote, report: schema.UnitReport, machine: str) -> int:
+def _show(
+    settings: Settings, client: Client, remote: Remote, report: schema.UnitReport, machine: str, ssh_port: int
+) -> int:
     places = places_of(report)
     if not places:
         raise CommandFailed(explain_absence(report, "loaded"))
@@ -91,7 +93,7 @@ def _show(settings: Settings, client: Client, remote: Remote, report: schema.Uni
     if machine:
         places = [pick_place(places, machine, report.name)]
     status = 0
-    if not all(map(remote.is_here, places)):
+    if not ssh_port and not all(map(remote.is_here, places)):
         with failing_as(f"Error reading the status of Unit {report.name}: "):
             status, places = show_status(client, report.name, places, has_heads=has_heads)
         if not places:

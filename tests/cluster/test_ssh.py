@@ -53,10 +53,12 @@ def test_status_and_journal_come_from_the_machine_of_the_unit(operator: RemoteOp
     for unit in ("web.service", "db@1.service"):
         (machine,) = operator.machines_of(unit)
         wanted = machine.run(["systemctl", "status", "-l", unit]).stdout
-        status = operator.fleetctl("status", unit)
+        status = operator.fleetctl("status", "--ssh-port=22", unit)
         assert (status.returncode, status.stderr) == (0, "")
         assert without_times(status.stdout) == without_times(wanted)
-        journal = operator.fleetctl("journal", "--output=cat", "--lines=100", unit)
+        for way in ([], ["--ssh-port=22"]):
+            journal = operator.fleetctl("journal", *way, "--output=cat", "--lines=100", unit)
+            assert (journal.returncode, journal.stderr) == (0, "")
         assert (journal.returncode, f"hello from {unit}\n" in journal.stdout) == (0, True)
     stopped = operator.fleetctl("stop", "web")
     assert stopped.returncode == 0
@@ -72,13 +74,13 @@ def without_times(text: str) -> list[str]:
 def test_status_of_a_global_unit_shows_every_machine_or_the_chosen_one(operator: RemoteOperator) -> None:
     operator.start(all=GLOBAL)
     machines = in_order(operator.cluster.machines)
-    status = operator.fleetctl("status", "all")
+    status = operator.fleetctl("status", "--ssh-port=22", "all")
     assert (status.returncode, status.stderr) == (0, "")
     blocks = re.split(r"^(\S+\.\.\./\S+):\n", status.stdout, flags=re.MULTILINE)[1:]
     assert blocks[::2] == [place(machine) for machine in machines]
     for machine, block in zip(machines, blocks[1::2], strict=True):
         assert f"Main PID: {machine.main_pid('all.service')} " in block
-    journal = operator.fleetctl("journal", "--output=cat", "all")
+    journal = operator.fleetctl("journal", "--ssh-port=22", "--output=cat", "all")
     heads = [line.partition(": ")[0] for line in journal.stdout.splitlines() if "hello" in line]
     assert heads == [place(machine) for machine in machines]
     picked = operator.fleetctl("journal", "--output=cat", "--machine", machines[1].id[:6], "all")
@@ -143,7 +145,7 @@ def test_a_command_on_the_machine_itself_needs_no_ssh(operator: RemoteOperator) 
         here = machine.run(["fleetctl", "status", "web"])
         assert "Active: active (running)" in here.stdout
         assert "hello from web.service\n" in machine.run(["fleetctl", "journal", "--output=cat", "web"]).stdout
-        away = operator.fleetctl("status", "web")
+        away = operator.fleetctl("status", "--ssh-port=22", "web")
     finally:
         machine.run(["systemctl", "start", "ssh.service"])
     assert (away.returncode, away.stdout) == (255, "")

@@ -35,8 +35,8 @@ def other_sshd(operator: RemoteOperator) -> Iterator[Machine]:
 def test_a_machine_is_known_by_what_it_publishes(operator: RemoteOperator) -> None:
     operator.start(web_1=SLEEPER)
     (machine,) = operator.machines_of("web@1.service")
-    for arguments in (("ssh", machine.id[:6], "echo done"), ("status", "web@1"), ("journal", "web@1")):
-        done = operator.fleetctl(*arguments)
+    for command, *arguments in (("ssh", machine.id[:6], "echo done"), ("status", "web@1"), ("journal", "web@1")):
+        done = operator.fleetctl(command, "--ssh-port=22", *arguments)
         assert (done.returncode, done.stderr) == (0, ""), arguments
     assert operator.write_known_hosts(text="# no hosts\n").read_text() == "# no hosts\n"
 

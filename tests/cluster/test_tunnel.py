@@ -88,7 +88,7 @@ def try_every_command(operator: RemoteOperator) -> None:
     operator.cluster.wait_until("all of them active", lambda: output_of("list-units").count("\tactive\t") == 4)
     assert output_of("list-unit-files", "--no-legend").count("\tlaunched\t") == 2
     (machine,) = operator.machines_of("web.service")
-    assert f"Main PID: {machine.main_pid('web.service')} " in output_of("status", "web")
+    assert f"Main PID: {machine.main_pid('web.service')}\n" in output_of("status", "web")
     assert output_of("status", "all").count("Active: active (running)") == 3
     assert "hello from web.service\n" in output_of("journal", "--output=cat", "web")
     assert output_of("ssh", "web", "hostname; exit 6", status=6) == f"{machine.name}\n"
