@@ -5,16 +5,27 @@ Every failure becomes a ClientError that names the endpoint, the cause and the r
 
 import errno
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
 
-from fleetctl.endpoint import Endpoint, TlsContext, choose_endpoint, find_login, own_paths, tls_contexts
+from fleetctl.endpoint import (
+    Endpoint,
+    TlsContext,
+    choose_endpoint,
+    find_login,
+    open_bastion,
+    open_transport,
+    own_name,
+    own_paths,
+    tls_contexts,
+)
 from fleetctl.errors import ApiError as ApiError
-from fleetctl.errors import ClientError, CommandFailed, SshFailed
+from fleetctl.errors import ClientError
 from fleetctl.errors import NotFleet as NotFleet
 from fleetctl.errors import Unreachable as Unreachable
 from fleetctl.output import debug, printable
@@ -25,10 +36,9 @@ from fleetd.api import schema
 from fleetd.model.decoding import UNREADABLE
 
 if TYPE_CHECKING:  # HTTP, TLS and SSH are slow to import, and --help does not need them
-    from fleetctl.http_transport import Answer, HttpTransport
+    from fleetctl.http_transport import Answer
     from fleetctl.logins import Login
     from fleetctl.ssh.connection import Connection
-    from fleetctl.ssh.tunnel import TunnelTransport
     from fleetd.model.unit_option import UnitOption
 
 T = TypeVar("T")
@@ -66,7 +76,8 @@ class Client:
         self._timeout_s = timeout_s
         self._socket = endpoint.socket
         self._is_users = endpoint.is_users
-        self._transport = _open_transport(endpoint, timeout_s, tls, bastion)
+        self._open = partial(open_transport, endpoint, timeout_s, tls, bastion)
+        self._transport = self._open()
         self._headers = {"User-Agent": f"fleetctl/{__version__}", "Accept": schema.JSON_TYPE}
 
     def unit(self, name: str) -> schema.Unit | None:
@@ -193,6 +204,24 @@ class Client:
     def read_insight(self, asked: str) -> bytes:
         """The body of the answer to a GET of `journal?…` or `status?…` in version 2. Raises ApiError."""
         return self._call("GET", f"{schema.V2}/{asked}").content
+
+    def stream(self, path: str, silence_s: float) -> Generator[bytes, None, None]:
+        """The lines of a GET that is answered while there is something to say, over a connection of its own. Raises
+        Unreachable also after a silence of so long."""
+        from http.client import HTTPException
+
+        transport = self._open()
+        try:
+            answer, lines = transport.stream(f"{schema.V2}/{path}", self._headers, silence_s)
+            if answer.status != 200:
+                raise self._api_error(answer, f"GET {schema.V2}/{path.partition('?')[0]}")
+            yield from lines
+        except TimeoutError as error:
+            raise Unreachable(f"{self._endpoint} is silent: its fleetd hangs, or a firewall drops packets") from error
+        except (OSError, HTTPException) as error:
+            raise self._unreachable(error) from error
+        finally:
+            transport.close()
 
     def plan(self, request: schema.PlanRequest) -> schema.Plan:
         """What would happen; nothing is changed. Raises ApiError if it cannot be planned."""
@@ -389,7 +418,7 @@ class Client:
 
         debug(f"{method} {self._endpoint}{path}")
         kind = {"Content-Type": schema.JSON_TYPE} if body is not None else {}
-        user = {} if method == "GET" else {schema.USER_HEADER: _own_name()}
+        user = {} if method == "GET" else {schema.USER_HEADER: own_name()}
         try:
             answer = self._transport.request(method, path, body, {**self._headers, **headers, **kind, **user})
         except TimeoutError as error:
@@ -455,29 +484,6 @@ class Client:
         return Unreachable(f"cannot reach fleetd at {self._endpoint}: {printable(text)}; {remedy}")
 
 
-def _open_transport(
-    endpoint: Endpoint, timeout_s: float, tls: "Sequence[TlsContext]", bastion: "Connection | None"
-) -> "HttpTransport | TunnelTransport":
-    if bastion is None:
-        from fleetctl.http_transport import HttpTransport
-
-        return HttpTransport(endpoint, timeout_s, tls)
-    from fleetctl.ssh.tunnel import TunnelTransport
-
-    return TunnelTransport(bastion, endpoint, timeout_s, tls)
-
-
-def _own_name() -> str:
-    """The name of the user, with sudo of the one who called it, as the value of a header; '' if there is none."""
-    import pwd
-
-    try:
-        name = os.environ.get("SUDO_USER") or pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:  # an id without a name, as in containers
-        return ""
-    return "".join(filter(str.isprintable, name)).encode().decode("latin-1")  # HTTP's own encoding of UTF-8
-
-
 def put_operation(
     name: str, options: "Sequence[UnitOption]", target: str, *, only_new: bool = False
 ) -> schema.UnitOperation:
@@ -489,14 +495,5 @@ def open_client(settings: Settings) -> Client:
     """The client that the global options describe. Connects only to the bastion yet. Raises CommandFailed."""
     endpoint = choose_endpoint(settings)
     tls = tls_contexts(settings, endpoint) if endpoint.tls else ()
-    bastion = _open_bastion(settings) if settings.tunnel else None
+    bastion = open_bastion(settings) if settings.tunnel else None
     return Client(endpoint, settings.request_timeout_s, tls, bastion, find_login(settings, endpoint))
-
-
-def _open_bastion(settings: Settings) -> "Connection":
-    from fleetctl.ssh.connection import connect_to_bastion
-
-    try:
-        return connect_to_bastion(settings)
-    except SshFailed as error:
-        raise CommandFailed(f"Unable to initialize client: failed initializing SSH client: {error}") from error

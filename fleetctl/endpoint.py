@@ -1,4 +1,4 @@
-"""Parses and validates --endpoint and the TLS files; connects to nothing."""
+"""Parses and validates --endpoint and the TLS files, and makes what connects to it."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -9,13 +9,16 @@ from urllib.parse import SplitResult, unquote, urlsplit
 import msgspec
 
 from fleetctl import output
-from fleetctl.errors import CommandFailed, cause_of
+from fleetctl.errors import CommandFailed, SshFailed, cause_of
 from fleetctl.settings import DEFAULT_ENDPOINT, Settings
 
-if TYPE_CHECKING:  # slow to import, and --help does not need it
+if TYPE_CHECKING:  # HTTP, TLS and SSH are slow to import, and --help does not need them
     import ssl
 
+    from fleetctl.http_transport import HttpTransport
     from fleetctl.logins import Login
+    from fleetctl.ssh.connection import Connection
+    from fleetctl.ssh.tunnel import TunnelTransport
     from fleetd.model.user_instance import UserPaths
 
 TlsContext = Callable[[], "ssl.SSLContext"]
@@ -202,3 +205,37 @@ def _tls_context(settings: Settings) -> "ssl.SSLContext":
 
 def _refuse(why: str) -> NoReturn:
     raise CommandFailed(f"Unable to initialize client: {why}")
+
+
+def open_transport(
+    endpoint: Endpoint, timeout_s: float, tls: "Sequence[TlsContext]", bastion: "Connection | None"
+) -> "HttpTransport | TunnelTransport":
+    """A transport to the endpoint, through the bastion if there is one. It connects with the first request."""
+    if bastion is None:
+        from fleetctl.http_transport import HttpTransport
+
+        return HttpTransport(endpoint, timeout_s, tls)
+    from fleetctl.ssh.tunnel import TunnelTransport
+
+    return TunnelTransport(bastion, endpoint, timeout_s, tls)
+
+
+def own_name() -> str:
+    """The name of the user, with sudo of the one who called it, as the value of a header; '' if there is none."""
+    import pwd
+
+    try:
+        name = os.environ.get("SUDO_USER") or pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # an id without a name, as in containers
+        return ""
+    return "".join(filter(str.isprintable, name)).encode().decode("latin-1")  # HTTP's own encoding of UTF-8
+
+
+def open_bastion(settings: Settings) -> "Connection":
+    """A connection to the host of --tunnel. Raises CommandFailed."""
+    from fleetctl.ssh.connection import connect_to_bastion
+
+    try:
+        return connect_to_bastion(settings)
+    except SshFailed as error:
+        raise CommandFailed(f"Unable to initialize client: failed initializing SSH client: {error}") from error

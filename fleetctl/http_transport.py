@@ -7,7 +7,7 @@ import select
 import socket
 import ssl
 from base64 import b64encode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from http.client import HTTPConnection
 
@@ -76,6 +76,21 @@ class HttpTransport:
         self._headers = {"Authorization": f"Basic {login}"} if login else {}
         self._path = endpoint.path
         self._connection = _Connection(endpoint, timeout_s, tls, dial or partial(_dial, endpoint, timeout_s))
+
+    def stream(self, path: str, headers: Mapping[str, str], silence_s: float) -> tuple[Answer, Iterator[bytes]]:
+        """The answer to a GET, and then the lines of its content as they come, if its status is 200; else it has its
+        content. The peer may be silent for `silence_s`. Errors as for `request`, also of the lines."""
+        self._connection.request("GET", self._path + path, None, {**self._headers, **headers})
+        response = self._connection.getresponse()
+        if response.status != 200:
+            return Answer(response.status, response.headers.get("Content-Type", ""), response.read()), iter(())
+        if self._connection.sock is not None:
+            self._connection.sock.settimeout(silence_s)
+        return Answer(response.status, response.headers.get("Content-Type", ""), b""), iter(response.readline, b"")
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
 
     def request(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> Answer:
         """The answer to a request; the path is relative to the endpoint's, and begins with a slash.

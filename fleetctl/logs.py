@@ -17,7 +17,7 @@ from fleetctl.unit_locations import Location
 from fleetd.model.decoding import UNREADABLE
 
 FORMATS = ("short", "short-iso", "cat", "json")  # the formats of journalctl that are known here
-MAX_LINES = 1000
+MAX_LINES = 10_000
 
 Entry = Mapping[str, Any]
 
@@ -29,14 +29,13 @@ def show_logs(
     *,
     lines: int,
     since_s: float,
+    grep: str,
     form: str,
     has_heads: bool,
 ) -> list[Location]:
     """Print the last `lines` entries of the units on each of these machines, by time, each headed by its machine if
     `has_heads`. Returns the machines that have to be asked otherwise; why is printed on stderr. Raises ClientError."""
-    query = [("unit", unit) for unit in units] + [("machine", place.machine) for place in places]
-    query += [("lines", str(lines))] + ([("since", f"{since_s:.6f}")] if since_s else [])
-    text = urlencode(query, errors="surrogateescape")
+    text = journal_query(units, places, lines=lines, since_s=since_s, grep=grep)
     if len(text) > MAX_QUERY:
         return list(places)
     try:
@@ -50,7 +49,7 @@ def show_logs(
         return list(places)
     by_id = {place.machine: place for place in places}
     found = [each for each in found if each.get("machine") in by_id]
-    left = {each["machine"]: why for each in found if (why := _why_not(each))}
+    left = {each["machine"]: why for each in found if (why := why_not(each))}
     for machine, why in left.items():
         output.note(f"Using SSH for machine {by_id[machine]}: {why}")
     colours = {place.machine: COLOURS[number % len(COLOURS)] for number, place in enumerate(places)}
@@ -64,7 +63,15 @@ def show_logs(
     return [place for place in places if place.machine in left]
 
 
-def _why_not(entry: Entry) -> str:
+def journal_query(units: Sequence[str], places: Sequence[Location], *, lines: int, since_s: float, grep: str) -> str:
+    """The query for the last entries of the units on these machines."""
+    query = [("unit", unit) for unit in units] + [("machine", place.machine) for place in places]
+    query += [("lines", str(lines))] + ([("since", f"{since_s:.6f}")] if since_s else [])
+    query += [("grep", grep)] if grep else []
+    return urlencode(query, errors="surrogateescape")
+
+
+def why_not(entry: Entry) -> str:
     """Why the machine of this entry has to be asked otherwise; '' for an entry of its journal."""
     if "MESSAGE" in entry or "__CURSOR" in entry:  # whatever other fields a program gave it
         return ""

@@ -103,7 +103,7 @@ class Remote:
 
         if not place.address:
             raise SshFailed(f"machine {place.machine} has no address: set public_ip in its fleet.conf")
-        self._ask_for_host_keys([place])
+        self.ask_for_host_keys([place])
         record = read_record(place.machine, self._host_keys.get(place.machine, ()))
         with self._connecting:
             connection = connect_to_machine(self._settings, place.address, self._port, self._client.bastion, record)
@@ -112,7 +112,7 @@ class Remote:
         finally:
             connection.close()
 
-    def _ask_for_host_keys(self, places: Sequence[Location]) -> None:
+    def ask_for_host_keys(self, places: Sequence[Location]) -> None:
         """Ask once for what the records of these machines have, unless keys are not checked. Raises CommandFailed."""
         if self._settings.strict_host_key_checking is HostKeyChecking.OFF:
             return
@@ -127,16 +127,20 @@ class Remote:
         from fleetctl.ssh.connection import asking
 
         # All at once, before there are threads: the client takes one request at a time.
-        self._ask_for_host_keys([place for place in places if place.address and not self.is_here(place)])
+        self.ask_for_host_keys([place for place in places if place.address and not self.is_here(place)])
         events: queue.SimpleQueue[Line | End] = queue.SimpleQueue()
         for place in places:
-            threading.Thread(target=self._run_one, args=(place, command, events.put), daemon=True).start()
+            self.begin(place, command, events.put)
         left = len(places)
         while left:
             event = events.get()
             left -= isinstance(event, End)
             with asking:  # the caller prints it: not over a host key question
                 yield event
+
+    def begin(self, place: Location, command: str, emit: Callable[[Line | End], None]) -> None:
+        """Run a shell command on a machine in the background, whose output and End are given to `emit`."""
+        threading.Thread(target=self._run_one, args=(place, command, emit), daemon=True).start()
 
     def _run_one(self, place: Location, command: str, emit: Callable[[Line | End], None]) -> None:
         from fleetctl.ssh.sessions import run_command
@@ -241,13 +245,14 @@ def _in_order(events: Iterator[Line | End], places: Sequence[Location]) -> Itera
             yield ends[place], written[place]
 
 
-def show_as_they_come(events: Iterator[Line | End], places: Sequence[Location]) -> int:
-    """Print the output of several machines as it comes, each line headed by its machine; returns the exit status."""
+def show_as_they_come(events: Iterator[Line | End], places: Sequence[Location], *, has_heads: bool = True) -> int:
+    """Print the output of several machines as it comes, each line headed by its machine unless not `has_heads`; returns
+    the exit status."""
     colours = _colours_of(places)
     ends = []
     for event in events:
         if isinstance(event, Line):
-            _show_line(event, colours[event.place])
+            _show_line(event, colours[event.place] if has_heads else None)
         else:
             ends.append(event)
             _report_failure(event)

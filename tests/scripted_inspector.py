@@ -2,9 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 
-from fleetd.model.machine_request import JournalQuery, UnitProperties
+from fleetd.model.machine_request import MAX_TEXT_BYTES, JournalQuery, UnitProperties
 from fleetd.systemd.inspector import Entries, InspectionFailed
 
 
@@ -14,7 +14,8 @@ def entry(number: int, unit: str, text: str = "said") -> bytes:
 
 
 class ScriptedInspector:
-    """Has these entries. `failure` fails every question, `hangs` lets them wait for ever; `asked` are those so far."""
+    """Has these entries, and for whoever follows those that are put into `later`, until None. `failure` fails every
+    question, `hangs` lets them wait for ever; `asked` are those so far, `following` those that are followed now."""
 
     def __init__(self, *entries: bytes) -> None:
         self.entries = entries
@@ -22,13 +23,30 @@ class ScriptedInspector:
         self.hangs = False
         self.asked: list[JournalQuery] = []
         self.waiting = 0
+        self.later: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self.following = 0
 
-    async def read_journal(self, query: JournalQuery) -> Entries:
+    async def read_journal(self, query: JournalQuery, most_bytes: int = MAX_TEXT_BYTES) -> Entries:
         self.asked.append(query)
         await self._wait()
         own = [line for line in self.entries if json.loads(line)["_SYSTEMD_UNIT"] in query.units]
         kept = own[: query.lines] if query.after else own[max(0, len(own) - query.lines) :]
-        return Entries(tuple(kept), bool(query.after) and len(kept) < len(own))
+        is_cut = bool(query.after) and len(kept) < len(own)
+        while sum(map(len, kept)) > most_bytes:
+            kept.pop(-1 if query.after else 0)
+            is_cut = True
+        return Entries(tuple(kept), is_cut)
+
+    async def follow_journal(self, query: JournalQuery) -> AsyncGenerator[bytes, None]:
+        for line in (await self.read_journal(query)).lines:
+            yield line
+        self.following += 1
+        try:
+            while (line := await self.later.get()) is not None:
+                if json.loads(line)["_SYSTEMD_UNIT"] in query.units:
+                    yield line
+        finally:
+            self.following -= 1
 
     async def show_units(self, units: Sequence[str]) -> tuple[UnitProperties, ...]:
         await self._wait()

@@ -77,7 +77,8 @@ def add_server(settings: Settings, target: str, *, address: str, package: str, p
         write_etcd_certificate(host, etcd_authority, facts.machine, names, make=is_new)
         join_etcd(newcomer, admin)
         others = [each for each in ask_etcd(admin.members) if each.name != facts.machine]
-        said = write_conf(host, layout.server_options(others, read_conf(host).listen))
+        conf = read_conf(host)
+        said = write_conf(host, layout.server_options(others, conf.listen, conf.peer_listen))
         if said or is_new or why_unlisted(host, facts.machine):
             start_fleet(host)
         wait_listed(host, facts.machine)

@@ -77,7 +77,7 @@ def serve_https(settings: Settings, host: Host, machine: str, conf: FleetConf) -
 
         write_authority(host, x509.make_authority(1, time.time()), *layout.authority_files(1))
         tell(f"Made the authority of the cluster ({layout.TRUST_DIRECTORY})")
-    if said := write_conf(host, {"listen": layout.add_to_list(conf.listen, f"https://:{layout.API_PORT}")}):
+    if said := write_conf(host, layout.listen_options(conf.listen, conf.peer_listen)):
         tell(said)
         start_fleet(host)
     wait_listed(host, machine)
@@ -111,7 +111,8 @@ def make_server(host: Host, machine: str, address: str) -> None:
         start_etcd(host)
         wait_for_etcd(host, admin)
         tell(f"Started etcd at {address} (fleet-etcd.service)")
-    options = layout.server_options([], read_conf(host).listen)
+    conf = read_conf(host)
+    options = layout.server_options([], conf.listen, conf.peer_listen)
     if not is_new:
         options.pop("etcd_servers")  # machine add has put further ones there
     if said := write_conf(host, options):

@@ -14,7 +14,7 @@ ETCD_DATA = "/var/lib/fleet/etcd"
 ETCD_PROGRAM = "/usr/bin/etcd"
 TRUST_DIRECTORY = "/var/lib/fleet/trust"
 
-CLIENT_PORT, PEER_PORT, API_PORT = 2379, 2380, 7443
+CLIENT_PORT, PEER_PORT, API_PORT, STREAM_PORT = 2379, 2380, 7443, 7444
 LOCAL_ENDPOINT = f"https://127.0.0.1:{CLIENT_PORT}"
 ETCD_LIFE_S = 10 * 365 * 86400.0  # nobody should be locked out by a certificate of etcd's
 
@@ -98,7 +98,7 @@ def is_ip_address(text: str) -> bool:
     return True
 
 
-def server_options(others: Sequence[Member], listen: str = "") -> dict[str, str]:
+def server_options(others: Sequence[Member], listen: str = "", peer_listen: str = "") -> dict[str, str]:
     """The options of a server's fleet.conf. Its own etcd comes first, then those of the others, which answer while its
     own has no vote yet or is down."""
     return {
@@ -106,7 +106,15 @@ def server_options(others: Sequence[Member], listen: str = "") -> dict[str, str]
         "etcd_cafile": ETCD_CA,
         "etcd_certfile": ETCD_CERTIFICATE,
         "etcd_keyfile": ETCD_KEY,
+        **listen_options(listen, peer_listen),
+    }
+
+
+def listen_options(listen: str, peer_listen: str) -> dict[str, str]:
+    """Where a server serves https, and takes the streams of other machines, in addition to what its fleet.conf has."""
+    return {
         "listen": add_to_list(listen, f"https://:{API_PORT}"),
+        "peer_listen": peer_listen or f":{STREAM_PORT}",
     }
 
 

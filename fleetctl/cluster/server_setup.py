@@ -59,6 +59,10 @@ class FleetConf(msgspec.Struct, frozen=True):
     def listen(self) -> str:
         return ",".join(map(str, self.config.listen))
 
+    @property
+    def peer_listen(self) -> str:
+        return ",".join(map(str, self.config.peer_listen))
+
 
 _DEFAULT, _ = parse_config("", layout.CONFIG, {}, {})
 

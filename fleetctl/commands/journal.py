@@ -9,6 +9,7 @@ import msgspec
 from fleetctl.client import open_client
 from fleetctl.command_line import flag, new_command, unit_arguments
 from fleetctl.errors import CommandFailed, failing_as
+from fleetctl.log_following import follow_logs
 from fleetctl.logs import FORMATS, MAX_LINES, show_logs
 from fleetctl.remote import Remote, show_as_they_come, show_in_order
 from fleetctl.selection import find_all
@@ -20,11 +21,15 @@ from fleetd.model.timespan import parse_time_span
 
 @new_command(
     "journal",
-    usage="[--lines=N] [--since=TIME] [--follow] [--output=FORMAT] [--sudo] [--machine=ID] [--ssh-port=N] UNIT",
+    usage="[--lines=N] [--since=TIME] [--grep=PATTERN] [--follow] [--output=FORMAT] [--sudo] [--machine=ID] "
+    "[--ssh-port=N] UNIT",
     completes=("units",),
 )
 @click.option("--lines", "-n", type=click.IntRange(min=0), default=10, help="how many lines to show")
 @click.option("--since", default="", metavar="TIME", help="only entries of this last time, like 90s, 2h or 1d")
+@click.option(
+    "--grep", "-g", default="", metavar="PATTERN", help="only entries whose message matches, as in journalctl"
+)
 @flag("--follow", "--f", "-f", text="follow the log until Ctrl-C")
 @click.option("--output", "form", default="short", help="a format of journalctl: short, short-iso, cat, json, …")
 @flag("--sudo", text="run journalctl with sudo")
@@ -35,6 +40,7 @@ def command(
     units: tuple[str, ...],
     lines: int,
     since: str,
+    grep: str,
     follow: bool,
     form: str,
     sudo: bool,
@@ -42,9 +48,9 @@ def command(
     ssh_port: int,
 ) -> int:
     """Shows the last entries that a unit logged on its machine. journalctl is run there: on this machine directly, on
-    others by their fleetd; over SSH with --follow, --sudo, --ssh-port, more than 1000 lines, or another format than
-    short, short-iso, cat and json, and where fleetd cannot tell. For global units and patterns, every machine that has
-    the units is asked, and each line is headed by its machine.
+    others by their fleetd; over SSH with --sudo, --ssh-port, more than 10000 lines, or another format than short,
+    short-iso, cat and json, and where fleetd cannot tell. For global units and patterns, every machine that has the
+    units is asked, and each line is headed by its machine.
 
     Exits with the status of journalctl, 0 if fleetd has shown all.
     """
@@ -60,17 +66,28 @@ def command(
     if machine:
         places = [pick_place(places, machine, reports[0].name)]
     remote = Remote(settings, client, ssh_port)
-    is_shown_by_fleetd = not (follow or sudo or ssh_port) and form in FORMATS and lines <= MAX_LINES
+    names = [report.name for report in reports]
+    option = "--user-unit" if settings.user else "--unit"
+    argv = ["sudo"] * sudo + ["journalctl", *(f"{option}={name}" for name in names), "--no-pager", "-n", str(lines)]
+    argv += (
+        ["--output", form]
+        + [f"--since=@{since_s:.0f}"] * bool(since_s)
+        + ["-f"] * follow
+        + [f"--grep={grep}"] * bool(grep)
+    )
+    is_shown_by_fleetd = not (sudo or ssh_port) and form in FORMATS and lines <= MAX_LINES
+    if is_shown_by_fleetd and follow and not all(map(remote.is_here, places)):
+        events = follow_logs(
+            client, remote, names, places, lines=lines, since_s=since_s, grep=grep, form=form, command=shlex.join(argv)
+        )
+        return show_as_they_come(events, places, has_heads=has_heads)
     if is_shown_by_fleetd and not all(map(remote.is_here, places)):
-        names = [report.name for report in reports]
         with failing_as("Error reading logs: "):
-            places = show_logs(client, names, places, lines=lines, since_s=since_s, form=form, has_heads=has_heads)
+            places = show_logs(
+                client, names, places, lines=lines, since_s=since_s, grep=grep, form=form, has_heads=has_heads
+            )
         if not places:
             return 0
-    option = "--user-unit" if settings.user else "--unit"
-    named = [f"{option}={report.name}" for report in reports]
-    argv = ["sudo"] * sudo + ["journalctl", *named, "--no-pager", "-n", str(lines), "--output", form]
-    argv += [f"--since=@{since_s:.0f}"] * bool(since_s) + ["-f"] * follow
     if not has_heads:
         return remote.run(places[0], argv)
     show = show_as_they_come if follow else show_in_order

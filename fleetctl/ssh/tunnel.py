@@ -6,7 +6,7 @@ paramiko cannot forward to a unix socket, so HTTP goes over stdin and stdout of 
 import shlex
 import socket
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from http.client import HTTPException
 
 import paramiko
@@ -52,6 +52,16 @@ class TunnelTransport:
             if self._endpoint.socket and isinstance(error, ConnectionError):
                 raise self._explain_end() from error
             raise
+
+    def stream(self, path: str, headers: Mapping[str, str], silence_s: float) -> tuple[Answer, Iterator[bytes]]:
+        """As HttpTransport does; also raises TunnelFailed."""
+        return self._http.stream(path, headers, silence_s)
+
+    def close(self) -> None:
+        """Close the connection to the API, not that to the bastion."""
+        self._http.close()
+        if self._channel:
+            close_channel(self._channel)
 
     def _dial(self) -> socket.socket:
         """A socket that is connected to the API through a new channel. Raises TunnelFailed."""

@@ -5,38 +5,49 @@ Whatever goes wrong here concerns nobody but whoever asked: nothing of it distur
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from typing import Protocol
 
 import msgspec
+from msgspec import structs
 
+from fleetd.agent.answer_streams import AnswerStream, Dial, open_stream
 from fleetd.aio import Backoff
 from fleetd.model.machine_request import (
     ANSWER_S,
+    MAX_STREAMED_BYTES,
+    MAX_TEXT_BYTES,
     JournalQuery,
     MachineAnswer,
     MachineRequest,
     UnitProperties,
     decode_request,
     encode_answer,
+    pack_whole,
 )
 from fleetd.registry.registry import Registry
 from fleetd.store.protocol import Compacted, CreatedAt, KeyValue, Put, StoreError, Unavailable
 from fleetd.systemd.inspector import Entries, InspectionFailed
+from fleetd.trust.dialing import CannotDial
 
 log = logging.getLogger(__name__)
 
 AT_ONCE = 8  # requests that are answered together
 WAITING = 32  # requests that wait for their turn; more are refused
+FOLLOWED = 8  # logs that are followed together; more are refused
 WITHIN_S = ANSWER_S - 1.0  # of the program that is asked; the rest is for the store
 FIRST_RETRY_S, LONGEST_RETRY_S = 1.0, 60.0
 
 
 class Inspects(Protocol):
-    """Reads what a machine says of its units (systemd/inspector.py). Both raise InspectionFailed."""
+    """Reads what a machine says of its units (systemd/inspector.py). All raise InspectionFailed."""
 
-    async def read_journal(self, query: JournalQuery) -> Entries:
-        """The entries."""
+    async def read_journal(self, query: JournalQuery, most_bytes: int = MAX_TEXT_BYTES) -> Entries:
+        """The entries, of at most so many bytes together."""
+
+    def follow_journal(self, query: JournalQuery) -> AsyncGenerator[bytes, None]:
+        """The entries, and those that come later, as they come."""
 
     async def show_units(self, units: Sequence[str]) -> tuple[UnitProperties, ...]:
         """The properties of these units, in this order."""
@@ -44,14 +55,23 @@ class Inspects(Protocol):
 
 class Answers:
     """Answers the requests to a machine. `shadows(name)` returns the machine's own unit of that name, '' if it has
-    none: of those, nothing is told."""
+    none: of those, nothing is told. `dial` connects to members for streams; a machine without certificate has none."""
 
-    def __init__(self, machine_id: str, registry: Registry, inspector: Inspects, shadows: Callable[[str], str]) -> None:
+    def __init__(
+        self,
+        machine_id: str,
+        registry: Registry,
+        inspector: Inspects,
+        shadows: Callable[[str], str],
+        dial: Dial | None = None,
+    ) -> None:
         self._machine_id = machine_id
         self._registry = registry
         self._store = registry.store
         self._inspector = inspector
         self._shadows = shadows
+        self._dial = dial
+        self._followed = 0
         self._prefix = f"{registry.requests_prefix}{machine_id}/"
         self._turn = asyncio.Semaphore(AT_ONCE)
         self._tasks: dict[str, asyncio.Task[None]] = {}  # by key of the request
@@ -95,17 +115,21 @@ class Answers:
         task.add_done_callback(lambda _: self._tasks.pop(item.key, None))
 
     async def _answer(self, item: KeyValue) -> None:
+        id_ = item.key.removeprefix(self._prefix)
         try:
-            value = await self._find_answer(item.value)
-            key = self._registry.answer_key(item.key.removeprefix(self._prefix), self._machine_id)
-            guard = CreatedAt(item.key, item.create_revision)  # whoever asked may have gone
-            await self._store.transact([guard], [Put(key, value, item.lease)])
-        except StoreError as error:
+            value = await self._find_answer(id_, item.value)
+            if value:
+                guard = CreatedAt(item.key, item.create_revision)  # whoever asked may have gone
+                key = self._registry.answer_key(id_, self._machine_id)
+                await self._store.transact([guard], [Put(key, value, item.lease)])
+        except (StoreError, OSError) as error:
             log.debug("cannot answer a request: %s", error)
         except Exception:
             log.exception("cannot answer a request; please report this as a bug")
 
-    async def _find_answer(self, value: bytes) -> bytes:
+    async def _find_answer(self, id_: str, value: bytes) -> bytes:
+        """What is to be written into the store; b'' if the answer went as a stream. Raises OSError if whoever takes the
+        stream has gone."""
         try:
             request = decode_request(value)
         except ValueError as error:
@@ -113,7 +137,9 @@ class Answers:
         for unit in request.units:
             if path := self._shadows(unit):
                 return _refuse(f"{unit} is not fleet's there: the machine has {path}")
-        if len(self._tasks) > AT_ONCE + WAITING:
+        if request.journal is not None and request.journal.follow:
+            return await self._follow_journal(id_, request, request.journal)
+        if len(self._tasks) - self._followed > AT_ONCE + WAITING:
             return _refuse(f"it answers {len(self._tasks) - 1} requests already: try again")
         try:
             async with asyncio.timeout(WITHIN_S), self._turn:
@@ -122,6 +148,14 @@ class Answers:
             return _refuse(f"its journal and its systemd gave no answer within {WITHIN_S:g} s")
         except InspectionFailed as error:
             return _refuse(str(error))
+        if packed := pack_whole(answer):
+            return packed
+        if request.stream_to and self._dial is not None:
+            try:
+                await self._stream(self._dial, id_, request, answer)
+                return b""
+            except CannotDial as error:
+                log.debug("cannot stream an answer, so that it is cut: %s", error)
         keeps_first = request.journal is not None and bool(request.journal.after)
         return encode_answer(answer, keeps_first=keeps_first)
 
@@ -129,8 +163,44 @@ class Answers:
         units = await self._inspector.show_units(request.status) if request.status else ()
         if request.journal is None:
             return MachineAnswer(units=units)
-        entries = await self._inspector.read_journal(request.journal)
+        most_bytes = MAX_STREAMED_BYTES if request.stream_to and self._dial else MAX_TEXT_BYTES
+        entries = await self._inspector.read_journal(request.journal, most_bytes)
         return MachineAnswer(tuple(map(msgspec.Raw, entries.lines)), units, entries.is_cut)
+
+    async def _stream(self, dial: Dial, id_: str, request: MachineRequest, answer: MachineAnswer) -> None:
+        async with open_stream(dial, request.stream_to, request.asker, id_) as stream:
+            await stream.send(_iterate(answer.entries))
+            await stream.end(structs.replace(answer, entries=()))
+
+    async def _follow_journal(self, id_: str, request: MachineRequest, query: JournalQuery) -> bytes:
+        """Stream entries until whoever asked has gone; or what is to be written into the store, why that cannot be."""
+        if self._dial is None:
+            return _refuse("it has no certificate with which it could send a stream (listen=https://… gives it one)")
+        if self._followed >= FOLLOWED:
+            return _refuse(f"{FOLLOWED} logs are followed there already")
+        self._followed += 1
+        try:
+            async with open_stream(self._dial, request.stream_to, request.asker, id_) as stream:
+                await self._send_journal(stream, query)
+        except CannotDial as error:
+            return _refuse(f"it cannot send a stream: {error}")
+        finally:
+            self._followed -= 1
+        return b""
+
+    async def _send_journal(self, stream: AnswerStream, query: JournalQuery) -> None:
+        failure = "journalctl has ended there"
+        try:
+            async with aclosing(self._inspector.follow_journal(query)) as lines:
+                await stream.send(lines)
+        except InspectionFailed as error:
+            failure = str(error)
+        await stream.end(MachineAnswer(failure=failure))
+
+
+async def _iterate(entries: Sequence[msgspec.Raw]) -> AsyncIterator[bytes]:
+    for entry in entries:
+        yield bytes(entry)
 
 
 def _refuse(why: str) -> bytes:

@@ -80,7 +80,7 @@ class StreamedResponse(msgspec.Struct, frozen=True):
     headers: tuple[tuple[str, str], ...] = ()
 
 
-Handler = Callable[[Request, str], Awaitable[Response]]
+Handler = Callable[[Request, str], Awaitable[Response | StreamedResponse]]
 
 
 class Route(msgspec.Struct, frozen=True):

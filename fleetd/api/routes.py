@@ -5,7 +5,7 @@ import posixpath
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import quote, urlencode, urlsplit
 
 from fleetd import metrics
@@ -60,6 +60,9 @@ from fleetd.registry.records import MalformedRecord
 from fleetd.registry.registry import Registry
 from fleetd.store.protocol import Unavailable
 from fleetd.trust.sealing_process import Sealing
+
+if TYPE_CHECKING:
+    from fleetd.api.peer_streams import PeerStreams
 
 LEAVE = f"{schema.V2}/leave"
 METRICS = "/metrics"
@@ -122,6 +125,7 @@ class Api:
         workers: WorkerHandler | None = None,
         servers: Sequence[str] = (),
         sealing: Sealing | None = None,
+        peers: "PeerStreams | None" = None,
     ) -> None:
         self._registry = registry
         registry.record_events(EventLog(registry, unix_now, lambda: machine().session))
@@ -141,6 +145,7 @@ class Api:
         self._workers = workers
         self._allowed_hosts = allowed_hosts
         self._sealing = sealing
+        self._peers = peers
         self._discovery = render_json(describe_api())
         self.routes = self._make_routes(token_limit, shadows, Quota(registry, allowed_usage, now), now)
         self._resources: dict[tuple[str, str | None], dict[str, Route]] = {}  # by what is around the parameter
@@ -168,7 +173,7 @@ class Api:
         logins = Logins(self._registry, self._trust, audit, self._unix_now)
         clusters = Clusters(self._registry, self._trust)
         removals = Removals(self._registry, self._trust, self._machine, self._unix_now)
-        insight = Insight(self._registry, Asking(self._registry, self._machine, self._new_id, now))
+        insight = Insight(self._registry, Asking(self._registry, self._machine, self._new_id, now, self._peers))
         view, operate, submit, admin = Permission
         v1, v2, results, found = schema.V1, schema.V2, schema.Results, schema.UnitReports
         return (
@@ -284,12 +289,12 @@ class Api:
         except (ApiError, MalformedRecord, Unavailable) as error:
             refusal = to_api_error(error, self._no_store)
             response = render_error(refusal.status, str(refusal), refusal.headers)
-        if request.method == "HEAD":
+        if request.method == "HEAD" and isinstance(response, Response):
             length = ("Content-Length", str(len(response.body)))
             return Response(response.status, (*response.headers, length))
         return response
 
-    async def _answer(self, request: Request) -> Response:
+    async def _answer(self, request: Request) -> Response | StreamedResponse:
         if request.metrics_only:
             if request.path not in (HEALTH, METRICS):
                 raise ApiError(404, f"this socket serves only {METRICS} and {HEALTH}")

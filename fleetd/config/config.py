@@ -75,6 +75,7 @@ class Config(msgspec.Struct, frozen=True):
     insecure: bool
     allowed_hosts: frozenset[str]
     metrics_listen: tuple[Address, ...]
+    peer_listen: tuple[Address, ...]
     fleetlock_listen: tuple[Address, ...]
     of_cluster: dict[str, str]
     roles: dict[str, Rights]
@@ -196,6 +197,7 @@ def parse_config(
             f"{given['confine'].origin}: confine: a user's systemd cannot run units as other users; remove it, or "
             "systemd_user=true"
         )
+    _check_peers(fields, given)
     _check_certificate(fields, given)
     _check_etcd(fields, given)
     return Config(**fields), notices
@@ -230,7 +232,7 @@ def _check_role(fields: Mapping[str, Any], given: Mapping[str, _Given]) -> None:
             f"{origin}: role=worker needs servers=https://HOST:PORT,…: fleetd join writes both when it takes this "
             "machine into a cluster"
         )
-    for name in ("standalone", "fleetlock_listen"):
+    for name in ("standalone", "peer_listen", "fleetlock_listen"):
         if fields[name]:
             raise ConfigError(f"{given[name].origin}: {name} is for servers, and this machine has role=worker")
     if any(not address.path for address in fields["listen"]):
@@ -238,6 +240,15 @@ def _check_role(fields: Mapping[str, Any], given: Mapping[str, _Given]) -> None:
             f"{given['listen'].origin}: listen: a worker serves its API on unix sockets only; remove HOST:PORT, or use "
             "a server's"
         )
+
+
+def _check_peers(fields: Mapping[str, Any], given: Mapping[str, _Given]) -> None:
+    """Other machines dial it."""
+    for address in fields["peer_listen"]:
+        if address.path:
+            raise ConfigError(
+                f"{given['peer_listen'].origin}: peer_listen: other machines do not reach {address}; write HOST:PORT"
+            )
 
 
 def _check_certificate(fields: Mapping[str, Any], given: Mapping[str, _Given]) -> None:

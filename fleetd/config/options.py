@@ -478,6 +478,13 @@ OPTIONS: tuple[ConfigOption, ...] = (
         "Where to serve only /metrics and /health, to any client: paths and HOST:PORT, separated by commas.",
     ),
     ConfigOption(
+        "peer_listen",
+        parse_plain_listen,
+        "",
+        "Where machines send the logs that clients follow (fleetctl journal -f), over TLS with their certificates: "
+        "HOST:PORT, separated by commas; they use the first. Empty: nowhere, and fleetctl uses SSH.",
+    ),
+    ConfigOption(
         "fleetlock_listen",
         parse_plain_listen,
         "",

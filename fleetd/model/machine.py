@@ -107,6 +107,15 @@ def https_url(machine: Machine) -> str:
     return f"https://[{host}]:{port}" if ":" in host.strip("[]") and host[0] != "[" else f"https://{host}:{port}"
 
 
+def dialled_address(machine: Machine, host: str, port: int) -> str:
+    """HOST:PORT at which others reach what this machine listens on there; '' if it has no address."""
+    if host in ("", "0.0.0.0", "::"):  # noqa: S104 (every address)
+        host = machine.address
+    if not host:
+        return ""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 class Cordon(msgspec.Struct, frozen=True, omit_defaults=True):
     """A machine takes no new units, but global ones, and keeps those that it has. `why` and `by` (a user's name) are
     for people, '' where not given; `at` is a Unix time."""

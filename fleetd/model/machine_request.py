@@ -20,7 +20,8 @@ ANSWER_S = 5.0  # after which a machine counts as one that does not answer
 MAX_REQUEST_BYTES = 64 * 1024
 MAX_ANSWER_BYTES = 8 * 1024  # in the store, compressed
 MAX_TEXT_BYTES = 256 * 1024  # of an answer before it is compressed
-MAX_LINES = 1000
+MAX_STREAMED_BYTES = 1024 * 1024  # of an answer that is sent as a stream
+MAX_LINES = 10_000
 MAX_UNITS = 128
 MAX_WORDS = 1024  # characters of a cursor or a pattern
 MAX_ENTRY_BYTES = 4 * 1024  # of an entry that is kept as it is
@@ -42,14 +43,15 @@ def answers_prefix(prefix: str) -> str:
 
 class JournalQuery(msgspec.Struct, frozen=True, omit_defaults=True):
     """Which entries of the journal are asked for: those of these units, at most `lines` of them, the last; or, with
-    `after`, a cursor of systemd, the first that follow it. `since_s` is a Unix time (0: from the first on), `grep` a
-    pattern of journalctl ('': all)."""
+    `after`, a cursor of systemd, the first that follow it; and, with `follow`, those that come later. `since_s` is a
+    Unix time (0: from the first on), `grep` a pattern of journalctl ('': all)."""
 
     units: tuple[str, ...]
     lines: int = 10
     since_s: float = 0.0
     grep: str = ""
     after: str = ""
+    follow: bool = False
 
     def refuse(self) -> str:
         """Why this cannot be asked; '' if it can."""
@@ -68,11 +70,13 @@ class JournalQuery(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class MachineRequest(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="format", tag=FORMAT):
     """What is asked of one machine: entries of its journal (None: none), and the state of units. `asker` is the
-    machine that asks."""
+    machine that asks, and `stream_to` where it takes answers as a stream (model/answer_stream.py), as HOST:PORT ('':
+    nowhere)."""
 
     asker: str
     journal: JournalQuery | None = None
     status: tuple[str, ...] = ()
+    stream_to: str = ""
 
     def refuse(self) -> str:
         """Why this cannot be asked; '' if it can."""
@@ -139,14 +143,15 @@ def decode_request(value: bytes) -> MachineRequest:
         raise ValueError(f"this fleetd does not understand the request: {error}") from error
     if refusal := request.refuse():
         raise ValueError(refusal)
+    if request.journal is not None and request.journal.follow and not request.stream_to:
+        raise ValueError("a log is followed by a stream, and the request says nowhere to send it")
     return request
 
 
 def encode_answer(answer: MachineAnswer, *, keeps_first: bool = False) -> bytes:
     """The value of the answer in the store. If it takes too much room, it has as many of its last entries as there is
     room for; `keeps_first`: of its first."""
-    packed = _pack(answer)
-    if len(packed) <= MAX_ANSWER_BYTES:
+    if packed := pack_whole(answer):
         return packed
     fits, too_many = -1, len(answer.entries)
     while too_many - fits > 1:
@@ -158,6 +163,14 @@ def encode_answer(answer: MachineAnswer, *, keeps_first: bool = False) -> bytes:
     if fits >= 0:
         return _pack(_shorten(answer, fits, keeps_first))
     return _pack(MachineAnswer(failure="the answer takes more room than the store has for it: ask for fewer units"))
+
+
+def pack_whole(answer: MachineAnswer) -> bytes:
+    """The value of the answer in the store; b'' if that has no room for it."""
+    if sum(map(len, map(bytes, answer.entries))) > MAX_TEXT_BYTES:  # it would take too long to try
+        return b""
+    packed = _pack(answer)
+    return packed if len(packed) <= MAX_ANSWER_BYTES else b""
 
 
 def _shorten(answer: MachineAnswer, count: int, keeps_first: bool) -> MachineAnswer:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import msgspec
 
@@ -46,6 +46,9 @@ from fleetd.systemd.dbus_manager import SystemdOverDBus
 from fleetd.systemd.inspector import Inspector
 from fleetd.systemd.protocol import ManagerUnavailable
 from fleetd.trust.sealing_process import Sealing
+
+if TYPE_CHECKING:
+    from fleetd.api.peer_streams import PeerListener
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +117,7 @@ class Daemon:
         server = Server(node.api, peer_rights=await _find_peer_rights(self.config), trust=node.trust)
         _watch_revocations(node, server)
         fleetlock = _serve_fleetlock(node)
+        peers = _listen_for_peers(node)
         try:
             await server.start(
                 self.config.listen,
@@ -123,6 +127,8 @@ class Daemon:
             )
             if fleetlock is not None:
                 await fleetlock.start(self.config.fleetlock_listen, insecure=True)
+            if peers is not None:
+                peers.start(self.config.peer_listen)
         except ListenError:
             await server.stop()
             await node.close()
@@ -134,14 +140,14 @@ class Daemon:
         watchdog = asyncio.create_task(_ping_watchdog())
         try:
             while await self._wait(node):
-                node = await self._replace(node, server, fleetlock)
+                node = await self._replace(node, server, fleetlock, peers)
         finally:
             watchdog.cancel()
             sdnotify.notify(sdnotify.STOPPING)
             if not node.failure:
                 await node.shut_down()
             await node.close()
-            await asyncio.gather(*(each.stop() for each in (server, fleetlock) if each is not None))
+            await asyncio.gather(*(each.stop() for each in (server, fleetlock, peers) if each is not None))
             lock.close()
         if node.failure:
             raise node.failure
@@ -151,7 +157,9 @@ class Daemon:
         await first_of(*(event.wait() for event in (self._ended, self._reload, node.finished)))
         return not (self._ended.is_set() or node.finished.is_set())
 
-    async def _replace(self, node: Node, server: Server, fleetlock: Server | None) -> Node:
+    async def _replace(
+        self, node: Node, server: Server, fleetlock: Server | None, peers: "PeerListener | None"
+    ) -> Node:
         """Read the configuration again and replace the Node. An invalid configuration changes nothing."""
         self._reload.clear()
         sdnotify.notify(sdnotify.reloading())
@@ -164,7 +172,7 @@ class Daemon:
             _log_notices(notices)
             if _listening(config) != _listening(self.config):
                 log.warning(
-                    "listen, insecure, metrics_listen and fleetlock_listen take effect when fleetd is restarted"
+                    "%s and %s take effect when fleetd is restarted", ", ".join(_LISTENING[:-1]), _LISTENING[-1]
                 )
                 # Until then fleetd needs what its listeners need: certificates, for example.
                 config = msgspec.structs.replace(config, **dict(zip(_LISTENING, _listening(self.config), strict=True)))
@@ -182,6 +190,8 @@ class Daemon:
                 _watch_revocations(node, server)
             if fleetlock is not None:
                 fleetlock.api = node.make_fleetlock()
+            if peers is not None and node.peers is not None:
+                peers.streams = node.peers
             server.peer_rights = await _find_peer_rights(config)
             node.start()
             log.info("reloaded")
@@ -189,7 +199,7 @@ class Daemon:
         return node
 
 
-_LISTENING = ("listen", "insecure", "metrics_listen", "fleetlock_listen")
+_LISTENING = ("listen", "insecure", "metrics_listen", "peer_listen", "fleetlock_listen")
 
 
 def _listening(config: Config) -> tuple[object, ...]:
@@ -198,9 +208,16 @@ def _listening(config: Config) -> tuple[object, ...]:
 
 def _watch_revocations(node: Node, server: Server) -> None:
     """Have connections end whose certificate is revoked, or of an authority that is not trusted any more."""
-    if node.trust is not None:
-        node.trust.on_revoked = lambda subject: server.close_revoked()
-        node.trust.on_distrusted = server.close_revoked
+    if node.trust is None:
+        return
+
+    def close_revoked(_: str = "") -> None:
+        server.close_revoked()
+        if node.peers is not None:
+            node.peers.close_revoked()
+
+    node.trust.on_revoked = close_revoked
+    node.trust.on_distrusted = close_revoked
 
 
 def _serve_fleetlock(node: Node) -> Server | None:
@@ -211,6 +228,15 @@ def _serve_fleetlock(node: Node) -> Server | None:
 
     limiter = ConnectionLimiter(FLEETLOCK_CONNECTIONS, FLEETLOCK_BYTES)
     return Server(node.make_fleetlock(), limiter=limiter, render_error=render_refusal)
+
+
+def _listen_for_peers(node: Node) -> "PeerListener | None":
+    """What takes the streams of other machines, not started yet; None if none are to be taken."""
+    if node.peers is None:
+        return None
+    from fleetd.api.peer_streams import PeerListener  # few machines are asked for logs
+
+    return PeerListener(node.peers)
 
 
 def check_config(config: Config) -> None:
@@ -281,7 +307,7 @@ async def open_node(config: Config, former_lease: int = 0) -> Node:
         store = InstrumentedStore(of_worker)
     else:
         store = InstrumentedStore(_open_store(config))
-    if any(address.tls for address in config.listen):
+    if config.peer_listen or any(address.tls for address in config.listen):
         from fleetd.process.trusting import find_served, open_trust  # few machines serve https
 
         machine = msgspec.structs.replace(machine, https=find_served(config.listen))

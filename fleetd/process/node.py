@@ -17,6 +17,7 @@ import msgspec
 
 from fleetd import metrics
 from fleetd.agent.agent import Agent
+from fleetd.agent.answer_streams import Dial
 from fleetd.agent.answers import Answers, Inspects
 from fleetd.agent.ledger import Ledger
 from fleetd.aio import Offload
@@ -29,7 +30,7 @@ from fleetd.membership.parking import Parking, park_when_possible
 from fleetd.membership.registration import Membership, Registration
 from fleetd.membership.store_epoch import StoreEpoch
 from fleetd.model.confinement import Limits
-from fleetd.model.machine import Machine, MachineMode, effective_metadata
+from fleetd.model.machine import Machine, MachineMode, dialled_address, effective_metadata
 from fleetd.model.quota import Usage
 from fleetd.model.reason import render_rejection
 from fleetd.process.machine_facts import MachineFacts
@@ -46,6 +47,7 @@ from fleetd.trust.sealing_process import Sealing
 
 if TYPE_CHECKING:
     from fleetd.api.fleetlock import FleetLock
+    from fleetd.api.peer_streams import PeerStreams
     from fleetd.api.worker.server import WorkerApi
     from fleetd.trust.keeper import TrustKeeper
     from fleetd.trust.worker import WorkerTrust
@@ -182,6 +184,7 @@ class Node:
             seal_key=lambda: self.membership.machine.seal_key,
         )
         self.workers = self._make_worker_api() if any(address.tls for address in config.listen) else None
+        self.peers = self._make_peer_streams() if config.peer_listen else None
         self.api = self._make_api(loop_time)
 
     def _make_api(self, now: Callable[[], float]) -> Api:
@@ -208,7 +211,29 @@ class Node:
             allowed_hosts={*config.allowed_hosts, config.public_ip.lower(), self._environment.host_name.lower()},
             workers=self.workers,
             sealing=self._environment.sealing,
+            peers=self.peers,
         )
+
+    def _make_peer_streams(self) -> "PeerStreams":
+        from fleetd.api.peer_streams import PeerStreams  # few machines are asked for logs
+
+        assert self.trust is not None, "peer_listen= needs certificates"
+        first = self.config.peer_listen[0]
+        return PeerStreams(
+            self.trust,
+            lambda: dialled_address(self.membership.machine, first.host, first.port),
+            self._environment.unix_now,
+        )
+
+    def _make_dial(self) -> Dial | None:
+        """What connects to other members with this machine's certificate; None for a machine that has none."""
+        own = self._own_trust
+        if own is None:
+            return None
+        from fleetd.trust.dialing import dial
+
+        is_revoked = self.trust.is_revoked if self.trust else lambda identity: False
+        return lambda address, machine: dial(own, is_revoked, address, machine)
 
     def _make_worker_api(self) -> "WorkerApi":
         from fleetd.api.worker.server import WorkerApi  # most daemons have no workers
@@ -237,6 +262,7 @@ class Node:
                 Registry(self.store, self.config.etcd_key_prefix),
                 self._environment.inspector,
                 self.systemd.shadows,
+                self._make_dial(),
             )
             optional.append(answers.run())
         self._optional = [asyncio.create_task(part) for part in optional]
@@ -251,6 +277,8 @@ class Node:
             self._leaving.cancel()
         if self.workers is not None:
             self.workers.close()
+        if self.peers is not None:
+            self.peers.close()
         self._end_parts()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=CLOSE_S)

@@ -79,8 +79,15 @@ class Inspector:
         self._journalctl = journalctl
         self._systemctl = systemctl
 
-    async def read_journal(self, query: JournalQuery) -> Entries:
-        """The entries. Raises InspectionFailed."""
+    async def follow_journal(self, query: JournalQuery) -> AsyncGenerator[bytes, None]:
+        """The entries, and those that come later, as they come. Raises InspectionFailed."""
+        async with aclosing(_read_lines(journal_command(self._journalctl, query, user=self._user))) as lines:
+            async for line in lines:
+                if entry := shorten_entry(line):
+                    yield entry
+
+    async def read_journal(self, query: JournalQuery, most_bytes: int = MAX_TEXT_BYTES) -> Entries:
+        """The entries, of at most so many bytes together. Raises InspectionFailed."""
         kept: deque[bytes] = deque()
         size, is_cut, takes_first = 0, False, bool(query.after)
         if not query.lines:
@@ -89,13 +96,13 @@ class Inspector:
             async for line in lines:
                 if not (entry := shorten_entry(line)):
                     continue
-                is_full = len(kept) == query.lines or size + len(entry) > MAX_TEXT_BYTES
+                is_full = len(kept) == query.lines or size + len(entry) > most_bytes
                 if is_full and (takes_first or is_reversed(query)):
                     is_cut = True
                     break
                 kept.append(entry)
                 size += len(entry)
-                while len(kept) > query.lines or size > MAX_TEXT_BYTES:
+                while len(kept) > query.lines or size > most_bytes:
                     size -= len(kept.popleft())
                     is_cut = True
         if is_reversed(query):
@@ -115,7 +122,7 @@ class Inspector:
 
 def is_reversed(query: JournalQuery) -> bool:
     """True if journalctl writes the last entry first: it does with a pattern and a number of lines."""
-    return bool(query.grep) and not query.after
+    return bool(query.grep) and not query.after and not query.follow
 
 
 def journal_command(program: str, query: JournalQuery, *, user: bool) -> list[str]:
@@ -131,6 +138,8 @@ def journal_command(program: str, query: JournalQuery, *, user: bool) -> list[st
         command.append(f"--since=@{query.since_s:.6f}")
     if query.grep:
         command.append(f"--grep={query.grep}")
+    if query.follow:
+        command.append("--follow")
     return [*command, "--reverse"] if is_reversed(query) else command
 
 

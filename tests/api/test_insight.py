@@ -125,7 +125,7 @@ async def test_nothing_is_left_in_the_store(cluster: Cluster) -> None:
         (f"unit={ONE}&machine=x", 400, "is not the beginning"),
         (f"unit={ONE}&machine=m", 400, "more than one machine"),
         (f"unit={ONE}&lines=-1", 400, "lines=-1: that is no number"),
-        (f"unit={ONE}&lines=1001", 400, "from 0 to 1000"),
+        (f"unit={ONE}&lines=10001", 400, "from 0 to 10000"),
         (f"unit={ONE}&since=yesterday", 400, "since=yesterday: that is no number"),
         (f"unit={ONE}&after=s%3D1", 400, "write the id of a machine"),
         (f"unit={ONE}&after=m1:%20", 400, "is no cursor"),

@@ -108,6 +108,7 @@ async def test_what_a_worker_says_of_itself_is_overwritten_by_what_was_recorded(
         address=RECORDED.address,
         metadata=RECORDED.metadata,
         host_keys=RECORDED.host_keys,
+        is_worker=True,
     )
 
 
@@ -116,7 +117,7 @@ async def test_a_machine_whose_record_a_restore_has_lost_takes_part_with_nothing
     await register(worker, address="10.66.66.66", metadata={"role": "db"})
     item = await worker.store.get(OWN_KEY)
     assert item is not None
-    assert replace(MACHINES.decode(item), capabilities={}) == Machine(OWN, session="s")
+    assert replace(MACHINES.decode(item), capabilities={}) == Machine(OWN, session="s", is_worker=True)
 
 
 @pytest.mark.parametrize(

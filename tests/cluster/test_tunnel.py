@@ -255,7 +255,7 @@ def test_a_session_that_dies_in_use_is_one_error(operator: RemoteOperator) -> No
     (machine,) = operator.machines_of("web.service")
     for arguments, begun, failed in (
         (["ssh", machine.id[:6], "echo begun; sleep 300"], "begun\n", "Failed running command over SSH"),
-        (["journal", "-f", "--output=cat", "-n1", "web"], "", "Unable to SSH to remote host"),
+        (["journal", "-f", "--ssh-port=22", "--output=cat", "-n1", "web"], "", "Unable to SSH to remote host"),
     ):
         process = operator.spawn(*arguments)
         assert process.stdout is not None

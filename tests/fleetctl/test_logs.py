@@ -86,13 +86,29 @@ def test_the_time_and_the_number_reach_the_machine(
     assert (refused.status, "is no time span" in refused.stderr) == (1, True)
 
 
-@pytest.mark.parametrize("options", [["--follow"], ["--sudo"], ["-n", "1001"], ["--output=verbose"]])
+@pytest.mark.parametrize("options", [["--ssh-port=22"], ["--sudo"], ["-n", "10001"], ["--output=verbose"]])
 def test_what_fleetd_does_not_show_is_read_over_ssh(
     fleetctl: Fleetctl, inspectors: dict[str, ScriptedInspector], options: list[str]
 ) -> None:
     result = fleetctl("journal", *options, "db")
     assert (result.status, "has no address" in result.stderr) == (255, True)
     assert inspectors[M2.id].asked == []
+
+
+def test_logs_are_not_followed_through_a_fleetd_without_peer_listen(
+    fleetctl: Fleetctl, inspectors: dict[str, ScriptedInspector]
+) -> None:
+    result = fleetctl("journal", "--follow", "db")
+    assert "Using SSH for 22222222...: fleetd does not show logs: Error 409: logs cannot be followed" in result.stderr
+    assert (result.status, "has no address" in result.stderr) == (255, True)
+
+
+def test_the_pattern_reaches_the_machine(fleetctl: Fleetctl, inspectors: dict[str, ScriptedInspector]) -> None:
+    assert fleetctl("journal", "-g", "a|b c", "web").status == 0
+    [query] = inspectors[M1.id].asked
+    assert query.grep == "a|b c"
+    refused = fleetctl("journal", "-g", "x" * 2000, "web")
+    assert "a pattern has at most 1024 characters" in refused.stderr
 
 
 def test_what_a_machine_cannot_tell_is_read_over_ssh(

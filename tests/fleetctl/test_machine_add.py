@@ -148,11 +148,11 @@ def test_init_beside_an_etcd_of_ones_own_makes_the_authority_and_serves_https(
         assert serve_https(settings, host, "m1", read_conf(host)) == 0
     assert capsys.readouterr().out.splitlines() == [
         "Made the authority of the cluster (/var/lib/fleet/trust)",
-        "Set listen= in /etc/fleet/fleet.conf",
+        "Set listen=, peer_listen= in /etc/fleet/fleet.conf",
         "This machine serves https on port 7443; the etcd of your own (https://10.0.0.7:2379) stays as it is",
         "This machine serves https on port 7443; the etcd of your own (https://10.0.0.7:2379) stays as it is",
     ]
-    assert host.files[layout.CONFIG] == OWN_ETCD + "listen=https://:7443\n"
+    assert host.files[layout.CONFIG] == OWN_ETCD + "listen=https://:7443\npeer_listen=:7444\n"
     assert set(host.files) == {layout.CONFIG, *layout.authority_files(1)}
 
 

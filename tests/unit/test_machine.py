@@ -2,7 +2,7 @@
 
 import pytest
 
-from fleetd.model.machine import Machine, https_url, is_address
+from fleetd.model.machine import Machine, dialled_address, https_url, is_address
 
 
 @pytest.mark.parametrize(
@@ -48,3 +48,18 @@ def test_any_other_text_is_no_address(text: str) -> None:
 )
 def test_a_server_says_where_it_serves_https(address: str, https: str, url: str) -> None:
     assert https_url(Machine("m1", address=address, https=https)) == url
+
+
+@pytest.mark.parametrize(
+    ("address", "host", "dialled"),
+    [
+        ("10.0.0.1", "", "10.0.0.1:7444"),
+        ("10.0.0.1", "0.0.0.0", "10.0.0.1:7444"),
+        ("fd00::1", "::", "[fd00::1]:7444"),
+        ("10.0.0.1", "10.9.0.1", "10.9.0.1:7444"),
+        ("10.0.0.1", "fd00::9", "[fd00::9]:7444"),
+        ("", "", ""),
+    ],
+)
+def test_where_others_dial_what_a_machine_listens_on(address: str, host: str, dialled: str) -> None:
+    assert dialled_address(Machine("m1", address=address), host, 7444) == dialled

@@ -28,6 +28,7 @@ from fleetd.model.machine_request import (
     encode_answer,
     encode_request,
     merge_entries,
+    pack_whole,
     shorten_entry,
 )
 
@@ -47,6 +48,7 @@ def _entry(number: int, text: str = "said", **fields: object) -> msgspec.Raw:
         MachineRequest("m1", JournalQuery(("a.service", "b.socket"), 0, 1764240000.5, "fail(ed|ure)", CURSOR)),
         MachineRequest("m1", status=WEB),
         MachineRequest("m1", JournalQuery(WEB), WEB),
+        MachineRequest("m1", JournalQuery(WEB, follow=True), stream_to="10.0.0.1:7444"),
     ],
 )
 def test_a_request_is_read_as_it_was_written(request_: MachineRequest) -> None:
@@ -85,6 +87,7 @@ def test_what_cannot_be_asked_is_refused(request_: MachineRequest, cause: str) -
         (b"[" * 5000, "does not understand"),
         (b'{"format":2,"asker":"m1"}', "does not understand"),
         (b"x" * (MAX_REQUEST_BYTES + 1), "too large"),
+        (encode_request(MachineRequest("m1", JournalQuery(WEB, follow=True))), "nowhere to send it"),
     ],
 )
 def test_what_is_no_request_is_refused(value: bytes, cause: str) -> None:
@@ -116,6 +119,13 @@ def test_an_answer_has_as_many_entries_as_there_is_room_for(keeps_first: bool) -
     kept = entries[:count] if keeps_first else entries[-count:]
     assert [bytes(entry) for entry in read.entries] == [bytes(entry) for entry in kept]
     assert MAX_ANSWER_BYTES - 300 < len(value) <= MAX_ANSWER_BYTES
+
+
+def test_an_answer_that_has_no_room_is_not_packed_whole() -> None:
+    assert decode_answer(pack_whole(MachineAnswer((_entry(1),)))) == MachineAnswer((_entry(1),))
+    noise = random.Random(1).randbytes(MAX_ANSWER_BYTES).hex()
+    assert pack_whole(MachineAnswer((_entry(1, noise),))) == b""
+    assert pack_whole(MachineAnswer((_entry(1, "x" * MAX_TEXT_BYTES),))) == b""
 
 
 def test_an_answer_without_room_for_any_entry_is_cut_to_none() -> None:

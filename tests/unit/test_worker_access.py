@@ -226,8 +226,8 @@ def test_what_a_worker_says_of_itself_does_not_decide() -> None:
 
 words = st.sampled_from(
     f"/ // . .. \0 * {OWN} {OTHER} {OWN[:2]} fleet fleet-authority machines states synced placements sealed-secrets "
-    f"secrets units history cluster leases trust authorities revocations fleet-requests fleet-answers {UNIT} é \U0010ffff"
-    .split(" ")
+    f"secrets units history cluster leases trust authorities revocations fleet-requests fleet-answers {UNIT} é "
+    "\U0010ffff".split(" ")
 )
 keys = st.one_of(
     st.lists(words, max_size=6).map("".join),

@@ -1,16 +1,17 @@
 """What units log, and what systemd says of them on their machines: read there, without SSH."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from fnmatch import translate
 from typing import Any
 
 import msgspec
 
 from fleetd.api import schema
-from fleetd.api.asking import Asking
-from fleetd.api.http import ApiError, Request, Response, render_json
-from fleetd.model.machine_request import JournalQuery, MachineAnswer, MachineRequest, merge_entries
+from fleetd.api.asking import Asking, Item
+from fleetd.api.http import ApiError, Request, Response, StreamedResponse, render_json
+from fleetd.model.machine_request import JournalQuery, MachineAnswer, MachineRequest, merge_entries, name_machine
 from fleetd.model.names import is_template
 from fleetd.registry.records import UNITS
 from fleetd.registry.registry import Reader, Registry
@@ -30,24 +31,31 @@ class Insight:
         self._registry = registry
         self._asking = asking
 
-    async def get_journal(self, request: Request, _: str) -> Response:
+    async def get_journal(self, request: Request, _: str) -> Response | StreamedResponse:
         """Show the last entries that units logged on their machines, as lines of JSON: systemd's own fields and
         `machine`, by time. The query names units (`unit`, names or patterns), and maybe `machine` (beginnings of ids;
         these are asked whether they have the units now or not), `lines` of each machine (10), `since` (a Unix time),
         `grep`, and `after` (`MACHINE:CURSOR`: the first entries after that one). Lines with `failure` name machines
-        that did not answer, those with `cut` machines that have more."""
+        that did not answer, those with `cut` machines that have more. With `follow=true`, entries come as they are
+        logged, in the order in which they come, with an empty line now and then, until all machines have ended."""
         lines, since_s = _number(request, "lines", 10), _number(request, "since", 0.0)
         grep, cursors = (request.query_values("grep") or [""])[-1], _cursors(request)
+        follow = _truth(request, "follow") and request.method != "HEAD"
         reader = self._registry.at_one_revision()
         units = await _find_units(reader, request)
         machines = await _find_machines(reader, request)
         places = dict.fromkeys(machines, units) if machines else await _find_places(reader, units)
         requests = {
             id_: MachineRequest(
-                self._asking.asker, JournalQuery(tuple(names), int(lines), since_s, grep, cursors.get(id_, ""))
+                self._asking.asker,
+                JournalQuery(tuple(names), int(lines), since_s, grep, cursors.get(id_, ""), follow),
             )
             for id_, names in places.items()
         }
+        if follow:
+            _check(requests)
+            chunks = _stream_lines(await self._asking.begin_to_follow(requests))
+            return StreamedResponse(200, chunks, (("Content-Type", NDJSON),))
         answers = await self._ask(requests)
         entries = merge_entries(answers.items())
         return Response(200, (("Content-Type", NDJSON),), b"".join(_lines([*entries, *_remarks(answers)])))
@@ -77,10 +85,15 @@ class Insight:
         return render_json(schema.UnitStatuses(tuple(found), silent))
 
     async def _ask(self, requests: Mapping[str, MachineRequest]) -> dict[str, MachineAnswer]:
-        for request in requests.values():
-            if refusal := request.refuse():
-                raise ApiError(400, refusal)
+        _check(requests)
         return await self._asking.ask(requests)
+
+
+def _check(requests: Mapping[str, MachineRequest]) -> None:
+    """Raises ApiError for what cannot be asked."""
+    for request in requests.values():
+        if refusal := request.refuse():
+            raise ApiError(400, refusal)
 
 
 async def _find_units(reader: Reader, request: Request) -> list[str]:
@@ -147,6 +160,14 @@ def _number(request: Request, name: str, default: float) -> float:
     return float(text)
 
 
+def _truth(request: Request, name: str) -> bool:
+    """A parameter that is true or false. Raises ApiError."""
+    text = (request.query_values(name) or ["false"])[-1]
+    if text not in ("true", "false"):
+        raise ApiError(400, f"{name}={text}: write true or false")
+    return text == "true"
+
+
 def _cursors(request: Request) -> dict[str, str]:
     """The cursors by machine. Raises ApiError."""
     found: dict[str, str] = {}
@@ -163,6 +184,19 @@ def _lines(values: Sequence[dict[str, Any]]) -> Iterator[bytes]:
     for value in values:
         yield encode(value)
         yield b"\n"
+
+
+async def _stream_lines(items: AsyncGenerator[Item, None]) -> AsyncGenerator[bytes, None]:
+    """What machines send, as lines of JSON."""
+    encode = msgspec.json.Encoder().encode
+    async with aclosing(items):
+        async for machine, item in items:
+            if isinstance(item, MachineAnswer):
+                yield encode({"machine": machine, "failure": item.failure or "its log has ended"}) + b"\n"
+            elif not machine:
+                yield b"\n"
+            elif (fields := name_machine(msgspec.Raw(item), machine)) is not None:
+                yield encode(fields) + b"\n"
 
 
 def _remarks(answers: Mapping[str, MachineAnswer]) -> Iterator[dict[str, Any]]:
