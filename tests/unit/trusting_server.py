@@ -1,20 +1,25 @@
 """Servers and their keepers, over one store, with certificates that are made in this process."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from fleetd.model.certificate import SERVER, CertificateIdentity
 from fleetd.registry.registry import Registry
 from fleetd.store.embedded import EmbeddedStore, inline
-from fleetd.store.protocol import Store
+from fleetd.store.protocol import Delete, Store
+from fleetd.trust import x509
 from fleetd.trust.__main__ import answer
 from fleetd.trust.files import TrustFiles
 from fleetd.trust.keeper import Lives, TrustKeeper
 from fleetd.trust.signing import Signer
 
-LIVES = Lives(machine_s=30 * 86400.0)
+BEGIN = 1_790_000_000.0
+DAY_S = 86400.0
+LIVES = Lives(machine_s=30 * DAY_S)
 
 
 async def answer_here(call: bytes) -> bytes:
@@ -69,3 +74,47 @@ class TrustingServer:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         assert self._task.cancelled(), self._task.exception()
+
+
+def unix_now() -> float:
+    """The wall clock in virtual time."""
+    return BEGIN + asyncio.get_running_loop().time()
+
+
+class Servers:
+    """Makes servers over one store."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    @cached_property
+    def store(self) -> EmbeddedStore:
+        return open_store()
+
+    def __call__(self, name: str, **arguments: Any) -> TrustingServer:
+        return TrustingServer(name, self.store, self.directory, unix_now, **arguments)
+
+
+@asynccontextmanager
+async def running(*servers: TrustingServer) -> AsyncIterator[None]:
+    """Within the `async with` block these servers run."""
+    for each in servers:
+        each.start()
+    await asyncio.sleep(1)
+    yield
+    for each in servers:
+        await each.stop()
+
+
+def authority_of(server: TrustingServer) -> int:
+    """The number of the authority that has signed the server's certificate."""
+    known = server.keeper._known.authorities
+    certificate = TrustFiles(server.directory).read_certificate()
+    (number,) = [each.number for each in known if x509.is_signed_by(certificate, each.certificate)]
+    return number
+
+
+async def forget(store: Store, *parts: str) -> None:
+    """Delete the keys that have one of these in them."""
+    found = await store.range("/fleet")
+    await store.transact([], [Delete(item.key) for item in found.items if any(part in item.key for part in parts)])
