@@ -119,7 +119,7 @@ class Node:
         """`trust` keeps the certificate of a server, None for one that needs none; `worker_trust` that of a worker."""
         self.config = config
         self.trust = trust
-        self._own_trust = own_trust = trust or worker_trust
+        self._own_trust = trust or worker_trust
         self._worker_trust = worker_trust
         self._environment = environment
         self.store = store
@@ -133,19 +133,8 @@ class Node:
         registry = Registry(store, config.etcd_key_prefix)
         registration = Registration(machine.session, loop_time)
         ledger = environment.open_ledger(environment.runtime)
-        self._epoch = epoch = StoreEpoch(registry, machine.id, ledger.store.cluster_id, ledger.store.revision)
-        self.agent = Agent(
-            machine.id,
-            registry,
-            systemd,
-            ledger,
-            epoch,
-            registration,
-            machine.boot_id,
-            on_refused_reboot=lambda: self._facts.wake(),
-            credentials_directory=environment.runtime / "credentials" if environment.sealing else None,
-            limits=Limits(config.accept, config.confine),
-        )
+        self._epoch = StoreEpoch(registry, machine.id, ledger.store.cluster_id, ledger.store.revision)
+        self.agent = self._make_agent(machine, registry, ledger, registration)
         self.membership = Membership(
             machine,
             registry,
@@ -158,34 +147,60 @@ class Node:
             is_worker=config.is_worker,
             unix_now=environment.unix_now,
         )
-        self._facts = MachineFacts(
+        self._facts = self._make_facts()
+        self.election = self._make_election(machine.id, registry, loop_time)
+        self.workers = self._make_worker_api() if any(address.tls for address in config.listen) else None
+        self.peers = self._make_peer_streams() if config.peer_listen else None
+        self.api = self._make_api(loop_time)
+
+    def _make_agent(self, machine: Machine, registry: Registry, ledger: Ledger, registration: Registration) -> Agent:
+        return Agent(
+            machine.id,
+            registry,
+            self.systemd,
+            ledger,
+            self._epoch,
+            registration,
+            machine.boot_id,
+            on_refused_reboot=lambda: self._facts.wake(),
+            credentials_directory=self._environment.runtime / "credentials" if self._environment.sealing else None,
+            limits=Limits(self.config.accept, self.config.confine),
+        )
+
+    def _make_facts(self) -> MachineFacts:
+        environment = self._environment
+        return MachineFacts(
             self.membership,
             find_address=environment.find_address,
             find_host_keys=environment.find_host_keys,
             find_reboot_need=environment.find_reboot_need,
             find_refusal=lambda: self.agent.reboot_refusal,
-            find_certificate_end=lambda: own_trust.expires_at_s if own_trust else 0.0,
+            find_certificate_end=self._find_certificate_end,
             is_own_host=environment.is_own_host,
         )
-        self.election = Election(
-            machine.id,
+
+    def _find_certificate_end(self) -> float:
+        """When this machine's certificate expires, as a Unix time; 0 without one."""
+        return self._own_trust.expires_at_s if self._own_trust else 0.0
+
+    def _make_election(self, machine: str, registry: Registry, now: Callable[[], float]) -> Election:
+        config, environment = self.config, self._environment
+        return Election(
+            machine,
             registry,
             self.membership,
-            epoch,
+            self._epoch,
             ttl_s=config.agent_ttl_s,
             failover=FailoverPolicy(config.failover_delay_s, config.rerun_after_failover, config.handover_timeout_s),
             reboots=RebootPolicy(config.reboot_window, config.reboot_slots, config.reboot_when_required),
             compact=config.etcd_compact,
-            now=loop_time,
+            now=now,
             unix_now=environment.unix_now,
             new_id=environment.new_id,
             offload=environment.offload,
             sealing=environment.sealing,
             seal_key=lambda: self.membership.machine.seal_key,
         )
-        self.workers = self._make_worker_api() if any(address.tls for address in config.listen) else None
-        self.peers = self._make_peer_streams() if config.peer_listen else None
-        self.api = self._make_api(loop_time)
 
     def _make_api(self, now: Callable[[], float]) -> Api:
         config = self.config
@@ -393,7 +408,7 @@ class Node:
 
     def _render_metrics(self) -> bytes:
         metrics.REGISTERED.set(self.membership.registered.is_set())
-        metrics.CERTIFICATE_EXPIRES.set(self._own_trust.expires_at_s if self._own_trust else 0.0)
+        metrics.CERTIFICATE_EXPIRES.set(self._find_certificate_end())
         if self.election.term:
             self.election.term.show_metrics()
         else:
