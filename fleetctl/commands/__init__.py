@@ -34,7 +34,7 @@ SUMMARIES = {
     "scale": "Set how many instances a template has",
     "secret": "List, set or remove secrets, which units get as credentials of systemd",
     "settings": "Show or change the settings of the cluster",
-    "simulate": "Play what happens to a cluster when machines are lost, or a folder is applied",
+    "simulate": "Play what happens to a cluster when machines are drained or lost, or a folder is applied",
     "ssh": "Log in to a machine or the machine of a unit, or run a command there",
     "start": "Start units; submits those that the cluster does not have",
     "status": "Show systemctl status of units, from their machines",

@@ -60,13 +60,14 @@ VALUES: Mapping[str, Callable[[Row], Any]] = {
 class Step(msgspec.Struct, frozen=True):
     """One thing that is done to the cluster, and what became of it. `nowhere` are the units that are to run and that no
     machine runs at the end: unit → why. `is_over` is False if something still went on then; `refusal` is why it was not
-    done."""
+    done; `left` says of each unit that has not left a drained machine why."""
 
     name: str
     rows: tuple[Row, ...]
     nowhere: Mapping[str, str]
     is_over: bool
     refusal: str = ""
+    left: tuple[str, ...] = ()
 
 
 @new_command(
@@ -96,8 +97,8 @@ def command(
     cluster is quiet again, machines are lost, and after that the folder is applied. Only units to which something
     happens are listed.
 
-    Exits with 1 if a unit that is to run runs nowhere at the end, if a drain or the folder is refused, or if something
-    does not end.
+    Exits with 1 if a unit that is to run runs nowhere at the end, if one has not left a drained machine (global ones
+    stay), if a drain or the folder is refused, or if something does not end.
     """
     exported = read_export(file)
     play = Play(
@@ -120,13 +121,15 @@ def command(
     for step in steps:
         if step.refusal:
             output.error(f"{step.name}: {output.indented(step.refusal)}")
+        for line in step.left:
+            output.error(f"{step.name}: {output.indented(line)}")
         if not step.is_over:
             output.error(f"{step.name}: something still went on at the end; --for=TIME plays longer")
         for unit, why in step.nowhere.items():
             if known.get(unit) != why:
                 output.error(f"{step.name}: {output.printable(unit)} runs nowhere: {output.indented(why)}")
         known = step.nowhere
-    return 1 if known or any(step.refusal or not step.is_over for step in steps) else 0
+    return 1 if known or any(step.refusal or step.left or not step.is_over for step in steps) else 0
 
 
 def _check_settings(file: str, exported: Exported) -> None:
@@ -182,7 +185,13 @@ async def _take_steps(cluster: "SimulatedCluster", exported: Exported, play: Pla
     if play.drained:
         began_s = cluster.now_s
         refusals = [await cluster.drain(id_) for id_ in play.drained]
-        yield await _end_step(cluster, DRAIN, began_s, play.at_most_s, "; ".join(filter(None, refusals)))
+        step = await _end_step(cluster, DRAIN, began_s, play.at_most_s, "; ".join(filter(None, refusals)))
+        left = [
+            f"{unit} has not left {_place(id_, exported)}: {why}"
+            for id_ in play.drained
+            for unit, why in (await cluster.find_left(id_)).items()
+        ]
+        yield msgspec.structs.replace(step, left=tuple(left))
     if play.lost:
         began_s = cluster.now_s
         for id_ in play.lost:
@@ -260,8 +269,7 @@ def _show(steps: Sequence[Step], exported: Exported) -> None:
 def _cells(steps: Sequence[Step], exported: Exported) -> Iterator[list[str]]:
     for step in steps:
         for row in step.rows:
-            machine = exported.machines.get(row.machine)
-            place = output.place(row.machine, machine.address if machine else "")
+            place = _place(row.machine, exported)
             began = "before" if row.began_s is None else _seconds(row.began_s)
             ended = "-" if row.ended_s is None else _seconds(row.ended_s)
             yield [
@@ -272,6 +280,10 @@ def _cells(steps: Sequence[Step], exported: Exported) -> Iterator[list[str]]:
                 ended,
                 _seconds(row.away_s) if row.away_s else "-",
             ]
+
+
+def _place(id_: str, exported: Exported) -> str:
+    return output.place(id_, exported.machines[id_].address)
 
 
 def _seconds(span_s: float) -> str:

@@ -194,17 +194,22 @@ class SimulatedCluster:
         """Have a machine drained. Returns why that is refused, or ''."""
         return _refusal(await self.ask("PUT", f"machines/{machine}/drain", schema.DrainRequest("simulated")))
 
+    async def find_left(self, machine: str) -> dict[str, str]:
+        """What has not left a drained machine, but for what is to stay there: unit → why."""
+        answer = await self.ask("GET", f"machines/{machine}/drain")
+        report = msgspec.json.decode(answer.body, type=schema.DrainReport)
+        return {each.unit: each.reason or report.hold for each in report.units if each.state != "global"}
+
     async def apply(self, request: schema.Apply) -> str:
         """Apply units, with the secrets that they name. Returns why that is refused, or ''."""
         refusal = _refusal(await self.ask("POST", "apply", request))
         await self._make_secrets()
         return refusal
 
-    async def ask(self, method: str, path: str, body: msgspec.Struct) -> Response:
+    async def ask(self, method: str, path: str, body: msgspec.Struct | None = None) -> Response:
         """The answer of a machine that is on to an administrator's request; the path is that below /fleet/v2/."""
-        asked = Request(
-            method, f"{schema.V2}/{path}", headers=_JSON, body=msgspec.json.encode(body), local=True, actor=_OPERATOR
-        )
+        sent = b"" if body is None else msgspec.json.encode(body)
+        asked = Request(method, f"{schema.V2}/{path}", headers=_JSON, body=sent, local=True, actor=_OPERATOR)
         machine = next(machine for machine in self.machines.values() if machine.is_on)
         answer = await machine.node.api.handle(asked)
         assert isinstance(answer, Response)

@@ -84,7 +84,16 @@ def test_a_drained_machine_is_left_and_a_machine_lost_after_that_finds_it_cordon
 
 def test_a_drain_that_finds_no_room_leaves_the_unit_where_it_is(bare_fleetctl: Fleetctl, tmp_path: Path) -> None:
     pinned = unit("db.service", M1, options="MachineMetadata=disk=ssd")
-    assert play(bare_fleetctl, "--drain=1", write(tmp_path, machine(M1, disk="ssd"), machine(M2), pinned)) == {}
+    everywhere = [unit("all.service", M1, M2, options="Global=true")]
+    file = write(tmp_path, machine(M1, disk="ssd"), machine(M2), pinned, *everywhere)
+    result = bare_fleetctl("simulate", "--drain=1", file)
+    assert (result.status, result.stdout) == (
+        1,
+        "begin: 0 units started or stopped\ndrain: 0 units started or stopped\n",
+    )
+    begin, _, why = result.stderr.partition("10.0.0.1: ")
+    assert begin == "drain: db.service has not left 11111111.../"
+    assert "disk=ssd" in why
 
 
 def test_secrets_that_units_name_are_there(bare_fleetctl: Fleetctl, tmp_path: Path) -> None:
