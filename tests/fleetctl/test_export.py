@@ -161,6 +161,58 @@ def test_a_set_whose_template_stands_for_more_is_left_as_it_is(
     assert sorted(cluster.units) == ["web@.service", "web@1.service"]
 
 
+def test_a_unit_of_another_set_is_taken_over_with_replace_alone(
+    fleetctl: Fleetctl, cluster: ScriptedCluster, tmp_path: Path
+) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "db.service").write_text(SERVICE)
+    assert fleetctl("apply", "old", "--no-block").status == 0
+    file = write(tmp_path, unit("db.service", target="launched", set="new"))
+    result = fleetctl("import", "--yes", file)
+    assert (result.status, result.stdout.splitlines()[0]) == (1, '  unit  db.service  kept  set "old" → "new"')
+    assert sets(cluster) == {"old": ("db.service",)}
+    result = fleetctl("import", "--yes", "--replace", file)
+    assert (result.status, result.stderr) == (0, "")
+    assert {name: members for name, members in sets(cluster).items() if members} == {"new": ("db.service",)}
+
+
+def test_an_instance_with_a_content_of_its_own_comes_into_its_set_with_it(
+    fleetctl: Fleetctl, cluster: ScriptedCluster, tmp_path: Path
+) -> None:
+    text, own = (f"{service}\n[X-Fleet]\nInstances=2\n" for service in (SERVICE, OTHER))
+    texts = {"web@.service": text, "web@1.service": text, "web@2.service": own}
+    file = write(tmp_path, *(unit(name, each, set="prod") for name, each in texts.items()))
+    result = fleetctl("import", "--yes", file)
+    assert (result.status, result.stderr) == (0, "")
+    assert {name: each.text for name, each in cluster.units.items()} == texts
+    assert sets(cluster) == {"prod": tuple(sorted(texts))}
+    assert fleetctl("import", file).stdout == "nothing to do (3 unchanged)\n"
+
+
+def test_a_set_that_is_larger_than_a_request_comes_in_parts(
+    fleetctl: Fleetctl, cluster: ScriptedCluster, tmp_path: Path
+) -> None:
+    text = "[Service]\n" + f"Environment=A={'a' * 1900}\n" * 30 + "ExecStart=/bin/true\n"
+    names = [f"u{number:02}.service" for number in range(40)]
+    file = write(tmp_path, *(unit(name, text, set="prod") for name in names))
+    result = fleetctl("import", "--yes", file)
+    assert (result.status, result.stderr) == (0, "")
+    assert sets(cluster) == {"prod": tuple(names)}
+    assert {each.text for each in cluster.units.values()} == {text}
+
+
+def test_drop_ins_that_units_share_come_to_all_of_them(
+    fleetctl: Fleetctl, cluster: ScriptedCluster, tmp_path: Path
+) -> None:
+    for name in ("a.service", "b.service", "c.service"):
+        cluster.add(name, SERVICE if name != "c.service" else OTHER, limit=LIMIT)
+    cluster.add("d.service", SERVICE, limit=LIMIT.replace("1G", "2G"))
+    lines = [json.loads(line) for line in fleetctl("export").stdout.splitlines()]
+    found = {line["name"]: line["dropins"] for line in lines if line["kind"] == "unit"}
+    shared, other = ([{"name": "limit.conf", "text": text}] for text in (LIMIT, LIMIT.replace("1G", "2G")))
+    assert found == {"a.service": shared, "b.service": shared, "c.service": shared, "d.service": other}
+
+
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
