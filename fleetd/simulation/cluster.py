@@ -174,13 +174,16 @@ class SimulatedCluster:
         return any(decision.lost for decision in (await self._registry.decisions()).values())
 
     async def find_nowhere(self) -> dict[str, str]:
-        """The units that are to run and have no machine that is on: unit → why."""
+        """The units that are to run and have no machine that is on: unit → why. A global unit runs wherever it fits,
+        which may be nowhere."""
         units, found = await self._registry.units(), {}
         for name, decision in (await self._registry.decisions()).items():
             unit = units.get(name)
             if unit is None or unit.target is not TargetState.LAUNCHED or decision.completed == unit.generation:
                 continue
-            if not is_template(name) and (decision.lost or not (decision.machine or decision.machines)):
+            if is_template(name) or requirements_of(unit.content, name).is_global:
+                continue
+            if decision.lost or not decision.machine:
                 found[name] = _explain(decision)
         return found
 
