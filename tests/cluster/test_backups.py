@@ -12,7 +12,6 @@ from contrib.testbed.root import CHECKOUT
 from tests.cluster.operator import RECORDER, Operator, with_fleet
 from tests.cluster.test_package import prepare_administrator, sh
 from tests.cluster.test_store_faults import orphans
-from tests.requirements import require
 
 PAGE = CHECKOUT / "docs/operations.md"
 EVERYWHERE = {"every.service": with_fleet("Global=true", service=RECORDER)}
@@ -127,23 +126,6 @@ def test_the_store_of_servers_that_cluster_init_made_is_restored_by_the_commands
         "the others go on without the first",
         lambda: cluster.fleetctl("destroy", "old-1.service", on=servers[0], check=False).returncode == 0,
     )
-
-
-def test_a_cluster_of_one_machine_is_saved_and_restored_by_the_commands_of_the_page(
-    new_cluster: Callable[..., Cluster], tmp_path: Path
-) -> None:
-    require([] if shutil.which("sqlite3") else ["sqlite3 is not installed"], "saves the state of a cluster of one")
-    cluster = new_cluster([{"standalone": "true", "etcd_servers": "", "insecure_etcd": "false"}], etcd_members=0)
-    (machine,) = cluster.machines
-    operator = Operator(cluster, tmp_path)
-    save, restore = blocks("Backup and restore")[4:]
-    operator.start(OLD)
-    sh(machine, save)
-    operator.start(YOUNG)
-    lives = operator.lives([*OLD, *YOUNG])
-    sh(machine, "set -e\n" + restore)
-    cluster.wait_ready()
-    assert_managed(operator, lives)
 
 
 @pytest.mark.parametrize("heading", ["Backup and restore", SETTINGS])
