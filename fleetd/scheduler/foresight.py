@@ -5,7 +5,7 @@ stands still. What fails now stays as it is until it is placed anew. So a plan i
 No reboot goes on: the units of a machine that is drained for one leave it, and others do not get its slot.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -16,6 +16,8 @@ from fleetd.model.placement import Placement
 from fleetd.model.quota import Usage
 from fleetd.model.reason import Eviction, Reason, Unavailability, WaitingForPeer, WaitingForStop
 from fleetd.model.requirements import requirements_of
+from fleetd.model.rollout import Apply
+from fleetd.model.timespan import LONGEST_S
 from fleetd.model.unit import Proof, TargetState, Unit, UnitState
 from fleetd.scheduler import affected as change
 from fleetd.scheduler.affected import Affected
@@ -24,28 +26,30 @@ from fleetd.scheduler.disruption import judge_member
 from fleetd.scheduler.failover_delays import NO_DELAYS, START, FailoverPolicy, Now
 from fleetd.scheduler.planner import CONTROLLERS, Controller, plan_cluster
 from fleetd.scheduler.proposal import RolloutPlan, SessionPlan, Write
-from fleetd.scheduler.snapshot import Snapshot
+from fleetd.scheduler.snapshot import MachineLoss, Snapshot
 from fleetd.scheduler.unit_plan import UnitPlan
 
 _CONTROLLERS = tuple(controller for controller in CONTROLLERS if controller is not reboot)
 
 
 class Hypothesis(msgspec.Struct, frozen=True):
-    """What is supposed to be in the store instead of what is there, by name or machine; None: there is no such record.
-    A machine that is None is lost."""
+    """What is supposed to be in the store instead of what is there, by name, machine or id; None: there is no such
+    record. A machine that is None was lost so long ago that no unit waits for it that does not wait for ever."""
 
     units: Mapping[str, Unit | None] = {}
     machines: Mapping[str, Machine | None] = {}
     settings: Mapping[str, MachineSettings | None] = {}
     moves: Mapping[str, Move | None] = {}
+    applies: Mapping[str, Apply | None] = {}
 
 
 AS_IT_IS = Hypothesis()
 
 
 class ForeseenMove(msgspec.Struct, frozen=True):
-    """A unit goes from the machine `origin` ('': it was on none) to `machine`; one that is on many machines is placed
-    on one more, or ('') on one fewer. `because` is why it may not stay, `reason` why it is there."""
+    """A unit goes from the machine `origin` ('': it was on none) to `machine`, or ('') is not to be on any any more; one
+    that is on many machines is placed on one more, or ('') on one fewer. `because` is why it may not stay, `reason` why
+    it is there."""
 
     unit: str
     origin: str
@@ -54,14 +58,24 @@ class ForeseenMove(msgspec.Struct, frozen=True):
     reason: Reason | None = None
 
 
+class ForeseenChange(msgspec.Struct, frozen=True):
+    """A unit stays on its machine, and is there as `after` says, which differs from `before` in content, in target
+    state, or in being started anew."""
+
+    before: Placement
+    after: Placement
+
+
 class Foresight(msgspec.Struct, frozen=True):
     """What happens, in order, and the cluster as it is then. `nowhere` are the units that are to run and have no
-    machine any more, in order. `is_final` is False if the cluster never comes to rest."""
+    machine any more, in order. `changes` are in order of units and machines. `is_final` is False if the cluster never
+    comes to rest."""
 
     moves: tuple[ForeseenMove, ...]
     nowhere: tuple[str, ...]
     after: Snapshot
     is_final: bool = True
+    changes: tuple[ForeseenChange, ...] = ()
 
 
 def foresee(
@@ -78,7 +92,21 @@ def foresee(
     course = Course(snapshot, now=now, policy=policy, controllers=controllers, checkpoint=checkpoint)
     course.suppose(hypothesis)
     is_final = course.run()
-    return Foresight(tuple(course.moves), tuple(course.find_nowhere()), course.snapshot, is_final)
+    changes = tuple(find_changes(snapshot, course.snapshot))
+    return Foresight(tuple(course.moves), tuple(course.find_nowhere()), course.snapshot, is_final, changes)
+
+
+def find_changes(before: Snapshot, after: Snapshot) -> Iterator[ForeseenChange]:
+    """The units that are on the same machine in both snapshots, and not as they were. Templates are never started."""
+    for name in sorted(after.placements):
+        former = before.placements.get(name, {})
+        for machine, placement in after.placements[name].items():
+            old = former.get(machine)
+            if old is None or old == placement or is_template(name) or not (old.is_active and placement.is_active):
+                continue
+            is_restarted = placement.restart_of >= old.generation
+            if is_restarted or (old.content, old.target) != (placement.content, placement.target):
+                yield ForeseenChange(old, placement)
 
 
 def pretend(snapshot: Snapshot, machine: str, name: str) -> UnitState | None:
@@ -157,13 +185,26 @@ class Course:
             affected |= change.set_settings(snapshot, machine, settings)
         for machine, record in hypothesis.machines.items():
             affected |= change.set_machine(snapshot, machine, record)
-            for name in list(snapshot.reported_by.get(machine, ())) if record is None else ():
-                affected |= change.set_state(snapshot, machine, name, None)
+            affected |= self._lose(machine) if record is None else Affected()
         for name, unit in hypothesis.units.items():
             affected |= change.set_unit(snapshot, name, unit)
         for name, move in hypothesis.moves.items():
             affected |= change.set_move(snapshot, name, move)
+        for rollout, apply in hypothesis.applies.items():
+            affected |= change.set_apply(snapshot, rollout, apply)
         self._affect(affected)
+
+    def _lose(self, machine: str) -> Affected:
+        """The machine is dead, with all that it reported, and every failover delay that ends is over."""
+        snapshot, now = self.snapshot, self._now
+        affected = change.set_away(snapshot, snapshot.away - {machine})
+        affected |= change.touch_machine(snapshot, machine)
+        since_s, at = now.clock_s - 2 * LONGEST_S, now.unix_s - 2 * LONGEST_S
+        loss = MachineLoss(since_s, at, at)
+        snapshot.lost = {**snapshot.lost, machine: loss}
+        for name in list(snapshot.reported_by.get(machine, ())):
+            affected |= change.set_state(snapshot, machine, name, None)
+        return affected
 
     def run(self) -> bool:
         """Go on until nothing changes; False if a state repeats."""
@@ -259,10 +300,15 @@ class Course:
         name, decision = plan.unit, plan.decision
         if is_template(name):
             return
-        if name in self.snapshot.global_units:
+        if name in self.snapshot.global_units or name in self._before.global_units:
             self._note_changes(plan)
             return
         origin = self._where.setdefault(name, _origin(self._before, name))
+        if not self.snapshot.is_wanted(name):
+            if origin:
+                self.moves.append(ForeseenMove(name, origin, ""))
+            self._where[name] = ""
+            return
         if decision is None:
             return
         reason = decision.reason.peer_waits if isinstance(decision.reason, WaitingForPeer) else decision.reason

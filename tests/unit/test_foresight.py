@@ -108,7 +108,7 @@ def test_units_that_are_started_changed_and_destroyed() -> None:
     nowhere = Unit("b.service", text_of("new", "MachineID=m9"), LAUNCHED, generation=1000)
     units = {"a.service": unit, "b.service": nowhere, "w@3.service": None}
     found = foresee_in(cluster, units=units)
-    assert moves_of(found) == ["a →m1"]
+    assert moves_of(found) == ["w@3 m3→", "a →m1"]
     assert found.nowhere == ("b.service",)
     assert "w@3.service" not in found.after.placements
 
