@@ -30,6 +30,8 @@ Completable = Literal[
     "groups",
     "machine-actions",
     "machines",
+    "plan-actions",
+    "plan-arguments",
     "rollout-actions",
     "secrets",
     "settings",

@@ -204,6 +204,26 @@ def _machine_actions(cursor: Cursor) -> Iterable[Candidate]:
     return () if cursor.arguments else [Candidate(name, action.meaning) for name, action in ACTIONS.items()]
 
 
+def _plan_actions(cursor: Cursor) -> Iterable[Candidate]:
+    from fleetctl.commands.plan import ACTIONS
+
+    return () if cursor.arguments else [Candidate(name, action.meaning) for name, action in ACTIONS.items()]
+
+
+def _plan_arguments(cursor: Cursor) -> Iterable[Candidate]:
+    """What the action that is given takes."""
+    action = cursor.arguments[0] if cursor.arguments else ""
+    sources: dict[str, tuple[Source, ...]] = {
+        "drain": (_machines,),
+        "lose": (_machines,),
+        "apply": (_ARGUMENTS["folders"],),
+        "start": (_units, _unit_files),
+        "destroy": (_units,),
+    }
+    for source in sources.get(action, ()):
+        yield from source(cursor)
+
+
 def _templates(cursor: Cursor) -> list[Candidate]:
     return [candidate for candidate in _units(cursor) if is_template(candidate.word)]
 
@@ -277,6 +297,8 @@ _ARGUMENTS: dict[Completable, Source] = {
     "groups": _groups,
     "machine-actions": _machine_actions,
     "machines": _machines,
+    "plan-actions": _plan_actions,
+    "plan-arguments": _plan_arguments,
     "rollout-actions": _rollout_actions,
     "secrets": _secrets,
     "settings": _settings,

@@ -15,7 +15,7 @@ from fleetctl.settings import Settings
 from fleetd.api import schema
 
 TIMEOUT_S = 60.0  # for an answer: a plan of a large cluster takes seconds
-MOVE, STOP, NOWHERE, STAYS = "move", "stop", "nowhere", "stays"
+PLACE, MOVE, CHANGE, STOP, NOWHERE, STAYS = "place", "move", "change", "stop", "nowhere", "stays"
 _SPREAD = 2  # columns between two fields
 
 
@@ -52,8 +52,8 @@ def open_patient_client(settings: Settings) -> Client:
     return open_client(msgspec.structs.replace(settings, request_timeout_s=timeout_s))
 
 
-def show_plan(plan: schema.Plan, form: str) -> None:
-    """Print the plan."""
+def show_plan(plan: schema.Plan, form: str, idle: str = "nothing would move") -> None:
+    """Print the plan; `idle` says that nothing happens."""
     steps = list(_steps(plan))
     if form == JSON:
         output.result(render_json(steps, VALUES))
@@ -69,15 +69,18 @@ def show_plan(plan: schema.Plan, form: str) -> None:
     is_wide = any(len(head) + _SPREAD + len(reason) > room for head, reason in zip(heads, reasons, strict=True))
     for head, reason in zip(heads, reasons, strict=True):
         output.result((head.rstrip() + "\n      " if is_wide else head + " " * _SPREAD) + reason)
-    output.result(_summarise(plan, steps))
+    output.result(_summarise(plan, steps) or idle)
 
 
 def _steps(plan: schema.Plan) -> Iterator[Step]:
     for move in plan.moves:
         origin, machine = _place(move.origin, move.origin_address), _place(move.machine, move.address)
         places = " ".join(filter(None, (origin, f"→ {machine}" if machine else "")))
-        action = MOVE if move.machine else STOP
+        action = STOP if not move.machine else MOVE if move.origin else PLACE
         yield Step(action, move.unit, move.origin, move.machine, places, move.reason, move.along_with)
+    for change in plan.changes:
+        place = _place(change.machine, change.address)
+        yield Step(CHANGE, change.unit, change.machine, change.machine, place, _describe_change(change))
     for unit in plan.nowhere:
         yield Step(NOWHERE, unit.unit, "", "", "", unit.reason, "", unit.state, unit.cause)
     for unit in plan.stays:
@@ -86,14 +89,32 @@ def _steps(plan: schema.Plan) -> Iterator[Step]:
         yield Step(STAYS, unit.unit, unit.machine, unit.machine, place, reason, "", unit.state, unit.cause)
 
 
+def _describe_change(change: schema.PlannedChange) -> str:
+    parts = ["gets its new content"] if change.content else []
+    parts += [f"becomes {change.target}"] if change.target else []
+    return " and ".join(parts) or "is started again"
+
+
+def changes_nothing(plan: schema.Plan) -> bool:
+    """Whether nothing would happen to any unit."""
+    return not (plan.moves or plan.changes or plan.nowhere)
+
+
 def _place(machine: str, address: str) -> str:
     return output.place(machine, address) if machine else ""
 
 
 def _summarise(plan: schema.Plan, steps: list[Step]) -> str:
-    """How many units would move, stop, run nowhere or stay."""
+    """How many units would be placed, move, be changed, stop, run nowhere or stay; '' for none."""
     if plan.endless:
         return "the cluster would never come to rest"
-    words = {MOVE: "would move", STOP: "would stop", NOWHERE: "would run nowhere", STAYS: "would stay"}
+    words = {
+        PLACE: "would be placed",
+        MOVE: "would move",
+        CHANGE: "would be changed",
+        STOP: "would stop",
+        NOWHERE: "would run nowhere",
+        STAYS: "would stay",
+    }
     counts = {action: sum(step.action == action for step in steps) for action in words}
-    return ", ".join(f"{count} {words[action]}" for action, count in counts.items() if count) or "nothing would move"
+    return ", ".join(f"{count} {words[action]}" for action, count in counts.items() if count)

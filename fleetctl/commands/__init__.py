@@ -27,6 +27,7 @@ SUMMARIES = {
     "login": "Get a certificate for https, make one for a service, or revoke them",
     "machine": "Add machines to the cluster, or remove them",
     "move": "Move a unit to a machine, and wait for that",
+    "plan": "Show what would happen if machines or units were changed, and change nothing",
     "rebalance": "Move units until they are distributed more evenly, one after the other",
     "reboot": "Reboot machines one after the other, each drained before, or show the queue",
     "restart": "Restart units, as systemctl does",

@@ -54,8 +54,8 @@ def note_option(function: Callback) -> Callback:
 
 @new_command(
     "apply",
-    usage="[--set=NAME] [--prune] [--yes] [--take-over] [--retry] [--note=TEXT] [--plan] [--output=json] [--no-block] "
-    "DIR",
+    usage="[--set=NAME] [--prune] [--yes] [--take-over] [--retry] [--note=TEXT] [--plan] [--if=REVISION] "
+    "[--output=json] [--no-block] DIR",
     completes=("folders",),
 )
 @folder_options
@@ -63,6 +63,13 @@ def note_option(function: Callback) -> Callback:
 @flag("--retry", text="roll out again what was reverted")
 @note_option
 @flag("--plan", text="only print what would be done")
+@click.option(
+    "--if",
+    "revision",
+    type=click.IntRange(min=1),
+    metavar="REVISION",
+    help="only if no unit of it has changed since this revision, which plan prints",
+)
 @output_option("an array of objects, one for each unit that changes")
 @flag("--no-block", text="do not wait for the end of the rollouts")
 def command(
@@ -75,6 +82,7 @@ def command(
     retry: bool,
     note: str,
     plan: bool,
+    revision: int | None,
     form: str,
     no_block: bool,
 ) -> int:
@@ -95,11 +103,22 @@ def command(
     Changes reach the units of a group one after the other, as its options say (MaxUnavailable= and those that begin
     with Update), and different groups at the same time. A line is printed for each unit that is proven or fails.
 
+    `fleetctl plan apply` shows beforehand where each unit would go, at a revision of the store. With --if=REVISION
+    nothing is written if one of the units was changed after that, by whomever.
+
     Exits with 0 once each rollout is done, and with 1 and the reason if one is not: it was reverted, or is paused. What
     was reverted is rolled out again only with --retry.
     """
     _, request = make_request(
-        folder, set_, prune=prune, confirmed=yes, take_over=take_over, retry=retry, plan=plan, note=note
+        folder,
+        set_,
+        prune=prune,
+        confirmed=yes,
+        take_over=take_over,
+        retry=retry,
+        plan=plan,
+        note=note,
+        revision=revision or 0,
     )
     client = open_patiently(settings)
     answer = send(client, folder, request)

@@ -93,7 +93,7 @@ def _set_targets(
     client: Client, units: Sequence[RequestedUnit], created: Mapping[str, Creation], verb: StartVerb, no_block: bool
 ) -> tuple[bool, list[str]]:
     """Set the target states that are not set yet; returns whether any was refused, and the units to wait for."""
-    plans = [(unit, _plan_unit(unit, created.get(unit.name), verb)) for unit in units]
+    plans = [(unit, plan_unit(unit, created.get(unit.name), verb)) for unit in units]
     operations = [
         schema.UnitOperation(unit.name, desired_state=verb.target)
         for unit, remaining in plans
@@ -115,7 +115,7 @@ def _set_targets(
     return bool(refused), waited
 
 
-def _plan_unit(unit: RequestedUnit, creation: Creation | None, verb: StartVerb) -> Remaining:
+def plan_unit(unit: RequestedUnit, creation: Creation | None, verb: StartVerb) -> Remaining:
     """What is left to do for a unit; `creation` is what was sent of it, if anything."""
     if creation is not None:
         return Remaining.WAIT_SENT if creation.target is verb.target else Remaining.SET_TARGET

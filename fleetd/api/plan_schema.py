@@ -25,17 +25,17 @@ class PlannedRebalance(msgspec.Struct, frozen=True, omit_defaults=True):
     min_age: float = msgspec.field(name="minAge", default=600.0)
 
 
-class PlanRequest(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The body: what is to be planned, either machines that are drained together, or how to rebalance."""
+class PlannedMachine(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A machine that joins, with this metadata. Its `id` is chosen where none is given, and comes after all others."""
 
-    drain: tuple[PlannedDrain, ...] = ()
-    rebalance: PlannedRebalance | None = None
+    metadata: dict[str, str] = {}
+    id: str = ""
 
 
 class PlannedMove(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A unit goes from the machine `origin` ('': it is on none) to `machine` ('': a global unit that is stopped on
-    `origin`), with the addresses of both. `reason` says why. `with` is the unit that it goes along with, because
-    MachineOf= joins them, '' for none; told for a rebalance alone."""
+    """A unit goes from the machine `origin` ('': it is on none) to `machine` ('': it is stopped on `origin`, being
+    global or not wanted any more), with the addresses of both. `reason` says why. `with` is the unit that it goes along
+    with, because MachineOf= joins them, '' for none; told for a rebalance alone."""
 
     unit: str
     origin: str = ""
@@ -66,20 +66,12 @@ class NewMachine(msgspec.Struct, frozen=True, omit_defaults=True):
     since: float = 0.0
 
 
-class Plan(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What would happen if every start succeeded, computed from the store at this `revision`, with so many `machines`
-    and `units`. Nothing is changed.
+class PlannedChange(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A unit stays on its machine, and is changed there: `content`: it gets a new one; `target`: it gets this target
+    state, '' if that stays; with neither, it is started again."""
 
-    `moves` are in order; what has been asked for otherwise and is under way is among them. `nowhere` are units that
-    would run on no machine any more. `stays` are the units that stay on drained machines, or that were named and may
-    not be moved. `new` are machines that do not count yet. `endless`: the cluster would never come to rest.
-    """
-
-    revision: int
-    machines: int
-    units: int
-    moves: tuple[PlannedMove, ...] = ()
-    nowhere: tuple[UnmovedUnit, ...] = ()
-    stays: tuple[UnmovedUnit, ...] = ()
-    new: tuple[NewMachine, ...] = ()
-    endless: bool = False
+    unit: str
+    machine: str
+    address: str = ""
+    content: bool = False
+    target: str = ""

@@ -55,11 +55,11 @@ from fleetd.api.login_schema import Login as Login
 from fleetd.api.login_schema import LoginRequest as LoginRequest
 from fleetd.api.login_schema import RevocationRequest as RevocationRequest
 from fleetd.api.plan_schema import NewMachine as NewMachine
-from fleetd.api.plan_schema import Plan as Plan
+from fleetd.api.plan_schema import PlannedChange as PlannedChange
 from fleetd.api.plan_schema import PlannedDrain as PlannedDrain
+from fleetd.api.plan_schema import PlannedMachine as PlannedMachine
 from fleetd.api.plan_schema import PlannedMove as PlannedMove
 from fleetd.api.plan_schema import PlannedRebalance as PlannedRebalance
-from fleetd.api.plan_schema import PlanRequest as PlanRequest
 from fleetd.api.plan_schema import UnmovedUnit as UnmovedUnit
 from fleetd.api.rollout_schema import PastRollout as PastRollout
 from fleetd.api.rollout_schema import Rollout as Rollout
@@ -318,7 +318,10 @@ class Apply(msgspec.Struct, frozen=True, omit_defaults=True):
     answer holds what the cluster has of the units that would change. `note` is a remark to keep with the units.
 
     `edit` changes one unit that exists, with all of its drop-ins, and, if it is a template, its instances, which keep
-    what they have of their own; nothing is created. It is refused if the unit has changed since it had `generation`."""
+    what they have of their own; nothing is created. It is refused if the unit has changed since it had `generation`.
+
+    With a `revision` of the store, as a plan has it, nothing is written (412) if one of the units that are applied, or
+    of the members of the set, was written after that."""
 
     units: tuple[AppliedUnit, ...] = ()
     set: str = ""
@@ -331,6 +334,7 @@ class Apply(msgspec.Struct, frozen=True, omit_defaults=True):
     note: str = ""
     edit: bool = False
     generation: int = 0
+    revision: int = 0
 
 
 class Scale(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -381,6 +385,44 @@ class Applied(msgspec.Struct, frozen=True, omit_defaults=True):
     refusals: tuple[str, ...] = ()
     reverted: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+# POST /fleet/v2/plan; the rest of its types is in plan_schema.py
+
+
+class PlanRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The body: what is to be planned, one of these. `drain`: machines that are drained together; `rebalance`: how;
+    `operations`: units that are created, changed or destroyed, as for POST /fleet/v2/units; `apply`: units that are
+    applied; `lose`: machines (full ids) that are lost together; `join`: machines that join together."""
+
+    drain: tuple[PlannedDrain, ...] = ()
+    rebalance: PlannedRebalance | None = None
+    operations: tuple[UnitOperation, ...] = ()
+    apply: Apply | None = None
+    lose: tuple[str, ...] = ()
+    join: tuple[PlannedMachine, ...] = ()
+
+
+class Plan(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What would happen if every start succeeded, computed from the store at this `revision`, with so many `machines`
+    and `units`. Nothing is changed.
+
+    `moves` are in order; what has been asked for otherwise and is under way is among them. `changes` are of units that
+    stay where they are. `nowhere` are units that would run on no machine any more. `stays` are the units that stay on
+    drained machines, or that were named and may not be moved. `new` are machines that do not count yet. `applied` is
+    what POST /fleet/v2/apply would answer. `endless`: the cluster would never come to rest.
+    """
+
+    revision: int
+    machines: int
+    units: int
+    moves: tuple[PlannedMove, ...] = ()
+    nowhere: tuple[UnmovedUnit, ...] = ()
+    stays: tuple[UnmovedUnit, ...] = ()
+    new: tuple[NewMachine, ...] = ()
+    endless: bool = False
+    changes: tuple[PlannedChange, ...] = ()
+    applied: Applied | None = None
 
 
 class UnitSet(msgspec.Struct, frozen=True, omit_defaults=True):

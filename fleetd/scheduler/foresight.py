@@ -47,9 +47,9 @@ AS_IT_IS = Hypothesis()
 
 
 class ForeseenMove(msgspec.Struct, frozen=True):
-    """A unit goes from the machine `origin` ('': it was on none) to `machine`, or ('') is not to be on any any more; one
-    that is on many machines is placed on one more, or ('') on one fewer. `because` is why it may not stay, `reason` why
-    it is there."""
+    """A unit goes from the machine `origin` ('': it was on none) to `machine`, or ('') is stopped, for it is not wanted
+    any more; one that is on many machines is placed on one more, or ('') on one fewer. `because` is why it may not
+    stay, `reason` why it is there."""
 
     unit: str
     origin: str

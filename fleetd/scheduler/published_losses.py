@@ -19,7 +19,9 @@ def note_losses(snapshot: Snapshot, now: Now) -> None:
             moments = [
                 decision.lost
                 for name in snapshot.placed_on[machine]
-                if (decision := snapshot.decisions.get(name)) is not None and decision.lost and decision.machine == machine
+                if (decision := snapshot.decisions.get(name)) is not None
+                and decision.lost
+                and decision.machine == machine
             ]
             since[machine] = min(moments, default=now.unix_s)
     snapshot.lost = {

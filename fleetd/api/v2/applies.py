@@ -86,6 +86,7 @@ class Applies:
             Permission.SUBMIT,
             plan_only=asked.plan,
             with_contents=asked.contents,
+            revision=asked.revision,
         )
 
     async def scale(self, request: Request, _: str) -> Response:
@@ -159,6 +160,7 @@ class Applies:
         *,
         plan_only: bool = False,
         with_contents: bool = False,
+        revision: int = 0,
     ) -> Response:
         """Plan, and unless it is `plan_only` write, if the actor has this permission for all units that are written.
         Raises ApiError."""
@@ -168,6 +170,8 @@ class Applies:
             known = await read(reader)
             plan = make_plan(known)
             if answer is None:  # later attempts plan only what is left
+                if revision and (newer := _find_newer(known, plan, revision)):
+                    raise ApiError(412, f"{', '.join(newer)} changed since revision {revision}: plan it anew")
                 answer = await self._describe(reader, plan, with_contents)
             if plan_only or plan.changes_nothing:
                 return render_json(answer)
@@ -248,6 +252,12 @@ class Applies:
         deletes = [Delete(self._registry.key(APPLIES, id_)) for id_ in applies if id_ not in named]
         for transaction in cut_into_transactions(WriteSet((), (delete,)) for delete in deletes):
             await self._registry.write(transaction)
+
+
+def _find_newer(known: Known, plan: ApplyPlan, revision: int) -> list[str]:
+    """The units of the plan that were written after this revision of the store."""
+    units = [known.units[unit.name] for unit in plan.units if unit.name in known.units]
+    return [unit.name for unit in units if unit.generation > revision]
 
 
 def _check_permission(plan: ApplyPlan, known: Known, actor: Actor, permission: Permission) -> None:

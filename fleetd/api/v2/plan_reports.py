@@ -1,15 +1,14 @@
 """Plans as the API shows them. Pure."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from fleetd.api import schema
 from fleetd.api.v2.drain_reports import DrainData, describe_progress
 from fleetd.api.v2.reports import describe_reason
-from fleetd.model.machine import MachineSettings
 from fleetd.model.placement import Decision
 from fleetd.model.reason import render, render_eviction, render_rejection
 from fleetd.scheduler.failover_delays import FailoverPolicy, Now
-from fleetd.scheduler.foresight import ForeseenMove, Hypothesis, foresee
+from fleetd.scheduler.foresight import ForeseenChange, ForeseenMove, Hypothesis, foresee
 from fleetd.scheduler.rebalancing import RebalanceMove, Scope, find_hindrance, plan_rebalance
 from fleetd.scheduler.snapshot import Snapshot
 
@@ -26,23 +25,18 @@ class PlanMaker:
         self._policy = policy
         self._checkpoint = checkpoint
 
-    def drain(self, asked: Sequence[schema.PlannedDrain], supposed: Mapping[str, MachineSettings]) -> schema.Plan:
-        """What becomes of the units if these machines have the settings that are supposed."""
-        found = foresee(
-            self._snapshot,
-            Hypothesis(settings=supposed),
-            now=self._now,
-            policy=self._policy,
-            checkpoint=self._checkpoint,
-        )
+    def foresee(self, hypothesis: Hypothesis, drained: Sequence[str] = ()) -> schema.Plan:
+        """What becomes of the units under this hypothesis; these machines are drained in it."""
+        found = foresee(self._snapshot, hypothesis, now=self._now, policy=self._policy, checkpoint=self._checkpoint)
         return schema.Plan(
             self._revision,
             len(self._snapshot.machines),
             len(self._snapshot.units),
             moves=tuple(map(self._describe_move, found.moves)),
             nowhere=tuple(_describe_unplaced(found.after, name) for name in found.nowhere),
-            stays=tuple(unit for each in asked for unit in self._describe_stays(found.after, each.machine)),
+            stays=tuple(unit for machine in drained for unit in self._describe_stays(found.after, machine)),
             endless=not found.is_final,
+            changes=tuple(map(self._describe_change, found.changes)),
         )
 
     def rebalance(self, asked: schema.PlannedRebalance) -> schema.Plan:
@@ -65,6 +59,16 @@ class PlanMaker:
     def _describe_move(self, move: ForeseenMove) -> schema.PlannedMove:
         reason = render_eviction(move.because) if move.because else render(move.reason)
         return self._planned_move(move.unit, move.origin, move.machine, reason)
+
+    def _describe_change(self, change: ForeseenChange) -> schema.PlannedChange:
+        before, after = change.before, change.after
+        return schema.PlannedChange(
+            after.unit,
+            after.machine,
+            self._address(after.machine),
+            content=after.content != before.content,
+            target=after.target if after.target is not before.target else "",
+        )
 
     def _describe_joint_move(self, move: RebalanceMove) -> Iterator[schema.PlannedMove]:
         """The unit, and those that go with it."""

@@ -2,23 +2,36 @@
 thread, one plan at a time; nothing is written."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from fleetd.aio import Offload
 from fleetd.api import schema
 from fleetd.api.http import ApiError, Request, Response, parse_json, render_json
-from fleetd.api.v2.drains import refuse_held
+from fleetd.api.unit_operations import Author
+from fleetd.api.v2.applies import make_request
+from fleetd.api.v2.apply_reports import describe_plan
 from fleetd.config.cluster_settings import policy_of_leader
-from fleetd.model.machine import Cordon, DrainRequest, MachineSettings
+from fleetd.model.actor import Actor
+from fleetd.model.apply import Known, Stamp, plan_apply
 from fleetd.model.names import InvalidName, validate_name
+from fleetd.model.permission import EVERY_RIGHT
 from fleetd.model.timespan import LONGEST_S
-from fleetd.registry.records import LEADER, MalformedRecord
+from fleetd.registry.records import LEADER, SETS, MalformedRecord
 from fleetd.registry.registry import Registry
 from fleetd.registry.snapshots import make_snapshot
 from fleetd.scheduler.failover_delays import FailoverPolicy, Now
+from fleetd.scheduler.published_losses import note_losses
 from fleetd.scheduler.snapshot import Snapshot
 from fleetd.store.protocol import RangeResult
 
+if TYPE_CHECKING:
+    from fleetd.api.v2.plan_reports import PlanMaker
+    from fleetd.scheduler.foresight import Hypothesis
+
 MAX_MOVES = 1000
+_PLANNED = "planned"  # the id of an apply that is only planned
 
 
 class PlanAbandoned(Exception):
@@ -26,17 +39,22 @@ class PlanAbandoned(Exception):
 
 
 class Plans:
-    """The resource. `unix_now` is the wall clock."""
+    """The resource. `shadows` returns the system unit that a name would hide, '' for none. `unix_now` is the wall
+    clock."""
 
-    def __init__(self, registry: Registry, unix_now: Callable[[], float], offload: Offload) -> None:
+    def __init__(
+        self, registry: Registry, shadows: Callable[[str], str], unix_now: Callable[[], float], offload: Offload
+    ) -> None:
         self._registry = registry
+        self._shadows = shadows
         self._unix_now = unix_now
         self._offload = offload
         self._is_busy = False
 
     async def post(self, request: Request, _: str) -> Response:
-        """Plan what would become of the cluster if machines were drained, or how to distribute units more evenly, and
-        change nothing. One plan at a time is made by each fleetd."""
+        """Plan what would become of the cluster if machines were drained, lost or joined, or units were applied,
+        started or destroyed, or how to distribute units more evenly, and change nothing. One plan at a time is made by
+        each fleetd."""
         asked = parse_json(request.body, schema.PlanRequest)
         _check(asked)
         if self._is_busy:
@@ -51,7 +69,9 @@ class Plans:
         try:
             now = Now(unix_s=self._unix_now())
             found = await self._registry.everything()
-            return render_json(await self._offload(lambda: _make(self._registry, found, asked, now, checkpoint)))
+            author = Author(Actor(request.actor.name, rights=EVERY_RIGHT), now.unix_s)  # who may look may suppose
+            making = _Making(self._registry, asked, author, now, self._shadows, checkpoint)
+            return render_json(await self._offload(lambda: making.make(found)))
         finally:
             is_abandoned = True
             self._is_busy = False
@@ -59,8 +79,8 @@ class Plans:
 
 def _check(asked: schema.PlanRequest) -> None:
     """Raises ApiError for a request that cannot be planned."""
-    if bool(asked.drain) == (asked.rebalance is not None):
-        raise ApiError(400, "name either the machines that are to be drained, or how to rebalance")
+    if sum(bool(each) for each in _questions(asked)) != 1:
+        raise ApiError(400, f"name what is to be planned, one of: {', '.join(schema.PlanRequest.__struct_fields__)}")
     if asked.rebalance is None:
         return
     if not 1 <= asked.rebalance.max <= MAX_MOVES:
@@ -74,33 +94,66 @@ def _check(asked: schema.PlanRequest) -> None:
             raise ApiError(400, f"{name}: {error}") from error
 
 
-def _make(
-    registry: Registry, found: RangeResult, asked: schema.PlanRequest, now: Now, checkpoint: Callable[[], None]
-) -> schema.Plan:
-    """The plan, from all records of the store."""
-    from fleetd.api.v2.plan_reports import PlanMaker  # most daemons are never asked for a plan
-
-    snapshot = make_snapshot(registry, found.items)
-    # Whether they are dead is known to the leader, which has waited for their units if so: those stay where they are.
-    snapshot.away = frozenset(snapshot.absent())
-    maker = PlanMaker(snapshot, found.revision, now, _read_policy(registry, found, snapshot), checkpoint)
-    if asked.rebalance is not None:
-        for name in asked.rebalance.units:
-            if not snapshot.group_units(name) and name not in snapshot.units:
-                raise ApiError(400, f"unit {name} does not exist")
-        return maker.rebalance(asked.rebalance)
-    return maker.drain(asked.drain, {each.machine: _suppose_drained(snapshot, each, now) for each in asked.drain})
+def _questions(asked: schema.PlanRequest) -> tuple[object, ...]:
+    """What is asked: each is true if it is there."""
+    is_given = (asked.rebalance is not None, asked.apply is not None)
+    return (asked.drain, asked.operations, asked.lose, asked.join, *is_given)
 
 
-def _suppose_drained(snapshot: Snapshot, asked: schema.PlannedDrain, now: Now) -> MachineSettings:
-    """The settings of a machine as its drain would make them. Raises ApiError if it cannot be drained."""
-    machine, settings = snapshot.machines.get(asked.machine), snapshot.settings.get(asked.machine)
-    if machine is None and settings is None and asked.machine not in snapshot.synced:
-        raise ApiError(400, f"unknown machine {asked.machine}: give the full id of one that is in the cluster")
-    refuse_held(machine)
-    settings = settings or MachineSettings()
-    drain = DrainRequest(at=now.unix_s, with_globals=asked.with_globals, force=asked.force)
-    return MachineSettings(settings.metadata, settings.cordon or Cordon(at=now.unix_s), drain)
+class _Making(msgspec.Struct, frozen=True):
+    """The making of one plan, in a thread. `author` is who asks; `shadows` as for Plans."""
+
+    registry: Registry
+    asked: schema.PlanRequest
+    author: Author
+    now: Now
+    shadows: Callable[[str], str]
+    checkpoint: Callable[[], None]
+
+    def make(self, found: RangeResult) -> schema.Plan:
+        """The plan, from all records of the store."""
+        from fleetd.api.v2.plan_reports import PlanMaker  # most daemons are never asked for a plan
+
+        asked, now = self.asked, self.now
+        snapshot = make_snapshot(self.registry, found.items)
+        note_losses(snapshot, now)
+        policy = _read_policy(self.registry, found, snapshot)
+        maker = PlanMaker(snapshot, found.revision, now, policy, self.checkpoint)
+        if asked.rebalance is not None:
+            for name in asked.rebalance.units:
+                if not snapshot.group_units(name) and name not in snapshot.units:
+                    raise ApiError(400, f"unit {name} does not exist")
+            return maker.rebalance(asked.rebalance)
+        if asked.apply is not None:
+            return self._apply(maker, found, snapshot, asked.apply)
+        return maker.foresee(self._suppose(snapshot, found.revision), [each.machine for each in asked.drain])
+
+    def _suppose(self, snapshot: Snapshot, revision: int) -> "Hypothesis":
+        """What is to be supposed. Raises ApiError."""
+        from fleetd.api.v2 import suppositions
+
+        asked = self.asked
+        if asked.drain:
+            return suppositions.suppose_drained(snapshot, asked.drain, self.now)
+        if asked.lose:
+            return suppositions.suppose_lost(snapshot, asked.lose)
+        if asked.join:
+            return suppositions.suppose_joined(snapshot, asked.join)
+        return suppositions.suppose_changed(
+            snapshot, asked.operations, revision=revision, shadows=self.shadows, author=self.author
+        )
+
+    def _apply(self, maker: "PlanMaker", found: RangeResult, snapshot: Snapshot, asked: schema.Apply) -> schema.Plan:
+        """What becomes of the units if these are applied; nothing becomes of them if that would be refused."""
+        from fleetd.api.v2.suppositions import suppose_applied
+
+        prefix = self.registry.key(SETS) + "/"
+        sets = {item.key.removeprefix(prefix): SETS.decode(item) for item in found.items if item.key.startswith(prefix)}
+        known = Known(snapshot.units, sets, snapshot.applies, snapshot.rollouts)
+        stamp = Stamp(_PLANNED, self.author.actor.name, asked.note, self.now.unix_s)
+        plan = plan_apply(make_request(asked, self.shadows), known, stamp)
+        applied = describe_plan(plan, snapshot.decisions, asked.contents)
+        return msgspec.structs.replace(maker.foresee(suppose_applied(plan, _PLANNED, found.revision)), applied=applied)
 
 
 def _read_policy(registry: Registry, found: RangeResult, snapshot: Snapshot) -> FailoverPolicy:
