@@ -223,6 +223,10 @@ class Client:
         finally:
             transport.close()
 
+    def explain(self, name: str) -> schema.Explanation:
+        """Why the unit is where it is. Raises ApiError if there is no such unit."""
+        return self._get(f"{schema.V2}/explain/{quote(name, safe='')}", schema.Explanation)
+
     def plan(self, request: schema.PlanRequest) -> schema.Plan:
         """What would happen; nothing is changed. Raises ApiError if it cannot be planned."""
         return self._ask("POST", f"{schema.V2}/plan", request, schema.Plan)

@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -52,13 +52,15 @@ def open_patient_client(settings: Settings) -> Client:
     return open_client(msgspec.structs.replace(settings, request_timeout_s=timeout_s))
 
 
-def show_plan(plan: schema.Plan, form: str, idle: str = "nothing would move") -> None:
-    """Print the plan; `idle` says that nothing happens."""
+def show_plan(plan: schema.Plan, form: str, idle: str = "nothing would move", remarks: Sequence[str] = ()) -> None:
+    """Print the plan, with the remarks below its first line. `idle` says that nothing happens."""
     steps = list(_steps(plan))
     if form == JSON:
         output.result(render_json(steps, VALUES))
         return
     output.result(f"at revision {plan.revision}, {plan.machines} machines, {plan.units} units")
+    for remark in remarks:
+        output.result(remark)
     rows = [[step.action, output.printable(step.unit), step.places] for step in steps]
     widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
     heads = [
@@ -68,7 +70,7 @@ def show_plan(plan: schema.Plan, form: str, idle: str = "nothing would move") ->
     room = terminal.measure(sys.stdout).columns if terminal.is_watched(sys.stdout) else math.inf
     is_wide = any(len(head) + _SPREAD + len(reason) > room for head, reason in zip(heads, reasons, strict=True))
     for head, reason in zip(heads, reasons, strict=True):
-        output.result((head.rstrip() + "\n      " if is_wide else head + " " * _SPREAD) + reason)
+        output.result(((head.rstrip() + "\n      " if is_wide else head + " " * _SPREAD) + reason).rstrip())
     output.result(_summarise(plan, steps) or idle)
 
 

@@ -15,6 +15,7 @@ SUMMARIES = {
     "drain": "Move the units of machines to others, as the disruption budget allows",
     "edit": "Edit a drop-in of a unit in the cluster",
     "export": "Print the units, sets and settings of the cluster as a file",
+    "explain": "Show why a unit is on its machine, and on no other",
     "fd-forward": "Connect standard input and output to a unix socket; used by --tunnel",
     "forget-machine": "Remove parked machines from the cluster; their units start elsewhere",
     "help": "Show the commands, or the help of one",

@@ -111,11 +111,8 @@ def _ask(client: Client, request: schema.PlanRequest, form: str, exit_code: bool
     with failing_as("Error planning: "):
         plan = client.plan(request)
     applied = plan.applied or schema.Applied()
-    if form != JSON and plan.applied:
-        for line in render_plan(applied):
-            output.result(line)
-        output.result(summarise(applied) or "no unit differs")
-    show_plan(plan, form, "nothing would change")
+    remarks = [*render_plan(applied), summarise(applied)] if plan.applied else []
+    show_plan(plan, form, "nothing would change", remarks)
     for note in applied.notes:
         output.warning(f"WARNING: {note}")
     for refusal in applied.refusals:

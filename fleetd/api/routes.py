@@ -38,6 +38,7 @@ from fleetd.api.v2.clusters import Clusters
 from fleetd.api.v2.contents import Contents
 from fleetd.api.v2.cordons import Cordons
 from fleetd.api.v2.drains import Drains
+from fleetd.api.v2.explanations import Explanations
 from fleetd.api.v2.host_keys import HostKeys
 from fleetd.api.v2.insight import Insight
 from fleetd.api.v2.joining import Joining
@@ -169,6 +170,7 @@ class Api:
         rollouts = Rollouts(self._registry, applies.undo, audit, self._unix_now, self._new_id)
         secrets = Secrets(self._registry, self._sealing, rollouts.restart, audit, self._unix_now)
         plans = Plans(self._registry, shadows, self._unix_now, self._offload)
+        explanations = Explanations(self._registry, self._offload)
         joining = Joining(self._registry, self._trust, audit, self._unix_now)
         logins = Logins(self._registry, self._trust, audit, self._unix_now)
         clusters = Clusters(self._registry, self._trust)
@@ -255,6 +257,7 @@ class Api:
             ),
             Route("GET", f"{v2}/rollouts", rollouts.get_all, view, answer=schema.Rollouts, query="group"),
             Route("POST", f"{v2}/rollouts/{{group}}", rollouts.post, operate, schema.RolloutCommand, by_name=True),
+            Route("GET", f"{v2}/explain/{{unitName}}", explanations.get, view, answer=schema.Explanation),
             Route("POST", f"{v2}/plan", plans.post, view, schema.PlanRequest, schema.Plan),
             Route("GET", f"{v2}/journal", insight.get_journal, view, answer=bytes, query="unit"),
             Route("GET", f"{v2}/status", insight.get_status, view, answer=schema.UnitStatuses, query="unit"),

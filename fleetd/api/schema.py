@@ -36,6 +36,10 @@ from fleetd.api.cluster_schema import SettingChanges as SettingChanges
 from fleetd.api.cluster_schema import Settings as Settings
 from fleetd.api.cluster_schema import StoreMember as StoreMember
 from fleetd.api.cluster_schema import UnrestartedGroup as UnrestartedGroup
+from fleetd.api.explain_schema import Explanation as Explanation
+from fleetd.api.explain_schema import Narrowing as Narrowing
+from fleetd.api.explain_schema import Place as Place
+from fleetd.api.explain_schema import Verdict as Verdict
 from fleetd.api.insight_schema import SilentMachine as SilentMachine
 from fleetd.api.insight_schema import UnitStatus as UnitStatus
 from fleetd.api.insight_schema import UnitStatuses as UnitStatuses

@@ -1,7 +1,7 @@
 """Whether a unit fits on a machine, and why not: rules tested in order, of which the first that fails is the reason."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -43,9 +43,13 @@ def is_on_many(name: str, requirements: Requirements) -> bool:
 def accepts_work(candidate: Candidate) -> Rejection | None:
     """A machine that is leaving or parked takes no new unit. A cordoned one takes those that are to be on many
     machines, and keeps what runs there."""
-    effective = candidate.snapshot.effective[candidate.machine]
+    return candidate.snapshot.effective[candidate.machine].rejects or is_not_cordoned(candidate)
+
+
+def is_not_cordoned(candidate: Candidate) -> Rejection | None:
+    """The second half of that."""
     is_exempt = candidate.runs_there or is_on_many(candidate.name, candidate.requirements)
-    return effective.rejects or (None if is_exempt else effective.cordon)
+    return None if is_exempt else candidate.snapshot.effective[candidate.machine].cordon
 
 
 def meets_constraints(candidate: Candidate) -> Rejection | None:
@@ -67,14 +71,18 @@ def accepts(candidate: Candidate) -> Rejection | None:
 
 def has_peers(candidate: Candidate) -> Rejection | None:
     """Every unit of MachineOf= is on this machine, or is placed there in the same group."""
+    return next(missing_peers(candidate), None)
+
+
+def missing_peers(candidate: Candidate) -> Iterator[Rejection]:
+    """The units of MachineOf= that are not."""
     for peer in candidate.requirements.machine_of:
         if (
             peer not in candidate.proposal.occupancy(candidate.machine).staying
             and peer not in candidate.group
             and peer != candidate.name
         ):
-            return Rejection(RejectionKind.NO_PEER, peer)
-    return None
+            yield Rejection(RejectionKind.NO_PEER, peer)
 
 
 def has_sockets(candidate: Candidate) -> Rejection | None:
@@ -103,6 +111,19 @@ def rejection_by_occupants(candidate: Candidate) -> Rejection | None:
     """The same for a machine that accepts work and meets the constraints: the rules left are about the other units
     there. MachineIndex answers the first two rules for all machines at once."""
     return accepts(candidate) or has_sockets(candidate) or has_peers(candidate) or conflict(candidate)
+
+
+def every_rejection(candidate: Candidate) -> tuple[Rejection, ...]:
+    """All that keeps the machine from taking the unit, in the order of the rules; the first is what `rejection`
+    returns. Of units that conflict, all are named."""
+    snapshot, machine, requirements = candidate.snapshot, candidate.machine, candidate.requirements
+    effective, index = snapshot.effective[machine], snapshot.machine_index
+    found = [effective.rejects, is_not_cordoned(candidate)]
+    found += [each for each, machines in index.missing(requirements) if machines & index.bits[machine]]
+    found += [accepts(candidate), has_sockets(candidate), *missing_peers(candidate)]
+    others = candidate.proposal.occupancy(machine).conflicting(candidate.name, requirements)
+    found += [Rejection(RejectionKind.CONFLICT, other) for other in sorted(dict.fromkeys(others))]
+    return tuple(each for each in found if each is not None)
 
 
 def eviction_reason(candidate: Candidate) -> Rejection | None:

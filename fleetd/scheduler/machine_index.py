@@ -92,23 +92,24 @@ class MachineIndex:
             found = self._answers[key] = matching, rejections
         return found
 
-    def _find_rejections(self, requirements: Requirements) -> Iterator[tuple[Rejection, MachineSet]]:
-        rest = self.everywhere
+    def missing(self, requirements: Requirements) -> Iterator[tuple[Rejection, MachineSet]]:
+        """Each requirement, in order, with the machines that do not meet it, whatever else they do not meet."""
         wanted = requirements.machine_id
         if wanted is not None:
-            matching = self._ids.get(wanted, 0)
-            yield Rejection(RejectionKind.MACHINE_ID, wanted), rest & ~matching
-            rest &= matching
+            yield Rejection(RejectionKind.MACHINE_ID, wanted), self.everywhere & ~self._ids.get(wanted, 0)
         if requirements.has_dropins:
-            yield TOO_OLD_FOR_DROPINS, rest & ~self._with_dropins
-            rest &= self._with_dropins
+            yield TOO_OLD_FOR_DROPINS, self.everywhere & ~self._with_dropins
         if requirements.secrets:
-            yield WITHOUT_SEAL_KEY, rest & ~self._with_seal_key
-            rest &= self._with_seal_key
+            yield WITHOUT_SEAL_KEY, self.everywhere & ~self._with_seal_key
         for key, alternatives in requirements.metadata:
-            matching = self._offering(key, alternatives)
-            yield Rejection(RejectionKind.METADATA, f"{key}={'|'.join(alternatives)}"), rest & ~matching
-            rest &= matching
+            lacking = Rejection(RejectionKind.METADATA, f"{key}={'|'.join(alternatives)}")
+            yield lacking, self.everywhere & ~self._offering(key, alternatives)
+
+    def _find_rejections(self, requirements: Requirements) -> Iterator[tuple[Rejection, MachineSet]]:
+        rest = self.everywhere
+        for rejection, machines in self.missing(requirements):
+            yield rejection, rest & machines
+            rest &= ~machines
 
     def _offering(self, key: str, alternatives: Sequence[str]) -> MachineSet:
         """The machines whose metadata has one of these values."""

@@ -70,6 +70,7 @@ def test_every_route_is_described_and_tested() -> None:
         "GET /fleet/v2/authorities",
         "GET /fleet/v2/authority-keys",
         "GET /fleet/v2/cluster",
+        "GET /fleet/v2/explain/{unitName}",
         "GET /fleet/v2/host-keys",
         "GET /fleet/v2/journal",
         "GET /fleet/v2/machines/{machine}/drain",

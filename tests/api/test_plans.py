@@ -13,13 +13,15 @@ from fleetd.api.v2.plans import PlanAbandoned
 from fleetd.model.machine import Cordon, DrainRequest, Machine, MachineMode, MachineSettings
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.unit import TargetState, Unit, UnitState
-from fleetd.registry.records import Leader
+from fleetd.model.unit_set import UnitSet
+from fleetd.registry.records import STATES, Leader, Synced
 from fleetd.store.embedded import inline
 from fleetd.store.protocol import Delete, Put
 from tests.api.conftest import JSON, Fleet
 
 PLAN = "POST /fleet/v2/plan"
 AT = 1_800_014_400.0
+OPTIONS = [{"section": "Service", "name": "ExecStart", "value": "/bin/true"}]
 WEB = ("web@1.service", "web@2.service", "web@3.service")
 
 
@@ -127,9 +129,71 @@ async def test_a_machine_that_cannot_be_drained_is_refused(
 async def test_units_on_absent_machines_stay_where_they_are(running: Fleet) -> None:
     await place(running, "far.service", on="m3")
     await running.registry.store.transact([], [Delete("/fleet/machines/m3")])
+    await running.put(Synced("s"), "m3")
     found = await plan(running, drain=[{"machine": "m1"}])
     assert "far.service" not in [move.unit for move in found.moves]
     assert found.nowhere == ()
+
+
+async def test_units_on_machines_that_the_leader_has_judged_dead_are_placed_anew_after_their_delay(
+    running: Fleet,
+) -> None:
+    """The leader deletes the session of a dead machine, and the decisions of units that wait say since when."""
+    await place(running, "far.service", on="m3")
+    await place(running, "late.service", "FailoverDelay=60s", on="m3")
+    await running.registry.store.transact([], [Delete("/fleet/machines/m3")])
+    for name in ("far.service", "late.service"):
+        gone = Delete(running.registry.key(STATES, "m3", name))
+        await running.registry.store.transact([], [gone])
+    late = await running.unit("late.service")
+    await running.put(Decision("late.service", late.generation, "m3", lost=AT - 30), "late.service")
+    found = await plan(running, drain=[{"machine": "m2"}])
+    assert moves_of(found) == [("far.service", "m3", "m1")]
+    await running.put(Decision("late.service", late.generation, "m3", lost=AT - 61), "late.service")
+    found = await plan(running, drain=[{"machine": "m2"}])
+    assert moves_of(found) == [("far.service", "m3", "m1"), ("late.service", "m3", "m1")]
+
+
+async def test_losses_and_machines_that_join(running: Fleet) -> None:
+    found = await plan(running, lose=["m1"])
+    assert sorted(moves_of(found)) == [("log.service", "m1", ""), *((name, "m1", "m2") for name in WEB)]
+    assert [unit.unit for unit in found.nowhere] == ["db.service"]
+    found = await plan(running, join=[{"metadata": {"zone": "b"}}, {"id": "m4"}])
+    assert moves_of(found) == [("log.service", "", "m4"), ("log.service", "", "new-1")]
+    assert await running.refused(PLAN, {"join": [{"id": "m2"}]}) == (400, "machine m2 is in the cluster already")
+    assert (await running.refused(PLAN, {"lose": ["m9"]}))[0] == 400
+    assert (await running.refused(PLAN, {"join": [{}] * 1001}))[0] == 413
+
+
+async def test_units_that_are_changed(running: Fleet) -> None:
+    operations = [
+        {"name": "new.service", "desiredState": "launched", "options": OPTIONS},
+        {"name": WEB[0], "destroy": True},
+        {"name": WEB[1], "desiredState": "loaded"},
+    ]
+    found = await plan(running, operations=operations)
+    assert moves_of(found) == [(WEB[0], "m1", ""), ("new.service", "", "m2")]
+    assert found.changes == (schema.PlannedChange(WEB[1], "m1", "10.0.0.1", target="loaded"),)
+    refused = await running.refused(PLAN, {"operations": [{"name": "x.service", "destroy": True}]})
+    assert refused == (404, 'unit "x.service": unit does not exist')
+
+
+async def test_units_that_are_applied_and_nothing_if_that_is_refused(running: Fleet) -> None:
+    text = "[Service]\nExecStart=/bin/false\n"
+    units = [{"name": "db.service", "text": text}, {"name": "new.service", "text": text}]
+    found = await plan(running, apply={"set": "a", "units": units})
+    assert moves_of(found) == [("new.service", "", "m2")]
+    assert found.changes == (schema.PlannedChange("db.service", "m1", "10.0.0.1", content=True),)
+    assert found.applied is not None
+    assert [(unit.name, unit.change) for unit in found.applied.units] == [
+        ("db.service", "changed"),
+        ("new.service", "new"),
+    ]
+    await running.put(UnitSet(("db.service",)), "b")
+    found = await plan(running, apply={"set": "a", "units": units})
+    assert (found.moves, found.changes) == ((), ())
+    assert found.applied is not None
+    assert "b" in found.applied.refusals[0]
 
 
 async def test_what_is_under_way_is_in_the_plan(running: Fleet) -> None:
@@ -189,8 +253,8 @@ async def test_new_machines_do_not_count_and_are_named(running: Fleet) -> None:
 @pytest.mark.parametrize(
     ("body", "status", "why"),
     [
-        ({}, 400, "name either the machines that are to be drained, or how to rebalance"),
-        ({"drain": [{"machine": "m1"}], "rebalance": {}}, 400, "name either"),
+        ({}, 400, "name what is to be planned, one of: drain, rebalance, operations, apply, lose, join"),
+        ({"drain": [{"machine": "m1"}], "rebalance": {}}, 400, "name what is to be planned"),
         ({"rebalance": {"max": 0}}, 400, "max has to be from 1 to 1000"),
         ({"rebalance": {"minAge": -1}}, 400, "minAge has to be"),
         ({"rebalance": {"units": ["nonsense"]}}, 400, "nonsense"),

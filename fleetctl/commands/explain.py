@@ -1,0 +1,84 @@
+"""explain: why a unit is on its machine, and on no other."""
+
+from collections.abc import Iterator, Sequence
+
+import click
+import msgspec
+
+from fleetctl import output
+from fleetctl.command_line import flag, new_command
+from fleetctl.errors import CommandFailed, failing_as
+from fleetctl.listing import JSON, TABLE
+from fleetctl.local_files import parse_argument
+from fleetctl.logins import local_time
+from fleetctl.plans import open_patient_client
+from fleetctl.settings import Settings
+from fleetd.api import schema
+
+MOST_SHOWN = 20  # machines
+_HERE, _NOT = "why here", "why not"
+
+
+@new_command("explain", usage="[--full] [--output=json] UNIT", completes=("units",))
+@flag("--full", text="show all machines, not the first twenty")
+@click.option(
+    "--output", "form", type=click.Choice([TABLE, JSON]), default=TABLE, help="table, or json: an object of data"
+)
+@click.argument("units", nargs=-1)
+def command(settings: Settings, units: tuple[str, ...], full: bool, form: str) -> int:
+    """Shows where a unit is and since when, and why: the rules that narrow the machines down to that one, in order, and
+    how many machines each leaves. First come the rules that a machine has to meet, then what makes one of those that
+    fit the better one: that nothing there replaces the unit, fewest instances of its template, fewest units, lowest id.
+    The first rule that leaves one machine is the reason; nothing is weighed.
+
+    Of each other machine it shows all that keeps the unit from it, or by what it is the lesser choice. It is about the
+    cluster as it is now: a machine that has become the better one is told, and a unit is not moved for that (rebalance
+    does).
+
+    Exits with 0, and with 1 if the cluster does not have the unit.
+    """
+    if len(units) != 1:
+        raise CommandFailed("explain takes one unit: fleetctl explain UNIT")
+    name = parse_argument(units[0]).name.full
+    client = open_patient_client(settings)
+    with failing_as(f"Error explaining unit {output.printable(name)}: "):
+        found = client.explain(name)
+    if form == JSON:
+        output.result(msgspec.json.encode(found).decode())
+        return 0
+    output.result(_describe_place(found))
+    for line in _table(_HERE, list(_why_here(found))):
+        output.result(line)
+    shown = found.why_not if full else found.why_not[:MOST_SHOWN]
+    for line in _table(_NOT, [(output.place(each.machine, each.address), each.message) for each in shown]):
+        output.result(line)
+    if left := len(found.why_not) - len(shown):
+        output.note(f"{left} more machines are not shown (--full)")
+    return 0
+
+
+def _describe_place(found: schema.Explanation) -> str:
+    name, reason = output.printable(found.unit), output.indented(found.reason)
+    if not found.places:
+        return f"{name} is on no machine" + (f": {reason}" if reason else f" (it is {found.target})")
+    if len(found.places) > 1:
+        return f"{name} is on {len(found.places)} of {found.machines} machines: {reason}"
+    place = output.place(found.places[0].machine, found.places[0].address)
+    since = f" since {local_time(int(found.since))}" if found.since else ""
+    return f"{name} is on {place}{since}: {reason}"
+
+
+def _why_here(found: schema.Explanation) -> Iterator[tuple[str, str]]:
+    left = found.machines
+    for number, each in enumerate(found.why_here, 1):
+        of = f"of {left} machines" if number == 1 else "of these"
+        yield f"{number} {output.printable(each.message)}", f"{each.left} {of}"
+        left = each.left
+    if not found.why_here:
+        yield "every machine fits" if found.machines != 1 else "there is no other machine", ""
+
+
+def _table(heading: str, rows: Sequence[tuple[str, str]]) -> Iterator[str]:
+    width = max((len(first) for first, _ in rows), default=0)
+    for number, (first, second) in enumerate(rows):
+        yield f"  {heading if number == 0 else '':8}  {first:{width}}  {second}".rstrip()
