@@ -1,5 +1,6 @@
 """Explanations: all rules that keep a unit from a machine, and the order among those that fit."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -86,6 +87,7 @@ def test_a_unit_on_many_machines_and_one_that_fits_nowhere() -> None:
     assert [verdict.machine for verdict in found.others] == ["m1", "m2"]
 
 
+@pytest.mark.covers("C.16")
 @settings(max_examples=100, deadline=None)
 @given(clusters())
 def test_the_first_rejection_is_the_one_that_counts(cluster: RollingCluster) -> None:
@@ -96,6 +98,7 @@ def test_the_first_rejection_is_the_one_that_counts(cluster: RollingCluster) -> 
             assert next(iter(every_rejection(candidate)), None) == rejection(candidate)
 
 
+@pytest.mark.covers("C.16")
 @settings(max_examples=100, deadline=None)
 @given(clusters(), st.data())
 def test_the_best_machine_is_the_one_that_ranking_chooses(cluster: RollingCluster, data: st.DataObject) -> None:
