@@ -1,10 +1,12 @@
 """What a cluster comes to: the leader's controllers on paper, with machines that do at once what they are told.
 
 Each unit that is started is active, proven and, if it is a oneshot, completed at once, nothing else happens, and time
-stands still. What fails now stays as it is until it is placed anew. So a plan is what happens if every start succeeds.
-No reboot goes on: the units of a machine that is drained for one leave it, and others do not get its slot.
+stands still, but for the failover delays of machines that are supposed to be lost. What fails now stays as it is until
+it is placed anew. So a plan is what happens if every start succeeds. No reboot goes on: the units of a machine that is
+drained for one leave it, and others do not get its slot.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
@@ -17,13 +19,12 @@ from fleetd.model.quota import Usage
 from fleetd.model.reason import Eviction, Reason, Unavailability, WaitingForPeer, WaitingForStop
 from fleetd.model.requirements import requirements_of
 from fleetd.model.rollout import Apply
-from fleetd.model.timespan import LONGEST_S
 from fleetd.model.unit import Proof, TargetState, Unit, UnitState
 from fleetd.scheduler import affected as change
 from fleetd.scheduler.affected import Affected
 from fleetd.scheduler.controllers.reboot import reboot
 from fleetd.scheduler.disruption import judge_member
-from fleetd.scheduler.failover_delays import NO_DELAYS, START, FailoverPolicy, Now
+from fleetd.scheduler.failover_delays import NO_DELAYS, START, FailoverDelays, FailoverPolicy, Now
 from fleetd.scheduler.planner import CONTROLLERS, Controller, plan_cluster
 from fleetd.scheduler.proposal import RolloutPlan, SessionPlan, Write
 from fleetd.scheduler.snapshot import MachineLoss, Snapshot
@@ -34,7 +35,7 @@ _CONTROLLERS = tuple(controller for controller in CONTROLLERS if controller is n
 
 class Hypothesis(msgspec.Struct, frozen=True):
     """What is supposed to be in the store instead of what is there, by name, machine or id; None: there is no such
-    record. A machine that is None was lost so long ago that no unit waits for it that does not wait for ever."""
+    record. A machine that is None is lost now: time passes until its units do not wait for it any more but for ever."""
 
     units: Mapping[str, Unit | None] = {}
     machines: Mapping[str, Machine | None] = {}
@@ -173,6 +174,7 @@ class Course:
             for name, by_machine in records.items()
             for machine in by_machine
         }
+        self._lost: list[str] = []  # machines that are supposed to be
         self._fingerprint = 0  # tells the states of the cluster apart
         self._where: dict[str, str] = {}  # units that were planned → the machine where each was last
         self._evictions: dict[str, Eviction] = {}
@@ -195,19 +197,39 @@ class Course:
         self._affect(affected)
 
     def _lose(self, machine: str) -> Affected:
-        """The machine is dead, with all that it reported, and every failover delay that ends is over."""
+        """The machine is dead as of now, with all that it reported."""
         snapshot, now = self.snapshot, self._now
         affected = change.set_away(snapshot, snapshot.away - {machine})
         affected |= change.touch_machine(snapshot, machine)
-        since_s, at = now.clock_s - 2 * LONGEST_S, now.unix_s - 2 * LONGEST_S
-        loss = MachineLoss(since_s, at, at)
-        snapshot.lost = {**snapshot.lost, machine: loss}
+        snapshot.lost = {**snapshot.lost, machine: MachineLoss(now.clock_s, now.unix_s, now.unix_s)}
+        self._lost.append(machine)
         for name in list(snapshot.reported_by.get(machine, ())):
             affected |= change.set_state(snapshot, machine, name, None)
         return affected
 
     def run(self) -> bool:
-        """Go on until nothing changes; False if a state repeats."""
+        """Go on until nothing changes, and no unit that waits for a lost machine will give it up; False if a state
+        repeats."""
+        while self._run_now():
+            ends = dict(self._failovers())
+            if not ends:
+                return True
+            end_s = min(ends.values())
+            self._now = Now(end_s, self._now.unix_s + end_s - self._now.clock_s)
+            self._affect(Affected({name: None for name, at_s in ends.items() if at_s <= end_s}))
+        return False
+
+    def _failovers(self) -> Iterator[tuple[str, float]]:
+        """The units that wait for machines that were supposed to be lost, and until when on the leader's clock."""
+        delays = FailoverDelays(self.snapshot, self._policy, self._now)
+        for machine in self._lost:
+            for name in self.snapshot.placed_on.get(machine, ()):
+                end_s = delays.end_s(name, machine)
+                if self._now.clock_s < end_s < math.inf:
+                    yield name, end_s
+
+    def _run_now(self) -> bool:
+        """Go on until nothing changes at this time; False if a state repeats."""
         seen = {self._fingerprint}
         while True:
             plan = plan_cluster(
