@@ -163,9 +163,8 @@ def command(settings: Settings, words: tuple[str, ...], exit_code: bool, **optio
     reason, and what would run nowhere.
 
     The fleetd that is asked computes it with the leader's own rules, from one look at the store. It takes every start
-    to succeed, and no time to pass; what is under way otherwise is part of it. The failover delays of a lost
-    machine pass. A machine that joins has an id after all others, so that of machines that are
-    equally good it is the last choice.
+    to succeed, and no time to pass but the failover delays of lost machines; what is under way otherwise is part of it.
+    A machine that joins has an id after all others, so that of machines that are equally good it is the last choice.
 
     The first line says at which revision of the store this was so; `fleetctl apply --if=REVISION` applies a folder only
     while its units are as they were then.

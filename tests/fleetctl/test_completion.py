@@ -52,7 +52,7 @@ def complete(fleetctl: Fleetctl, cluster: ScriptedCluster) -> Complete:
         (["help", "_"], []),
         (["stop", ""], ["db.service", "web@1.service", "web@2.service"]),
         (["stop", "db.service", "web@"], ["web@1.service", "web@2.service"]),
-        (["plan", ""], ["apply", "destroy", "drain", "join", "lose", "start"]),
+        (["plan", ""], ["drain", "apply", "start", "destroy", "lose", "join"]),
         (["plan", "destroy", "web@"], ["web@1.service", "web@2.service"]),
         (["plan", "lose", "1"], ["1" * 32]),
         (["plan", "join", ""], []),
