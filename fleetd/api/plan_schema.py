@@ -32,10 +32,19 @@ class PlannedMachine(msgspec.Struct, frozen=True, omit_defaults=True):
     id: str = ""
 
 
+class Preferred(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One level of the ranking of machines, and what the chosen one has there: `runs`, `replaced`, `instances`, `units`
+    or `id`, as for explain."""
+
+    rule: str
+    value: int = 0
+
+
 class PlannedMove(msgspec.Struct, frozen=True, omit_defaults=True):
     """A unit goes from the machine `origin` ('': it is on none) to `machine` ('': it is stopped on `origin`, being
     global or not wanted any more), with the addresses of both. `reason` says why. `with` is the unit that it goes along
-    with, because MachineOf= joins them, '' for none; told for a rebalance alone."""
+    with, because MachineOf= joins them, '' for none. `preferences` are the levels of the ranking down to the one by
+    which the machine is better than the next best that fits, the most important first; none if no other fits."""
 
     unit: str
     origin: str = ""
@@ -44,6 +53,7 @@ class PlannedMove(msgspec.Struct, frozen=True, omit_defaults=True):
     address: str = ""
     reason: str = ""
     along_with: str = msgspec.field(name="with", default="")
+    preferences: tuple[Preferred, ...] = ()
 
 
 class UnmovedUnit(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -64,6 +64,7 @@ from fleetd.api.plan_schema import PlannedDrain as PlannedDrain
 from fleetd.api.plan_schema import PlannedMachine as PlannedMachine
 from fleetd.api.plan_schema import PlannedMove as PlannedMove
 from fleetd.api.plan_schema import PlannedRebalance as PlannedRebalance
+from fleetd.api.plan_schema import Preferred as Preferred
 from fleetd.api.plan_schema import UnmovedUnit as UnmovedUnit
 from fleetd.api.rollout_schema import PastRollout as PastRollout
 from fleetd.api.rollout_schema import Rollout as Rollout

@@ -11,22 +11,12 @@ from enum import StrEnum
 
 import msgspec
 
-from fleetd.model.names import template_of
 from fleetd.model.reason import Rejection, RejectionKind
 from fleetd.scheduler.feasibility import Candidate, every_rejection, is_on_many
+from fleetd.scheduler.preference import Preference
 from fleetd.scheduler.proposal import Proposal
+from fleetd.scheduler.ranking import rank
 from fleetd.scheduler.snapshot import Snapshot
-
-
-class Preference(StrEnum):
-    """What makes one of two machines that fit the better one, the most important first: the order of ranking.py. The
-    value of each is least for the best machine."""
-
-    RUNS = "runs"  # 0: the unit runs there already, without being placed there
-    REPLACED = "replaced"  # 1: a unit there would replace it
-    INSTANCES = "instances"  # of its template there
-    UNITS = "units"  # there
-    ID = "id"  # the lowest, when all else is equal
 
 
 class Requirement(StrEnum):
@@ -165,15 +155,7 @@ class _Explainer:
         )
 
     def _rank(self, machine: str) -> dict[Preference, int]:
-        """How good the machine is, as Ranking orders machines. Where the unit is placed it does not count as running:
-        that is why it stays, not why it came."""
-        occupancy = self._proposal.occupancy(machine)
-        runs = not self._here and self._snapshot.is_running_on(self._name, machine)
-        template = template_of(self._name)
-        return {
-            Preference.RUNS: 0 if runs else 1,
-            Preference.REPLACED: 1 if any(occupancy.replacing(self._name, self._requirements)) else 0,
-            Preference.INSTANCES: occupancy.templates.get(template, 0) if template else 0,
-            Preference.UNITS: len(occupancy.staying),
-            Preference.ID: self._snapshot.machine_index.bits[machine].bit_length(),
-        }
+        """How good the machine is. Where the unit is placed it does not count as running: that is why it stays, not why
+        it came."""
+        runs_there = not self._here and self._snapshot.is_running_on(self._name, machine)
+        return rank(self._proposal, self._name, machine, runs_there=runs_there)

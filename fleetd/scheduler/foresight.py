@@ -14,7 +14,7 @@ import msgspec
 from fleetd.model.machine import Machine, MachineSettings
 from fleetd.model.move import Move
 from fleetd.model.names import is_template
-from fleetd.model.placement import Placement
+from fleetd.model.placement import Decision, Placement
 from fleetd.model.quota import Usage
 from fleetd.model.reason import Eviction, Reason, Unavailability, WaitingForPeer, WaitingForStop
 from fleetd.model.requirements import requirements_of
@@ -26,6 +26,7 @@ from fleetd.scheduler.controllers.reboot import reboot
 from fleetd.scheduler.disruption import judge_member
 from fleetd.scheduler.failover_delays import NO_DELAYS, START, FailoverDelays, FailoverPolicy, Now
 from fleetd.scheduler.planner import CONTROLLERS, Controller, plan_cluster
+from fleetd.scheduler.preference import Standing
 from fleetd.scheduler.proposal import RolloutPlan, SessionPlan, Write
 from fleetd.scheduler.snapshot import MachineLoss, Snapshot
 from fleetd.scheduler.unit_plan import UnitPlan
@@ -50,13 +51,15 @@ AS_IT_IS = Hypothesis()
 class ForeseenMove(msgspec.Struct, frozen=True):
     """A unit goes from the machine `origin` ('': it was on none) to `machine`, or ('') is stopped, for it is not wanted
     any more; one that is on many machines is placed on one more, or ('') on one fewer. `because` is why it may not
-    stay, `reason` why it is there."""
+    stay, `reason` why it is there, `standing` why this of several machines was chosen, for this unit or for one that
+    it goes with."""
 
     unit: str
     origin: str
     machine: str
     because: Eviction | None = None
     reason: Reason | None = None
+    standing: Standing | None = None
 
 
 class ForeseenChange(msgspec.Struct, frozen=True):
@@ -178,6 +181,7 @@ class Course:
         self._fingerprint = 0  # tells the states of the cluster apart
         self._where: dict[str, str] = {}  # units that were planned → the machine where each was last
         self._evictions: dict[str, Eviction] = {}
+        self._standings: dict[str, Standing] = {}  # by unit: why its machine was chosen last
 
     def suppose(self, hypothesis: Hypothesis) -> None:
         """Have the snapshot show the hypothesis. Also after it has come to rest: it goes on from there then."""
@@ -239,6 +243,7 @@ class Course:
                 policy=self._policy,
                 controllers=self._controllers,
                 checkpoint=self._checkpoint,
+                standings=self._standings,
             )
             self._affected = Affected()
             for write in plan.writes:
@@ -326,20 +331,23 @@ class Course:
             self._note_changes(plan)
             return
         origin = self._where.setdefault(name, _origin(self._before, name))
-        if not self.snapshot.is_wanted(name):
+        if decision is None or not self.snapshot.is_wanted(name):
             if origin:
                 self.moves.append(ForeseenMove(name, origin, ""))
             self._where[name] = ""
-            return
-        if decision is None:
             return
         reason = decision.reason.peer_waits if isinstance(decision.reason, WaitingForPeer) else decision.reason
         if isinstance(reason, WaitingForStop) and reason.because is not None:
             self._evictions[name] = reason.because
         if decision.machine not in ("", origin):
-            because = self._evictions.pop(name, None)
-            self.moves.append(ForeseenMove(name, origin, decision.machine, because, decision.reason))
+            self.moves.append(self._make_move(name, origin, decision))
             self._where[name] = decision.machine
+
+    def _make_move(self, name: str, origin: str, decision: Decision) -> ForeseenMove:
+        """The unit goes from there to where it was decided."""
+        standing, because = self._standings.get(name), self._evictions.pop(name, None)
+        was_chosen = standing is not None and standing.machine == decision.machine
+        return ForeseenMove(name, origin, decision.machine, because, decision.reason, standing if was_chosen else None)
 
     def _note_changes(self, plan: UnitPlan) -> None:
         """Note the machines that a unit on many comes to, and those that it leaves."""

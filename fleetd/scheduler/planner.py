@@ -20,6 +20,7 @@ from fleetd.scheduler.controllers.rollout import roll_out
 from fleetd.scheduler.controllers.usage import count_usage
 from fleetd.scheduler.decisions import finish
 from fleetd.scheduler.failover_delays import NO_DELAYS, START, FailoverPolicy, Now
+from fleetd.scheduler.preference import Standing
 from fleetd.scheduler.proposal import Proposal, Write
 from fleetd.scheduler.reboot_policy import ONE_AT_A_TIME, RebootPolicy
 from fleetd.scheduler.relations import rolling_with, to_be_moved, with_colocated
@@ -69,14 +70,17 @@ def plan_cluster(
     reboots: RebootPolicy = ONE_AT_A_TIME,
     controllers: Sequence[Controller] = CONTROLLERS,
     checkpoint: Callable[[], None] = lambda: None,
+    standings: dict[str, Standing] | None = None,
 ) -> Plan:
     """Plan the units that a change affects (None: all).
 
     `checkpoint` is called for each controller and about once a unit, because a plan can take long: what it raises ends
-    the plan.
+    the plan. `standings` is given why each machine was chosen, by unit.
     """
     scopes = _scopes(snapshot, affected)
-    proposal = Proposal(snapshot, scopes, now=now, policy=policy, reboots=reboots, checkpoint=checkpoint)
+    proposal = Proposal(
+        snapshot, scopes, now=now, policy=policy, reboots=reboots, checkpoint=checkpoint, standings=standings
+    )
     due: list[float] = []
     for controller in controllers:
         checkpoint()

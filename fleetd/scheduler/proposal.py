@@ -29,6 +29,7 @@ from fleetd.scheduler.actions import (
 from fleetd.scheduler.disruption import DisruptionBudget
 from fleetd.scheduler.failover_delays import NO_DELAYS, START, FailoverDelays, FailoverPolicy, Now
 from fleetd.scheduler.occupancy import Occupancy
+from fleetd.scheduler.preference import Standing
 from fleetd.scheduler.reboot_policy import ONE_AT_A_TIME, RebootPolicy
 from fleetd.scheduler.snapshot import Snapshot
 from fleetd.scheduler.unit_plan import UnitPlan, UnitPlanBuilder
@@ -72,7 +73,8 @@ class Proposal:
 
     `units` are the plans of the affected units, in order of names. `first` is written before them, `last` after them.
     `budget` says which units may be disturbed. `wakeups` are the leader-clock times at which a unit is to be planned
-    again. Call `checkpoint` about once a unit: it raises where the pass is to be abandoned.
+    again. `standings`, if not None, are to say why the machine of each unit was chosen. Call `checkpoint` about once a
+    unit: it raises where the pass is to be abandoned.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Proposal:
         policy: FailoverPolicy = NO_DELAYS,
         reboots: RebootPolicy = ONE_AT_A_TIME,
         checkpoint: Callable[[], None] = lambda: None,
+        standings: dict[str, Standing] | None = None,
     ) -> None:
         """`scopes` are the affected units, in order, each with the machines to decide about (None: all)."""
         self.snapshot = snapshot
@@ -92,6 +95,7 @@ class Proposal:
         self.reboots = reboots
         self.delays = FailoverDelays(snapshot, policy, now)
         self.checkpoint = checkpoint
+        self.standings = standings
         self.units = {name: UnitPlanBuilder.begin(snapshot, name, scope) for name, scope in (scopes or {}).items()}
         self.budget = DisruptionBudget(snapshot, self.units)
         self.asks_store_health = False  # a reboot waits for it

@@ -13,6 +13,7 @@ from fleetd.model.constraints import Requirements
 from fleetd.model.names import template_of
 from fleetd.scheduler.feasibility import Candidate, rejection_by_occupants
 from fleetd.scheduler.machine_index import MachineSet
+from fleetd.scheduler.preference import Preference, Standing
 from fleetd.scheduler.proposal import Proposal
 
 CountBuckets = list[MachineSet]  # at n: the machines that have at most n; each set includes the one before
@@ -23,6 +24,18 @@ class Choice(msgspec.Struct, frozen=True):
 
     machine: str
     is_only: bool
+
+
+def rank(proposal: Proposal, name: str, machine: str, *, runs_there: bool) -> dict[Preference, int]:
+    """How good a machine is for a unit, as Ranking orders machines: least is best."""
+    occupancy, template = proposal.occupancy(machine), template_of(name)
+    return {
+        Preference.RUNS: 0 if runs_there else 1,
+        Preference.REPLACED: 1 if any(occupancy.replacing(name, proposal.requirements(name))) else 0,
+        Preference.INSTANCES: occupancy.templates.get(template, 0) if template else 0,
+        Preference.UNITS: len(occupancy.staying),
+        Preference.ID: proposal.snapshot.machine_index.bits[machine].bit_length(),
+    }
 
 
 class Ranking:
@@ -51,7 +64,24 @@ class Ranking:
         if without:
             fitting = (machine for machine in fitting if machine != without)
         best = next(fitting, None)
-        return Choice(best, next(fitting, None) is None) if best else None
+        if best is None:
+            return None
+        second = next(fitting, None)
+        if self._proposal.standings is not None:
+            self._proposal.standings |= dict.fromkeys(group, self._compare(group[0], best, second))
+        return Choice(best, second is None)
+
+    def _compare(self, name: str, best: str, second: str | None) -> Standing:
+        """Why the best machine is better than the second."""
+        if second is None:
+            return Standing(name, best, ())
+        is_running_on = self._proposal.snapshot.is_running_on
+        mine, theirs = (
+            rank(self._proposal, name, machine, runs_there=is_running_on(name, machine)) for machine in (best, second)
+        )
+        preferences = list(Preference)
+        decisive = next(turn for turn, each in enumerate(preferences) if mine[each] != theirs[each])
+        return Standing(name, best, tuple((each, mine[each]) for each in preferences[: decisive + 1]))
 
     def is_placeable(self, name: str, group: Sequence[str]) -> bool:
         """True if the unit fits on some machine together with this group."""

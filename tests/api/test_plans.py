@@ -71,7 +71,7 @@ async def test_a_drain_says_what_moves_what_stays_and_why(running: Fleet) -> Non
     found = await plan(running, drain=[{"machine": "m1"}])
     assert moves_of(found) == [(name, "m1", "m2") for name in WEB]
     assert found.moves[0] == schema.PlannedMove(
-        WEB[0], "m1", "m2", "10.0.0.1", "10.0.0.2", "machine m1 is being drained"
+        WEB[0], "m1", "m2", "10.0.0.1", "10.0.0.2", "the only machine that fits"
     )
     assert [(unit.unit, unit.machine, unit.state) for unit in found.stays] == [
         ("db.service", "m1", "stays"),

@@ -64,7 +64,7 @@ def test_machines_that_are_drained_lost_or_join(small: Fleetctl) -> None:
 
 def test_units_that_are_started_or_destroyed(small: Fleetctl, tmp_path: Path) -> None:
     assert lines_of(small, "start", "web@2") == [
-        f"  place  web@2.service  → {AT_2}  fits",
+        f"  place  web@2.service  → {AT_2}  fewest of web@.service (0)",
         "1 would be placed",
     ]
     assert lines_of(small, "destroy", "web@1") == [f"  stop  web@1.service  {AT_1}", "1 would stop"]
@@ -85,7 +85,7 @@ def test_a_folder_that_is_applied_and_that_it_is_refused_once_a_unit_has_changed
     result = small("plan", "apply", "set", "--exit-code")
     assert (result.status, result.stderr) == (2, "")
     lines = result.stdout.splitlines()
-    assert f"  place   new.service     → {AT_2}  fits" in lines
+    assert f"  place   new.service     → {AT_2}  fewest units (0)" in lines
     assert f"  change  pinned.service  {AT_1}    gets its new content" in lines
     assert lines[-1] == "1 would be placed, 1 would be changed"
     revision = next(line for line in lines if line.startswith("at revision ")).split()[2].rstrip(",")

@@ -92,10 +92,7 @@ def test_what_a_drain_would_do(small: Fleetctl) -> None:
     result = small("drain", "--plan", "1111")
     assert result.status == 1
     assert result.stdout.splitlines()[1:] == [
-        *(
-            f"  move   web@{number}.service   {AT_1} → {AT_2}  machine 11111111 is being drained"
-            for number in (1, 2, 3)
-        ),
+        *(f"  move   web@{number}.service   {AT_1} → {AT_2}  the only machine that fits" for number in (1, 2, 3)),
         f"  stays  log.service     {AT_1}                         global",
         f"  stays  pinned.service  {AT_1}                         stays on the drained machine: it fits nowhere "
         "else: metadata number=1 missing (1)",
@@ -120,7 +117,7 @@ def test_what_a_drain_would_do(small: Fleetctl) -> None:
         "machine": M2.id,
         "with": None,
         "state": None,
-        "reason": "machine 11111111 is being drained",
+        "reason": "the only machine that fits",
         "cause": None,
     }
     assert found[4]["cause"]["kind"] == "nowhere-else"

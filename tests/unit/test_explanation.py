@@ -5,8 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fleetd.model.reason import Rejection, RejectionKind
-from fleetd.scheduler.explanation import Explanation, Narrowing, Preference, Requirement, Verdict, explain
+from fleetd.scheduler.explanation import Explanation, Narrowing, Requirement, Verdict, explain
 from fleetd.scheduler.feasibility import Candidate, every_rejection, rejection
+from fleetd.scheduler.preference import Preference
 from fleetd.scheduler.proposal import Proposal
 from fleetd.scheduler.ranking import Ranking
 from tests.unit.drawn_clusters import submit

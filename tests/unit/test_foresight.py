@@ -15,6 +15,7 @@ from fleetd.model.unit import Unit
 from fleetd.registry.records import MACHINES, PLACEMENTS, REBOOT_REQUESTS, SETTINGS, STATES, UNITS
 from fleetd.scheduler.failover_delays import Now
 from fleetd.scheduler.foresight import Foresight, Hypothesis, foresee, pretend
+from fleetd.scheduler.preference import Preference, Standing
 from fleetd.scheduler.proposal import Proposal, RolloutPlan
 from fleetd.scheduler.snapshot import Snapshot
 from tests.unit.cluster_builder import LAUNCHED, NOON
@@ -78,6 +79,21 @@ def test_force_leaves_units_on_no_machine_and_stops_global_ones() -> None:
     found = foresee_in(cluster, settings={"m1": drained})
     assert found.nowhere == ("a.service",)
     assert sorted(moves_of(found)) == ["log m1→", "w@1 m1→m2"]
+
+
+def test_what_made_each_machine_the_better_one_is_told() -> None:
+    cluster = rolling_group(instances=2)
+    submit(cluster, "b.service", "MachineOf=w@1.service")
+    submit(cluster, "c.service", "MachineMetadata=disk=ssd")
+    cluster.machine("m4", disk="ssd")
+    cluster.come_to_rest()
+    found = foresee_in(cluster, machines={"m1": None})
+    values = ((Preference.RUNS, 1), (Preference.REPLACED, 0), (Preference.INSTANCES, 0))
+    told = Standing("w@1.service", "m4", values)
+    assert {move.unit: move.standing for move in found.moves} == {"w@1.service": told, "b.service": told}
+    other = replace(cluster.snapshot.machines["m4"], id="m5", session="new")
+    found = foresee_in(cluster, machines={"m4": None, "m5": other})
+    assert [move.standing for move in found.moves] == [Standing("c.service", "m5", ())]
 
 
 def test_a_lost_machine() -> None:

@@ -7,7 +7,7 @@ from fleetd.model.machine import MachineMode
 from fleetd.model.reason import render_rejection
 from fleetd.scheduler.feasibility import count_rejections
 from fleetd.scheduler.proposal import Proposal
-from fleetd.scheduler.ranking import Ranking
+from fleetd.scheduler.ranking import Ranking, rank
 from tests.examples import examples
 from tests.unit import slow_ranking
 from tests.unit.cluster_builder import Cluster, write_placement
@@ -84,6 +84,28 @@ def test_ranking_chooses_the_same_machine_as_the_slow_implementation(cluster, mo
         for name in group if found else ():
             proposal.occupy(name, found.machine, cluster.snapshot.requirements(name))
             ranking.record_placement(name, found.machine)
+
+
+@settings(max_examples=examples(200))
+@given(clusters(), moves, groups)
+def test_what_is_told_of_a_choice_is_what_makes_it_better_than_the_next_best(cluster, moves, groups):
+    proposal = Proposal(cluster.snapshot, standings={})
+    for name, machine, action in moves:
+        move(proposal, name, machine, action)
+    ranking = Ranking(proposal)
+    for group in groups:
+        proposal.standings.clear()
+        found = ranking.choose(group)
+        standing = proposal.standings.get(group[0])
+        assert (standing and standing.machine) == (found and found.machine)
+        assert list(proposal.standings) == (group if found else [])
+        assert standing is None or (standing.values == ()) == found.is_only
+        if found and not found.is_only:
+            second = ranking.choose(group, without=found.machine).machine
+            theirs = rank(proposal, group[0], second, runs_there=cluster.snapshot.is_running_on(group[0], second))
+            ranks = [(value, theirs[preference]) for preference, value in standing.values]
+            assert [mine == other for mine, other in ranks] == [True] * (len(ranks) - 1) + [False]
+            assert ranks[-1][0] < ranks[-1][1]
 
 
 @settings(max_examples=examples(200))

@@ -5,7 +5,8 @@ from fleetd.api.http import ApiError
 from fleetd.api.unit_operations import NOT_FOUND
 from fleetd.api.v2.reports import describe_reason
 from fleetd.model.reason import Rejection, RejectionKind, render, render_rejection
-from fleetd.scheduler.explanation import Narrowing, Preference, Requirement, Verdict, explain
+from fleetd.scheduler.explanation import Narrowing, Requirement, Verdict, explain
+from fleetd.scheduler.preference import Preference
 from fleetd.scheduler.snapshot import Snapshot
 
 _MOST_NAMED = 5  # units in a sentence
@@ -60,7 +61,7 @@ def _word(narrowing: Narrowing, name: str) -> str:
             return f"beside {listed} (MachineOf=)"
         case Requirement.CONFLICTS:
             return f"not beside {listed} (Conflicts=)"
-    return _word_preference(Preference(narrowing.rule), narrowing.value, name)
+    return word_preference(Preference(narrowing.rule), narrowing.value, name)
 
 
 def _word_property(lacking: Rejection) -> str:
@@ -73,7 +74,8 @@ def _word_property(lacking: Rejection) -> str:
     return words.get(lacking.kind, lacking.subject)
 
 
-def _word_preference(preference: Preference, value: int, name: str) -> str:
+def word_preference(preference: Preference, value: int, name: str) -> str:
+    """What makes a machine the better one for the unit, in words, with its value there."""
     match preference:
         case Preference.RUNS:
             return "runs there already"

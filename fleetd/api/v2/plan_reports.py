@@ -2,13 +2,19 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
+import msgspec
+
 from fleetd.api import schema
 from fleetd.api.v2.drain_reports import DrainData, describe_progress
+from fleetd.api.v2.explain_reports import word_preference
 from fleetd.api.v2.reports import describe_reason
+from fleetd.model.names import template_of
 from fleetd.model.placement import Decision
-from fleetd.model.reason import render, render_eviction, render_rejection
+from fleetd.model.reason import ONLY, render, render_eviction, render_rejection
+from fleetd.scheduler.effective_machine import DRAINED
 from fleetd.scheduler.failover_delays import FailoverPolicy, Now
 from fleetd.scheduler.foresight import ForeseenChange, ForeseenMove, Hypothesis, foresee
+from fleetd.scheduler.preference import Preference
 from fleetd.scheduler.rebalancing import RebalanceMove, Scope, find_hindrance, plan_rebalance
 from fleetd.scheduler.snapshot import Snapshot
 
@@ -32,7 +38,7 @@ class PlanMaker:
             self._revision,
             len(self._snapshot.machines),
             len(self._snapshot.units),
-            moves=tuple(map(self._describe_move, found.moves)),
+            moves=tuple(self._describe_move(move, drained) for move in found.moves),
             nowhere=tuple(_describe_unplaced(found.after, name) for name in found.nowhere),
             stays=tuple(unit for machine in drained for unit in self._describe_stays(found.after, machine)),
             endless=not found.is_final,
@@ -56,9 +62,19 @@ class PlanMaker:
             new=tuple(schema.NewMachine(machine.id, machine.address, machine.since) for machine in new),
         )
 
-    def _describe_move(self, move: ForeseenMove) -> schema.PlannedMove:
-        reason = render_eviction(move.because) if move.because else render(move.reason)
-        return self._planned_move(move.unit, move.origin, move.machine, reason)
+    def _describe_move(self, move: ForeseenMove, drained: Sequence[str]) -> schema.PlannedMove:
+        """Why it leaves its machine is told unless that is what was asked for."""
+        parts = [_describe_choice(move)]
+        if move.because is not None and not (move.origin in drained and move.because.rejection == DRAINED):
+            parts.insert(0, render_eviction(move.because))
+        preferences = tuple(
+            schema.Preferred(preference, value if preference is not Preference.ID else 0)
+            for preference, value in (move.standing.values if move.standing else ())
+        )
+        first = move.standing.unit if move.standing else move.unit
+        along_with = first if first != move.unit else ""
+        planned = self._planned_move(move.unit, move.origin, move.machine, "; ".join(parts), along_with)
+        return msgspec.structs.replace(planned, preferences=preferences)
 
     def _describe_change(self, change: ForeseenChange) -> schema.PlannedChange:
         before, after = change.before, change.after
@@ -115,6 +131,23 @@ class PlanMaker:
     def _address(self, machine: str) -> str:
         known = self._snapshot.machines.get(machine)
         return known.address if known else ""
+
+
+def _describe_choice(move: ForeseenMove) -> str:
+    """Why the unit gets this machine."""
+    if move.standing is None:
+        return render(move.reason)
+    if move.standing.unit != move.unit:
+        return f"with {move.standing.unit}"
+    values = move.standing.values
+    told = [
+        word_preference(preference, value, move.unit)
+        for number, (preference, value) in enumerate(values, 1)
+        if number == len(values)
+        or preference is Preference.UNITS
+        or (preference is Preference.INSTANCES and template_of(move.unit))
+    ]
+    return ", then ".join(told) or render(ONLY)
 
 
 def _describe_unplaced(after: Snapshot, name: str) -> schema.UnmovedUnit:
