@@ -250,7 +250,7 @@ class Client:
         return self._ask("GET", f"{schema.V2}/whoami", None, schema.WhoAmI)
 
     def login(self, request: schema.LoginRequest) -> schema.Login:
-        """A certificate for https. Raises ApiError if whoever asks may not have it."""
+        """A certificate for https. Raises ApiError if the user may not have it."""
         answer = self._ask("POST", f"{schema.V2}/login", request, schema.Login)
         if not answer.servers:
             raise NotFleet(200, f"{self._endpoint} names no server: check --endpoint")

@@ -398,7 +398,7 @@ class Agent:
         return judgement.proof
 
     def _explain_proof(self, name: str, proof: Proof | None) -> Proof | None:
-        """Return the answer with the cause of a failure in full. It waits for that: whoever asked acts on the first
+        """Return the answer with the cause of a failure in full. It waits for that: the leader acts on the first
         answer."""
         if proof is None or not proof.failed:
             return proof

@@ -54,7 +54,7 @@ class AnswerStream:
     async def _wait_for_end(self) -> None:
         """Wait until the member closes the connection. It says nothing more."""
         if not await self._reader.read(1):
-            raise ConnectionResetError("whoever asked has gone")
+            raise ConnectionResetError("the member that asked has gone")
 
 
 @asynccontextmanager

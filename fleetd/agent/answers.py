@@ -1,6 +1,6 @@
 """Answers requests to this machine (model/machine_request.py): what units log here, and what systemd says of them.
 
-Whatever goes wrong here concerns nobody but whoever asked: nothing of it disturbs the units.
+Whatever goes wrong here concerns only the user who asked: nothing of it disturbs the units.
 """
 
 import asyncio
@@ -119,7 +119,7 @@ class Answers:
         try:
             value = await self._find_answer(id_, item.value)
             if value:
-                guard = CreatedAt(item.key, item.create_revision)  # whoever asked may have gone
+                guard = CreatedAt(item.key, item.create_revision)  # the member that asked may have gone
                 key = self._registry.answer_key(id_, self._machine_id)
                 await self._store.transact([guard], [Put(key, value, item.lease)])
         except (StoreError, OSError) as error:
@@ -128,8 +128,8 @@ class Answers:
             log.exception("cannot answer a request; please report this as a bug")
 
     async def _find_answer(self, id_: str, value: bytes) -> bytes:
-        """What is to be written into the store; b'' if the answer went as a stream. Raises OSError if whoever takes the
-        stream has gone."""
+        """What is to be written into the store; b'' if the answer went as a stream. Raises OSError if the member that
+        takes the stream has gone."""
         try:
             request = decode_request(value)
         except ValueError as error:
@@ -173,7 +173,7 @@ class Answers:
             await stream.end(structs.replace(answer, entries=()))
 
     async def _follow_journal(self, id_: str, request: MachineRequest, query: JournalQuery) -> bytes:
-        """Stream entries until whoever asked has gone; or what is to be written into the store, why that cannot be."""
+        """Stream entries until the user has gone; or what is to be written into the store, why that cannot be."""
         if self._dial is None:
             return _refuse("it has no certificate with which it could send a stream (listen=https://… gives it one)")
         if self._followed >= FOLLOWED:

@@ -58,7 +58,7 @@ class Request(msgspec.Struct, frozen=True):
         return self.actor.name
 
     def check_permission(self, permission: Permission, names: Iterable[str] = (EVERY_NAME,)) -> None:
-        """Raises ApiError unless whoever asks may do this to these units."""
+        """Raises ApiError unless the client may do this to these units."""
         if refusal := self.actor.refuse(permission, names):
             raise ApiError(403, refusal)
 

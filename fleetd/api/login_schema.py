@@ -8,8 +8,8 @@ import msgspec
 
 class LoginRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """The body: a request for a certificate (PKCS #10, as PEM; its names do not count). `service` is the name of the
-    service that it is for ('': it is for whoever asks). `rights` are permissions as in role.GROUP= of fleet.conf,
-    `operate:web-*,submit:web-*` ('': all that whoever asks has; a service needs some). `days` is how long a service's
+    service that it is for ('': it is for the user). `rights` are permissions as in role.GROUP= of fleet.conf,
+    `operate:web-*,submit:web-*` ('': all that the user has; a service needs some). `days` is how long a service's
     counts, from 1 to 90 (0: 90); a person's counts for twelve hours."""
 
     csr: str

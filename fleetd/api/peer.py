@@ -1,7 +1,7 @@
 """Who is at the other end of a unix socket, and which rights the groups of this machine give them.
 
 The kernel tells user, groups and process as of the moment they connected (SO_PEERCRED, unix(7)). The socket may be open
-to every user: whoever has no rights is refused before anything is read of what they send.
+to every user: one who has no rights is refused before anything is read of what they send.
 """
 
 import grp

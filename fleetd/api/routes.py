@@ -398,7 +398,7 @@ def _is_server(certificate: CertificateIdentity | None) -> bool:
 
 
 def _check_permission(request: Request, route: Route) -> None:
-    """Raises ApiError unless whoever asks has the permission that the route needs."""
+    """Raises ApiError unless the client has the permission that the route needs."""
     if route.needs is None or (route.by_name and request.actor.rights.allow(route.needs)):
         return
     request.check_permission(route.needs)

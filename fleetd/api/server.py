@@ -188,8 +188,8 @@ class _Listener(aiohttp_import.Server):
         return _Connection(self, self, loop=asyncio.get_running_loop(), **self._options)
 
     def admit(self, connection: _Connection, user: int | str | None = None, most: int = MAX_CONNECTIONS) -> None:
-        """Admit a connection of an ordinary user, of what a certificate names ('': of none), or of root or whoever
-        (None), who has `most` of them; over a limit, the one that has been idle longest is closed."""
+        """Admit a connection of an ordinary user, of what a certificate names ('': of none), or of root or a client
+        over TCP (None), who has `most` of them; over a limit, the one that has been idle longest is closed."""
         found_room = self.limiter.add(connection, connection.abort, user, most)
         now_s = asyncio.get_running_loop().time()
         if not found_room and now_s - self._limit_logged_s > _LIMIT_LOG_S:
@@ -344,7 +344,7 @@ class Server:
             return await self._send(incoming, response)
 
     async def identify(self, connection: _Connection, claimed: Sequence[str]) -> Actor:
-        """Who makes a request over this connection. Over TCP without TLS it is whoever the client says it is."""
+        """Who makes a request over this connection. Over TCP without TLS it is the name that the client gives."""
         peer = connection.peer
         if connection.tls_client and connection.tls_client.certificate:
             return connection.actor
@@ -387,8 +387,8 @@ class Server:
     async def _stream(
         self, incoming: aiohttp_import.BaseRequest, connection: _Connection, response: StreamedResponse
     ) -> aiohttp_import.StreamResponse:
-        """Send a body while it is made, until the client's certificate expires. Whoever does not read it is closed;
-        nobody else closes the connection: it is not idle."""
+        """Send a body while it is made, until the client's certificate expires. A client that does not read it is
+        closed; nobody else closes the connection: it is not idle."""
         metrics.ANSWERS.labels(str(response.status)).inc()
         outgoing = aiohttp_import.StreamResponse(status=response.status, headers=[*response.headers, _SERVER])
         outgoing.force_close()

@@ -34,8 +34,8 @@ class Trust(Protocol):
         addresses at which it is served, if `server`."""
 
     async def read_renewal(self, certificate: str, request: str) -> CertificateIdentity:
-        """Whom a certificate names, which has perhaps expired, if a trusted authority has signed it, and whoever made
-        the request has its key."""
+        """Whom a certificate names, which has perhaps expired, if a trusted authority has signed it, and the
+        request was made with its key."""
 
     async def revoke(self, subject: str, by: str) -> Revocation:
         """Revoke all certificates of a subject that were made until now. Raises StoreError."""

@@ -14,9 +14,9 @@ MAX_NAME = 64  # characters
 
 
 class Actor(msgspec.Struct, frozen=True):
-    """Whoever makes a request. `name` is for people ('' if unknown): records keep it as `by`. `identity` is what the
-    audit keeps, with what fleetd knows for certain (`uid:1000(ann)`). `rights` are what they may do.
-    `groups` are the groups of this machine that give them their rights."""
+    """The user or the service that makes a request. `name` is for people ('' if unknown): records keep it as `by`.
+    `identity` is what the audit keeps, with what fleetd knows for certain (`uid:1000(ann)`). `rights` are what they may
+    do. `groups` are the groups of this machine that give them their rights."""
 
     name: str = ""
     identity: str = ""

@@ -2,7 +2,7 @@
 they may become root there.
 
 A confined unit is judged by what systemd reads, the lines of its files, and not by what fleet's parser makes of them:
-whoever writes a placement may write any text. What is not allowed here is refused, and a drop-in that comes last
+what writes a placement may write any text. What is not allowed here is refused, and a drop-in that comes last
 (`confined`) has the unit run as a user of its own. `refuse_privileges` checks what systemd makes of all that, including
 drop-ins of the machine's own.
 """

@@ -17,7 +17,7 @@ from fleetd.model.decoding import FORMAT
 from fleetd.model.machine import is_address
 
 LIFE_S = 3600.0
-KEPT_S = 23 * 3600.0  # after that hour, so that whoever comes late is told that
+KEPT_S = 23 * 3600.0  # after that hour, so that a machine that comes late is told that
 SECRET_BYTES = 20
 MAX_REQUEST = 8192  # characters of a request for a certificate
 MAX_METADATA = 64  # entries

@@ -66,8 +66,9 @@ class Machine(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="format
     https, as `HOST:PORT`, or `:PORT` on all its addresses; '' where it does not. `certificate_expires_s` is the Unix
     time at which its certificate expires, 0 if it has none. `seal_key` is the public key that secrets are sealed to for
     it, in base64, '' while it has none. `accept` are the patterns of the names of units that it takes, () for all, and
-    `confine` says that it takes only units that cannot become root there (model/confinement.py). `is_worker` is what a
-    server says that writes the record for a worker: whoever writes its own reaches the store, and is a server.
+    `confine` says that it takes only units that cannot become root there (model/confinement.py). `is_worker` is true
+    where a server has written the record for a worker: a machine that writes its own reaches the store, and is a
+    server.
     """
 
     id: str

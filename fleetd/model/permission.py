@@ -13,7 +13,7 @@ EVERY_NAME = "*"
 
 
 class Permission(StrEnum):
-    """What may be done. Whoever has any of them may view."""
+    """What may be done. Everybody who has one of them may view."""
 
     VIEW = "view"  # read: units, states, machines, settings
     OPERATE = "operate"  # start, stop, restart, scale, move, drain, pause … what exists

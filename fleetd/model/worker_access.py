@@ -1,7 +1,7 @@
 """What a worker may read and write in the store of its cluster: the records of its own machine. Pure.
 
 A worker does not reach the store. It asks servers, which know by its certificate which machine it is, and decide here.
-Whoever is root on it can send any request: whatever is not said here to be its own is refused, or left out of what is
+Root of that machine can send any request: whatever is not said here to be its own is refused, or left out of what is
 answered.
 """
 
@@ -98,7 +98,7 @@ class WorkerAccess(msgspec.Struct, frozen=True):
 
     def is_answer(self, key: str) -> bool:
         """True for the key of the machine's answer to a request. It may be written on the lease of the request alone,
-        which whoever knows the leases checks."""
+        which the caller checks, who knows the leases."""
         id_, slash, machine = key.removeprefix(self.answers_prefix).partition("/")
         return key.startswith(self.answers_prefix) and id_ != "" and slash != "" and machine == self.machine
 

@@ -82,7 +82,7 @@ class HostEnvironment(msgspec.Struct, frozen=True):
     its own name, '' if it has none. `unix_now` is the wall clock in seconds; `new_id` returns a unique string. `audit`
     keeps the fields of an entry for each change through the API. `sealing` seals and opens secrets with this machine's
     key; without it, the machine takes no unit that has any. `inspector` reads what units log here and what systemd says
-    of them, for whoever asks through the API; without it, such requests are not answered.
+    of them, for users who ask through the API; without it, such requests are not answered.
     """
 
     runtime: Path

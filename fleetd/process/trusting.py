@@ -48,7 +48,7 @@ def refuse_store(config: Config) -> str:
     for server in config.etcd_servers:
         if server.startswith("http:") and not url.is_on_loopback(server):
             return (
-                f"etcd_servers: {url.without_user(server)} is not encrypted, and whoever reads the private key of an "
+                f"etcd_servers: {url.without_user(server)} is not encrypted, and anyone who reads the key of an "
                 "authority can make certificates: use https:// for etcd, or have the key in a file outside of the "
                 "store (fleetctl cluster init)"
             )

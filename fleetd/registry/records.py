@@ -332,8 +332,8 @@ class KeySpace:
 
     @property
     def answers_prefix(self) -> str:
-        """What the keys begin with of the answers to them. Id and machine follow, so that whoever asked many machines
-        watches one prefix."""
+        """What the keys begin with of the answers to them. Id and machine follow, so that a member that asks many
+        machines watches one prefix."""
         return machine_request.answers_prefix(self.prefix)
 
     def request_key(self, machine: str, id_: str) -> str:

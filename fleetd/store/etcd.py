@@ -240,8 +240,8 @@ class EtcdStore:
         return wire.parse_members(answer)
 
     async def is_healthy(self, member: StoreMember) -> bool:
-        """Whoever answers says which member it is. So the addresses of etcd_servers are asked too: the ones that the
-        member itself announces may be those of its own machine (localhost)."""
+        """The member that answers says which one it is. So the addresses of etcd_servers are asked too: the ones that
+        the member itself announces may be those of its own machine (localhost)."""
         request = wire.RangeRequest(self._identity_key.encode())
         endpoints = dict.fromkeys((*member.client_urls, *self._gateway.endpoints))
         answers = await asyncio.gather(

@@ -96,7 +96,7 @@ class Watches:
     async def _run(self) -> None:
         try:
             await self._keep_open()
-        except Exception as error:  # a bug: whoever watches ends by it, as by one of their own
+        except Exception as error:  # a bug: each watch ends by it, as by one of its own
             for watch in self._watches:
                 watch.news.put_nowait(error)
             raise

@@ -1,4 +1,4 @@
-"""Reads what a machine's systemd and its journal say of units, for whoever asks from elsewhere: with journalctl and
+"""Reads what a machine's systemd and its journal say of units, for users who ask elsewhere: with journalctl and
 systemctl, each a process of its own that is killed when nobody waits for it any more."""
 
 import asyncio

@@ -1,7 +1,7 @@
 """Makes and signs certificates in a process of its own: fleetd itself never imports the library that does it.
 
 Reads one call as JSON from standard input, `{"verb": …, "arguments": {…}}`, and writes its answer, `{"result": …}`, or
-`{"error": …}` in words for whoever asked.
+`{"error": …}` in words for the user or the machine that asked.
 """
 
 import os

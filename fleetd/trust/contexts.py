@@ -6,8 +6,8 @@ from pathlib import Path
 
 from fleetd.model.certificate import CertificateIdentity, parse_peer_certificate
 
-# OpenSSL's X509_V_FLAG_NO_CHECK_TIME. The server looks at the times of a client's certificate itself, so that whoever
-# comes with one that has expired is told so in words.
+# OpenSSL's X509_V_FLAG_NO_CHECK_TIME. The server looks at the times of a client's certificate itself, so that a client
+# whose certificate has expired is told so in words.
 NO_CHECK_TIME = ssl.VerifyFlags(0x200000)
 X509_V_ERR_CERT_REVOKED = 23
 CLOCK_ERRORS = (9, 10)  # OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED

@@ -157,7 +157,7 @@ class Service:
 
 
 def _refuse(connection: socket.socket) -> None:
-    """Send more than any credential may have. Whoever goes meanwhile has got no end."""
+    """Send more than any credential may have. A client that goes meanwhile has got no end."""
     block = bytes(65536)
     try:
         for _ in range(TOO_MUCH // len(block)):

@@ -162,8 +162,8 @@ class TrustKeeper:
             raise CannotSign(str(error)) from error
 
     async def read_renewal(self, certificate: str, request: str) -> CertificateIdentity:
-        """Whom a certificate names, which may have expired, if an authority that is trusted has signed it and whoever
-        made the request has its key. Raises ValueError."""
+        """Whom a certificate names, which may have expired, if an authority that is trusted has signed it and the
+        request was made with its key. Raises ValueError."""
         try:
             found, _ = await self._signer.inspect(certificate, [each.certificate for each in self._trusted()], request)
         except SigningFailed as error:

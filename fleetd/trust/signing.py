@@ -23,7 +23,7 @@ from fleetd.model.certificate import (
 T = TypeVar("T")
 
 TIMEOUT_S = 60.0
-AT_ONCE = 2  # processes: whoever joins or logs in must not keep a machine busy
+AT_ONCE = 2  # processes: machines that join and users who log in must not keep a machine busy
 
 
 class SigningFailed(Exception):

@@ -101,7 +101,7 @@ def is_signed_by(certificate: str, authority: str) -> bool:
 
 
 def has_key_of(request: str, certificate: str) -> bool:
-    """True if whoever made the request has the private key of the certificate. Raises ValueError."""
+    """True if the request was made with the private key of the certificate. Raises ValueError."""
     return bool(_public_key(request) == _load_certificate(certificate).public_key())
 
 

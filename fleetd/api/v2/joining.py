@@ -1,7 +1,7 @@
 """Machines that join with a token, as workers, and the renewal of their certificates.
 
-`join` and `renew` are for machines without a certificate that counts: whoever reaches the port may call them. For a
-secret that no token has nothing is signed, and no process started.
+`join` and `renew` are for machines without a certificate that counts: every client that reaches the port may call
+them. For a secret that no token has nothing is signed, and no process started.
 """
 
 import asyncio

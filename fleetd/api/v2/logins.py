@@ -1,8 +1,8 @@
 """Certificates for people and services, and their revocation.
 
 A person gets one where the kernel knows who they are: over a unix socket of a server, to which SSH may lead. It holds
-their rights of that moment for twelve hours. Whoever may do everything has certificates made for services there, too.
-No certificate makes another one: who is no longer in a group, or has stolen one, loses its rights in the end.
+their rights of that moment for twelve hours. Users who may do everything have certificates made for services there,
+too. No certificate makes another one: who is no longer in a group, or has stolen one, loses its rights in the end.
 """
 
 from collections.abc import Callable
@@ -44,8 +44,8 @@ class Logins:
         self._unix_now = unix_now
 
     async def post(self, request: Request, _: str) -> Response:
-        """Give whoever asks over a unix socket a certificate for https, with their rights, or, for whoever may do
-        everything, one for a service."""
+        """Give a user, over a unix socket, a certificate for https with their rights; or one for a service, if they may
+        do everything."""
         trust = require_trust(self._trust)
         asked = parse_json(request.body, schema.LoginRequest)
         if not request.local:
@@ -91,7 +91,7 @@ class Logins:
 
 
 def _identify_person(request: Request, asked: schema.LoginRequest) -> tuple[CertificateIdentity, float]:
-    """Whom the certificate of whoever asks names, and how long it counts. Raises ApiError."""
+    """Whom the certificate of the user names, and how long it counts. Raises ApiError."""
     if asked.days:
         raise ApiError(400, f"a person's certificate counts for {PERSON_LIFE_S / 3600:g} hours; days are for services")
     return _identify(PERSON, request.actor.name, request.actor.rights, asked.rights), PERSON_LIFE_S

@@ -1,7 +1,8 @@
 """One watch of the whole cluster, whose changes are sent to the workers of this server that they concern.
 
 It is open while a worker reads them. The latest changes are kept, so that workers that come from another server go on
-where they were. Whoever is further behind than that is told that history begins later, and reads everything again.
+where they were. A worker that is further behind than that is told that history begins later, and reads everything
+again.
 """
 
 import asyncio

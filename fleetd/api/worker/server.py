@@ -105,7 +105,7 @@ class WorkerApi:
         return Response(200, _HEADERS, body)
 
     def _identify(self, request: Request) -> Access:
-        """What whoever asks may do. Raises Forbidden for others than workers."""
+        """What the client may do. Raises Forbidden for others than workers."""
         certificate = request.certificate
         if certificate is None or (certificate.kind, certificate.role) != (MACHINE, WORKER):
             who = "who has no certificate" if certificate is None else certificate.subject
@@ -168,7 +168,7 @@ class WorkerApi:
 
     def _seen_by(self, subscription: Subscription) -> int:
         """Up to which revision all watches of the stream have seen everything, but for requests: one that is missed is
-        one that whoever asked sees unanswered."""
+        one that stays unanswered for the user."""
         if subscription.has_news:
             return subscription.position
         return max(self.fanout.position, subscription.position)
