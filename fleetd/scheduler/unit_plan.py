@@ -203,7 +203,9 @@ class UnitPlanBuilder(msgspec.Struct, eq=False, gc=False):
         placement, state = self.placements.get(machine), self.states.get(machine)
         if placement is None and state is None:
             return AllocationState.ABSENT
-        return classify(placement, state, self.snapshot.presence(machine), is_to_run=self.is_to_run)
+        found = classify(placement, state, self.snapshot.presence(machine), is_to_run=self.is_to_run)
+        # A parked machine gets no placement that its last report could be taken for, and nobody there deletes it.
+        return AllocationState.ABSENT if found is AllocationState.UNCONFIRMED and self.is_parked(machine) else found
 
     def is_alone(self) -> bool:
         """True if nothing is known of the unit beside the machine that it is assigned to."""

@@ -165,3 +165,39 @@ def test_a_unit_with_a_delay_waits_for_a_lost_machine_until_it_is_back():
     cluster.settle()
     assert wait(cluster, A) is None
     assert cluster.reason(A) == "machine m1 came back in time"
+
+
+def test_a_unit_that_a_machine_removed_before_it_was_parked_is_placed_elsewhere():
+    cluster = Cluster()
+    cluster.machine("m1", role="x")
+    cluster.machine("m2", role="y")
+    cluster.submit(a="MachineMetadata=role=x")
+    cluster.settle()
+    cluster.submit(a="MachineMetadata=role=y")
+    cluster.run_leader()
+    cluster.run_agent("m1")
+    cluster.run_agent("m1")
+    cluster.machine("m1", MachineMode.PARKED)  # its report of the removal stays until its fleetd is started again
+    cluster.settle()
+    assert cluster.assigned() == {A: "m2"}
+    cluster.machine("m1", MachineMode.READY)
+    cluster.settle()
+    assert cluster.assigned() == {A: "m2"}
+    assert "m1" not in cluster.snapshot.states[A]
+
+
+def test_a_unit_waiting_for_its_removal_is_placed_elsewhere_once_the_machine_parks():
+    cluster = Cluster()
+    cluster.machine("m1", role="x")
+    cluster.machine("m2", role="y")
+    cluster.submit(a="MachineMetadata=role=x")
+    cluster.settle()
+    cluster.submit(a="MachineMetadata=role=y")
+    cluster.run_leader()
+    cluster.run_agent("m1")
+    cluster.run_agent("m1")
+    cluster.run_leader()
+    assert cluster.reason(A) == "waits until m1 has removed it"
+    cluster.machine("m1", MachineMode.PARKED)
+    cluster.settle()
+    assert cluster.assigned() == {A: "m2"}
