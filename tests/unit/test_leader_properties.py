@@ -6,6 +6,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from fleetd.model.confinement import limits_of, refuse
 from fleetd.model.machine import MachineMode
 from fleetd.model.names import matches_glob
 from fleetd.model.reason import COMPLETED, WaitingForPeer, WaitingForRoom, WaitingForStop, without_eviction
@@ -37,6 +38,7 @@ TEXTS = (
     "FailoverDelay=infinity\nRerunAfterFailover=true",
     "MachineOf=a.service\nFailoverDelay=100",
 )
+LIMITS = ({}, {"accept": ("[ab].service", "g1.service")}, {"accept": ("w@*",)}, {"confine": True})
 GLOBAL_TEXTS = ("Global=true", "Global=true\nConflicts=w@1.service", "Global=true\nMachineMetadata=role=x")
 
 machines = st.sampled_from(MACHINES)
@@ -109,6 +111,11 @@ class Leader(RuleBasedStateMachine):
     def change_mode(self, machine, mode):
         if self.is_registered(machine):
             self.cluster.machine(machine, mode=mode)
+
+    @rule(machine=machines, limits=st.sampled_from(LIMITS))
+    def restart_with_other_limits(self, machine, limits):
+        if self.is_registered(machine):
+            self.cluster.machine(machine, self.cluster.snapshot.machines[machine].mode, facts=limits)
 
     @rule(machine=machines, role=st.sampled_from(("x", "y", "")))
     def set_metadata(self, machine, role):
@@ -303,6 +310,7 @@ def must_leave(snapshot, name, machine, withdrawn):
     metadata = snapshot.effective[machine].metadata
     return (
         record.mode is MachineMode.LEAVING
+        or refuse(limits_of(record), name, snapshot.units[name].content)
         or required.machine_id not in (None, machine)
         or any(metadata.get(key) not in values for key, values in required.metadata)
         or any(peer not in staying_on for peer in required.machine_of)
