@@ -15,6 +15,7 @@ from fleetd.model.reason import (
     BudgetWait,
     DrainEnded,
     Hold,
+    MissingSecrets,
     NotMoved,
     NowhereElse,
     Reason,
@@ -34,6 +35,7 @@ from fleetd.model.rollout import Phase
 from fleetd.model.unit import TargetState, Unit
 from fleetd.registry.records import APPLIES
 from fleetd.scheduler.effective_machine import drain_of
+from tests.simulation.secret_invariants import judge_secrets
 from tests.simulation.world import World
 
 CONVERGENCE_S = 300.0  # a hanging stop takes 90 s, a failed action is retried after 60 s, a boot takes 15 s
@@ -101,6 +103,8 @@ def _judge(world: World) -> None:
         if units and _is_written(world, units) and not rollout.is_over and rollout.pause is None:
             world.fail("Convergence", f"the rollout of {group} is neither over nor paused: {rollout}")
     _judge_leftovers(world)
+    if wrong := judge_secrets(world):
+        world.fail("Convergence", wrong)
 
 
 def _judge_reboots(world: World) -> None:
@@ -273,6 +277,9 @@ def _judge_absence(world: World, name: str, unit: Unit) -> str:
     decision = world.records.decisions[name]
     if is_waiting(decision.reason):
         return _judge_wait(world, name, decision.reason)
+    if isinstance(decision.reason, MissingSecrets):
+        there = [secret for secret in decision.reason.names if secret in world.records.secrets]
+        return f"it misses secrets that there are: {', '.join(there)}" if there else ""
     fitting = [machine for machine in world.records.machines if not _why_not(world, name, unit, machine)]
     if fitting:
         return f"it is nowhere, and fits on {', '.join(fitting)} ({render(decision.reason)}, {decision.rejections})"

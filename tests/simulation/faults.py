@@ -7,9 +7,10 @@ from collections.abc import Callable
 from random import Random
 
 import tests.simulation.reboot_actions
+import tests.simulation.secret_actions
 import tests.simulation.systemd_actions  # noqa: F401 (adds verbs)
 from tests.simulation.actions import Action
-from tests.simulation.units import EDITIONS, ROLLED_UNITS, UNITS
+from tests.simulation.units import EDITIONS, ROLLED_UNITS, SECRET, UNITS
 
 MACHINES = {"m1": {"disk": "ssd"}, "m2": {"disk": "hdd"}, "m3": {"disk": "ssd"}, "m4": {}}
 LENGTH_S = 900.0
@@ -134,6 +135,14 @@ def _slots(random: Random) -> tuple[tuple[str, ...], float | None]:
     return ("reboot_slots", *random.choice(((), ("1",), ("2",)))), None
 
 
+def _secret(random: Random) -> tuple[tuple[str, ...], float | None]:
+    return (SECRET, random.choice(("one", "two", "three"))), None
+
+
+def _removed_secret(_: Random) -> tuple[tuple[str, ...], float | None]:
+    return (SECRET,), None
+
+
 OPERATIONS: tuple[tuple[int, str, Draw], ...] = (
     (12, "start", _edition),
     (2, "load", _edition),
@@ -158,6 +167,8 @@ OPERATIONS: tuple[tuple[int, str, Draw], ...] = (
     (4, "ask-reboot", _reboot),
     (1, "cancel-reboot", _on_machine_at_once),
     (1, "setting", _slots),
+    (3, "set-secret", _secret),
+    (1, "remove-secret", _removed_secret),
 )
 
 FAULTS: tuple[tuple[int, str, Draw], ...] = (
@@ -212,6 +223,8 @@ def draw_actions(seed: int) -> tuple[Action, ...]:
     kinds = [kind for kind in FAULTS if random.random() < random.choice((0.3, 0.9))] or list(FAULTS)
     share = random.choice((0.3, 0.6))
     actions = [Action(1.0, "start", (name,)) for name in UNITS if random.random() < 0.7]
+    if random.random() < 0.7:
+        actions.insert(0, Action(1.0, "set-secret", (SECRET, "one")))
     at_s = WARM_UP_S
     while at_s < LENGTH_S:
         table = OPERATIONS if random.random() < share else kinds

@@ -12,6 +12,7 @@ from fleetd.model.move import Move
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.reboot import Reboot, RebootRequest
 from fleetd.model.rollout import Rollout
+from fleetd.model.secret import SealedSecret, Secret
 from fleetd.model.unit import Unit, UnitState
 from fleetd.registry import records
 from fleetd.registry.records import Kind, Record, RecordKey
@@ -37,6 +38,8 @@ class StoreModel:
         self.moves: dict[str, Move] = {}  # by unit
         self.reboot_requests: dict[str, RebootRequest] = {}  # by machine
         self.reboots: dict[str, Reboot] = {}  # by machine
+        self.secrets: dict[str, Secret] = {}
+        self.sealed: dict[Names, SealedSecret] = {}  # (machine, secret)
         self.placements: dict[Names, Placement] = {}  # (machine, unit)
         self.states: dict[Names, UnitState] = {}
         self.absent_since: dict[str, float] = {}  # machines that were registered and are not
@@ -53,6 +56,8 @@ class StoreModel:
         self.moves.clear()
         self.reboot_requests.clear()
         self.reboots.clear()
+        self.secrets.clear()
+        self.sealed.clear()
         self.placements.clear()
         self.states.clear()
 
@@ -91,6 +96,10 @@ class StoreModel:
                 _set(self.reboot_requests, path.names[0], record)
             case records.REBOOTS:
                 _set(self.reboots, path.names[0], record)
+            case records.SECRETS:
+                _set(self.secrets, path.names[0], record)
+            case records.SEALED_SECRETS:
+                _set(self.sealed, path.names, record)
             case records.SYNCED:
                 _set(self.synced, path.names[0], record.session if record else None)
             case records.MACHINES:

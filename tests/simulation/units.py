@@ -35,20 +35,22 @@ UNITS = {
     ),
     "talk.socket": "[Socket]\nListenStream=7000\nAccept=yes\n",
     "talk@.service": "[Service]\nExecStart=/bin/talk\nStandardInput=socket\n[X-Fleet]\nMachineMetadata=disk=none\n",
+    "secret.service": (
+        "[Service]\nExecStart=/bin/daemon\nLoadCredential=db.pw:/run/fleet/credentials.sock\n"
+        "[X-Fleet]\nSecret=db.pw\nUpdateSettleSec=2s\nUpdateDeadlineSec=30s\n"
+    ),
     "local.service": _SERVICE,  # machine 2 has a unit of this name of its own
 }
 
 # For scenarios alone. Whether tied.service runs fleet does not decide: systemd stops it with its requirement.
 TIED = {
-    "secret.service": (
-        "[Service]\nExecStart=/bin/daemon\nLoadCredential=db.pw:/run/fleet/credentials.sock\n"
-        "[X-Fleet]\nSecret=db.pw\nUpdateSettleSec=2s\nUpdateDeadlineSec=30s\n"
-    ),
     "tied.service": (
         f"[Unit]\nRequires=web@3.service\nAfter=web@3.service\n{_SERVICE}[X-Fleet]\nMachineOf=web@3.service\n"
     ),
 }
 
+
+SECRET = "db.pw"  # what secret.service names
 
 ROLLED = "roll@.service"  # a group that is changed one member after the other
 ROLLED_UNITS = ("roll@1.service", "roll@2.service", "roll@3.service")
