@@ -7,7 +7,6 @@ invariants.py checks what must hold during the faults.
 import asyncio
 from collections.abc import Sequence
 
-from fleetd.agent.executor import read_contents
 from fleetd.model.group import group_of
 from fleetd.model.machine import DrainRequest, MachineMode, MachineSettings
 from fleetd.model.names import matches_glob, parse_name
@@ -35,6 +34,7 @@ from fleetd.model.rollout import Phase
 from fleetd.model.unit import TargetState, Unit
 from fleetd.registry.records import APPLIES
 from fleetd.scheduler.effective_machine import drain_of
+from tests.simulation.limit_invariants import held_contents, takes
 from tests.simulation.secret_invariants import judge_secrets
 from tests.simulation.world import World
 
@@ -268,7 +268,7 @@ def _check_allocation(world: World, name: str, unit: Unit, assigned: str) -> str
         return f"{assigned} says {state.active} of it"
     if unit.target is TargetState.LOADED and runs:
         return f"it runs on {assigned}"
-    held = read_contents(world.machine(assigned).systemd).get(name)
+    held = held_contents(world.machine(assigned)).get(name)
     return "" if held == unit.content or is_held else f"{assigned} has another content of it"
 
 
@@ -345,8 +345,8 @@ def _why_not(world: World, name: str, unit: Unit, machine: str, *, runs_there: b
     record = records.machines[machine]
     asked = requirements_of(unit.content, name)
     here = {n: o for (m, n), o in records.placements.items() if m == machine and n != name and not o.superseded}
-    if record.mode is not MachineMode.READY:
-        return "takes no work"
+    if record.mode is not MachineMode.READY or not takes(record, name):
+        return "takes it not"
     settings = records.settings.get(machine)
     reboot = records.reboots.get(machine)
     is_cordoned = (settings and settings.cordon) or (reboot and reboot.is_under_way)

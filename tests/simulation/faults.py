@@ -6,6 +6,7 @@ The same seed gives the same list. actions.py carries them out.
 from collections.abc import Callable
 from random import Random
 
+import tests.simulation.limit_actions
 import tests.simulation.reboot_actions
 import tests.simulation.secret_actions
 import tests.simulation.systemd_actions  # noqa: F401 (adds verbs)
@@ -143,6 +144,11 @@ def _removed_secret(_: Random) -> tuple[tuple[str, ...], float | None]:
     return (SECRET,), None
 
 
+def _limits(random: Random) -> tuple[tuple[str, ...], float | None]:
+    words = random.choice(((), (), ("confine",), ("web@*", "roll@*"), ("*e*.service",), ("confine", "web@*", "s*")))
+    return (_machine(random), *words), None
+
+
 OPERATIONS: tuple[tuple[int, str, Draw], ...] = (
     (12, "start", _edition),
     (2, "load", _edition),
@@ -167,6 +173,7 @@ OPERATIONS: tuple[tuple[int, str, Draw], ...] = (
     (4, "ask-reboot", _reboot),
     (1, "cancel-reboot", _on_machine_at_once),
     (1, "setting", _slots),
+    (1, "limit", _limits),
     (3, "set-secret", _secret),
     (1, "remove-secret", _removed_secret),
 )

@@ -9,7 +9,6 @@ checks what must hold after the faults.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from fleetd.agent.executor import read_contents
 from fleetd.config.cluster_settings import failover_policy
 from fleetd.model.machine import MachineMode
 from fleetd.model.names import is_reserved, matches_glob
@@ -23,6 +22,7 @@ from tests.simulation.checker import Checker, Key, now
 from tests.simulation.drain_invariants import DrainsKeepTheBudget, KeptPlacesAreKept
 from tests.simulation.event_invariants import EventsTellWhatWasDone
 from tests.simulation.handover_invariants import StartFirstIsAskedFor, StartFirstKeepsWhatRuns
+from tests.simulation.limit_invariants import LimitsAreKept, held_contents, may_not_stay, takes
 from tests.simulation.placement_invariants import ConflictsApart, CordonedMachinesGetNothingNew, OneMachinePerUnit
 from tests.simulation.reboot_invariants import RebootsKeepTheBudget, RebootsTakeTurns, WhatStaysIsWaitedFor
 from tests.simulation.rollout_invariants import DisruptionBudgetIsKept
@@ -152,7 +152,8 @@ class Rule1MovesHaveReasons(Checker):
 
 class Rule2OrdersAlone(Checker):
     """What fleetd asks of systemd follows a placement; a restart of fleetd, an outage or an absence is no placement. A
-    unit is stopped only if it was withdrawn, replaced or is to be loaded only; started only if it is to be launched."""
+    unit is stopped only if it was withdrawn, replaced or is to be loaded only, or if its machine does not take it;
+    started only if it is to be launched."""
 
     def __init__(self, world: "World") -> None:
         super().__init__(world)
@@ -191,9 +192,11 @@ class Rule2OrdersAlone(Checker):
         found = self.world.machines[machine]
         if placement is None:
             return self.records.synced.get(found.id) is not None
+        if may_not_stay(found, name):
+            return True
         if placement.superseded:
             return False
-        replaced = read_contents(found.systemd).get(name) != placement.content
+        replaced = held_contents(found).get(name) != placement.content
         return placement.is_withdrawn or replaced or placement.target is not TargetState.LAUNCHED
 
 
@@ -305,6 +308,8 @@ class Rule3TheLastCopyStays(Checker):
                 continue
             record = self.records.machines.get(path.names[0])
             if record is None or record.mode is not MachineMode.READY or self._hinders(*path.names):
+                continue
+            if not takes(record, path.names[1]):
                 continue
             id_, name = path.names
             runs_here = any(n == name and self.world.machines[m].id == id_ for m, n in self.world.processes)
@@ -485,5 +490,6 @@ CHECKERS: tuple[type[Checker], ...] = (
     WhatStaysIsWaitedFor,
     SecretsComeFirst,
     EventsTellWhatWasDone,
+    LimitsAreKept,
     Rule8NobodyStorms,
 )

@@ -20,6 +20,7 @@ from fleetd.api.http import Request, Response
 from fleetd.api.routes import LEAVE
 from fleetd.config.config import Config
 from fleetd.membership.parking import Parking, park_when_possible
+from fleetd.model.confinement import NO_LIMITS
 from fleetd.model.content import DropIn
 from fleetd.model.machine import Capability, Machine
 from fleetd.process.node import HostEnvironment, Node
@@ -150,6 +151,8 @@ class SimulatedMachine:
         self.address = f"10.0.{number}.{name[1:]}"
         self.metadata = dict(metadata)
         self.link = link
+        self.limits = NO_LIMITS  # in its fleet.conf
+        self.limits_in_force = NO_LIMITS  # those that its fleetd was started with
         self.is_up = False
         self.clock_offset_s = 0.0
         self._troubles: dict[str, None] = {}  # reasons why it could look dead
@@ -248,6 +251,7 @@ class SimulatedMachine:
         token = speaker.set(self.name)
         hooks = self._hooks
         self._is_dying = False
+        self.limits_in_force = self.limits
         self.wire = Wire(self.name, hooks.server, self.link, hooks.on_write, hooks.on_failure, self._is_fatal)
         await self.systemd.close()
         machine = Machine(
@@ -258,6 +262,8 @@ class SimulatedMachine:
             boot_id=f"{self.name}-boot-{self.boots}",
             capabilities=dict.fromkeys(Capability, True),
             seal_key=f"key of {self.name}",
+            accept=self.limits.accept,
+            confine=self.limits.confine,
         )
         environment = HostEnvironment(
             runtime=self._directory,
@@ -286,7 +292,10 @@ class SimulatedMachine:
         return self._is_dying
 
     def _config(self) -> Config:
-        return msgspec.structs.replace(self._hooks.config, metadata=self.metadata)
+        limits = self.limits
+        return msgspec.structs.replace(
+            self._hooks.config, metadata=self.metadata, accept=limits.accept, confine=limits.confine
+        )
 
     async def kill_fleetd(self) -> None:
         """kill -9: fleetd sends nothing more, and the units run on."""

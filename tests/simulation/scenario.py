@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 import tests.simulation.expectations
+import tests.simulation.limit_actions
 import tests.simulation.reboot_actions
 import tests.simulation.secret_actions
 import tests.simulation.systemd_actions  # noqa: F401 (adds verbs)
