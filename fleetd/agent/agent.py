@@ -400,13 +400,12 @@ class Agent:
     def _explain_proof(self, name: str, proof: Proof | None) -> Proof | None:
         """Return the answer with the cause of a failure in full. It waits for that: the leader acts on the first
         answer."""
-        if proof is None or not proof.failed:
+        if proof is None or not proof.failed or self._retries.error(name) == proof.failed:
             return proof
         if self._diagnostics.is_pending(name):
             return None
         explained = self._diagnostics.text(name)
-        is_said = self._retries.error(name) == proof.failed
-        return explain(proof, "" if is_said or explained == NO_REASON else explained)
+        return explain(proof, "" if explained == NO_REASON else explained)
 
     def _find_error(self, name: str, is_explained: bool) -> str:
         """Return why the unit, or an action for it, failed. systemd's explanation of the unit, where there is one, says
