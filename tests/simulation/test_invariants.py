@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from fleetd.model.confinement import Limits
 from fleetd.model.event import ClusterEvent, EventKind, EventRecord
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.reason import BEST, Eviction, Rejection, RejectionKind, WaitingForStop
@@ -267,6 +268,16 @@ async def start_without_its_secret(world: World) -> None:
     await world.machines["m1"].systemd.start(WEB)
 
 
+async def start_what_is_not_taken(world: World) -> None:
+    world.machines["m1"].limits_in_force = Limits(accept=("left.*",))
+    await world.machines["m1"].systemd.start(WEB)
+
+
+async def start_unconfined(world: World) -> None:
+    world.machines["m1"].limits_in_force = Limits(confine=True)
+    await world.machines["m1"].systemd.start(WEB)
+
+
 VIOLATIONS: tuple[tuple[str, Violation], ...] = (
     ("OneMachinePerUnit", place_twice),
     ("ConflictsApart", place_conflicting),
@@ -298,6 +309,8 @@ VIOLATIONS: tuple[tuple[str, Violation], ...] = (
     ("EventsTellWhatWasDone", lose_a_machine_silently),
     ("EventsTellWhatWasDone", tell_what_was_not_done),
     ("EventsTellWhatWasDone", tell_twice),
+    ("LimitsAreKept", start_what_is_not_taken),
+    ("LimitsAreKept", start_unconfined),
     ("Rule8NobodyStorms", ask_without_end),
 )
 
@@ -323,6 +336,12 @@ async def forge_a_leftover(world: World) -> None:
     world.machines["m2"].systemd._texts["web@3.service"] = unit_text("web@3.service")
 
 
+async def forge_a_secret(world: World) -> None:
+    secret = world.machines["m2"].directory / "credentials" / WEB / "db.pw"
+    secret.parent.mkdir(parents=True)
+    secret.write_bytes(b"")
+
+
 async def write_on_and_on(world: World) -> None:
     async def go_on() -> None:
         while True:
@@ -341,6 +360,7 @@ def test_a_correct_cluster_has_no_violation(tmp_path: Path) -> None:
     [
         ("says nothing of it", kill_everyone),
         ("is still on m2", forge_a_leftover),
+        ("keeps the secret db.pw", forge_a_secret),
         ("written to at rest", write_on_and_on),
     ],
 )
