@@ -7,7 +7,10 @@ from fleetd.agent.executor import as_placed, read_contents
 from fleetd.model.content import Content
 from fleetd.model.machine import Machine
 from fleetd.model.names import is_template, matches_glob
-from tests.simulation.checker import Checker
+from fleetd.model.placement import Placement
+from fleetd.registry.records import PLACEMENTS, RecordKey
+from fleetd.store.protocol import Event
+from tests.simulation.checker import Checker, Key
 
 if TYPE_CHECKING:
     from fleetd.model.confinement import Limits
@@ -34,6 +37,12 @@ def may_not_stay(machine: "SimulatedMachine", name: str) -> bool:
 
 class LimitsAreKept(Checker):
     """A machine starts nothing that it does not take, and nothing that is to be confined and is not."""
+
+    def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Key, Placement]) -> None:
+        for path in (path for path, _ in events if path.kind is PLACEMENTS):
+            placement, record = self.records.placements.get(path.names), self.records.machines.get(path.names[0])
+            if placement is not None and placement.is_withdrawn and record and not takes(record, path.names[1]):
+                self.world.drained[path.names[1]] = None
 
     def see_call(self, machine: str, verb: str, names: Sequence[str]) -> None:
         found = self.world.machines[machine]

@@ -63,7 +63,7 @@ class World:
         self.lines: list[str] = []
         self.processes: dict[tuple[str, str], int] = {}  # (machine, unit) → PID
         self.first_pids: dict[str, int] = {}  # by unit, the start of its first process
-        self.drained: dict[str, None] = {}  # units that a drain has told to leave a machine
+        self.drained: dict[str, None] = {}  # units that a drain, or a machine's limits, told to leave it
         self.had_wrong_clocks = False  # of any machine
         self._ended: dict[tuple[str, str], float] = {}  # when its last process was seen
         self._ids = itertools.count(1)
