@@ -275,16 +275,19 @@ class Rule3OneCopyRuns(Checker):
         for machine, name in self.world.processes:
             running.setdefault(name, []).append(machine)
         for allocation in list(self.left_behind):
-            if allocation not in self.world.processes and self._is_informed(allocation[0]):
+            if allocation not in self.world.processes and self._has_ended(*allocation):
                 del self.left_behind[allocation]
         for name, machines in running.items():
             proper = [machine for machine in machines if (machine, name) not in self.left_behind]
             if len(proper) > 1 and name not in self._globals:
                 self.fail(f"{name} runs on {', '.join(machines)}")
 
-    def _is_informed(self, machine: str) -> bool:
-        """True if the machine knows its present placements, so that it starts nothing for an old one."""
+    def _has_ended(self, machine: str, unit: str) -> bool:
+        """True if the machine knows its present placements, so that it starts nothing for an old one, and no start is
+        queued there behind another unit, whose stop would let it begin."""
         found = self.world.machines[machine]
+        if found.systemd.has_job(unit):
+            return False
         record = self.records.machines.get(found.id)
         return self._is_registered(found) and record is not None and self.records.synced.get(found.id) == record.session
 

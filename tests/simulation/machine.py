@@ -127,6 +127,11 @@ class MachineSystemd(SimulatedSystemd):
             if unit is not None:
                 self._units.queue_stop(unit)
 
+    def has_job(self, name: str) -> bool:
+        """True if a job for the unit is queued."""
+        unit = self._units.get(name)
+        return unit is not None and unit.job is not None
+
     @property
     def own_names(self) -> tuple[str, ...]:
         """The machine's units that fleet does not manage."""
