@@ -100,7 +100,7 @@ class RequestBudget:
             self._client, self._part = certificate.subject, WORKERS_PART
 
     def reserve(self, size: int) -> bool:
-        """Reserve this many more bytes; False if they do not fit beside those of other requests."""
+        """Reserve this many more bytes, or less if it is negative; False if they do not fit beside other requests'."""
         limiter = self._limiter
         if self._exceeds(limiter.reserved, size, limiter.max_bytes):
             return False
@@ -115,7 +115,7 @@ class RequestBudget:
 
     def _exceeds(self, reserved: int, size: int, most: int) -> bool:
         """True if `size` more than what is reserved is too much; never for the only request that has something."""
-        return reserved > self._reserved and reserved + size > most
+        return size > 0 and reserved > self._reserved and reserved + size > most
 
     async def wait_for_slot(self) -> None:
         """Become one of the few requests that may list everything, until `release`."""
@@ -145,7 +145,8 @@ async def wait_for_listing_slot() -> None:
 
 
 def reserve_read(size: int) -> None:
-    """Reserve bytes that were read from the store for the current request. Raises ApiError if there is no room."""
+    """Reserve bytes that were read from the store for the current request, or give some back (a negative size). Raises
+    ApiError if there is no room."""
     budget = _current.get()
     if budget is not None and not budget.reserve(size):
         raise ApiError(503, OVERLOADED, RETRY_SOON)

@@ -88,10 +88,13 @@ class Route(msgspec.Struct, frozen=True):
     if it has none. It is called for those who have the permission `needs` for everything, or, `by_name`, for some
     units at least: then it checks itself for which. If `needs` is None, it is called for everybody who may connect
     and is known; `anonymous`: over https without a certificate, too; `for_servers`: with the certificate of a server,
-    too. Workers have it only if it is `on_workers`, for they know only what concerns themselves.
+    too. Workers have it only if it is `on_workers`, for they know only what concerns themselves. If it
+    `has_token`, a request with the header Fleet-Token is answered with such a header, too: its token (model/token.py)
+    is that after which events tell what the answer does not show.
 
     The OpenAPI description is made of the handler's docstring, the types of the body and of the answer (None: there is
-    none, dict: any object, bytes: text), and `query`, a parameter that may be repeated.
+    none, dict: any object, bytes: text), `query`, the names of parameters that may be repeated, and `options`, of those
+    that may not, with spaces between them. If it `is_streamed`, the answer is many of this type, one a line.
     """
 
     method: str
@@ -101,10 +104,13 @@ class Route(msgspec.Struct, frozen=True):
     body: type[msgspec.Struct] | None = None
     answer: type[msgspec.Struct | dict[str, Any] | bytes] | None = None
     query: str = ""
+    options: str = ""
     by_name: bool = False
     anonymous: bool = False
     for_servers: bool = False
     on_workers: bool = False
+    has_token: bool = False
+    is_streamed: bool = False
 
     @property
     def parameter(self) -> str:

@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import quote, urlencode, urlsplit
 
+from msgspec.structs import replace
+
 from fleetd import metrics
 from fleetd.aio import Offload
 from fleetd.api import schema
@@ -38,6 +40,7 @@ from fleetd.api.v2.clusters import Clusters
 from fleetd.api.v2.contents import Contents
 from fleetd.api.v2.cordons import Cordons
 from fleetd.api.v2.drains import Drains
+from fleetd.api.v2.events import MARK_S, Events
 from fleetd.api.v2.explanations import Explanations
 from fleetd.api.v2.host_keys import HostKeys
 from fleetd.api.v2.insight import Insight
@@ -57,6 +60,7 @@ from fleetd.model.machine import Machine
 from fleetd.model.permission import Permission
 from fleetd.model.quota import Usage
 from fleetd.registry.events import EventLog
+from fleetd.registry.moment import read_moment
 from fleetd.registry.records import MalformedRecord
 from fleetd.registry.registry import Registry
 from fleetd.store.protocol import Unavailable
@@ -70,6 +74,7 @@ METRICS = "/metrics"
 HEALTH = "/health"
 OPENAPI = f"{schema.V2}/openapi.json"
 WORKERS = "/fleet/worker/"
+TOKEN_HEADER = "Fleet-Token"  # noqa: S105 (its name)
 _ROOTS = ("/", schema.V1, schema.V1_ALPHA)
 _ALWAYS = (LEAVE, METRICS)  # answered even while the store is away or the machine is leaving
 
@@ -100,7 +105,7 @@ class Api:
     `new_id` returns a unique word, and `machine` this machine. `audit` keeps the fields of an entry for each change.
     `trust` is the authority of the cluster, None where there is none. `workers` answers workers (worker/server.py),
     None where they cannot come. `servers` are those that a worker asks. `offload` runs long work in a thread, `sealing`
-    seals secrets with this machine's key.
+    seals secrets with this machine's key. `event_mark_s` is how long a stream of events may be silent.
     """
 
     def __init__(
@@ -127,6 +132,7 @@ class Api:
         servers: Sequence[str] = (),
         sealing: Sealing | None = None,
         peers: "PeerStreams | None" = None,
+        event_mark_s: float = MARK_S,
     ) -> None:
         self._registry = registry
         registry.record_events(EventLog(registry, unix_now, lambda: machine().session))
@@ -147,6 +153,7 @@ class Api:
         self._allowed_hosts = allowed_hosts
         self._sealing = sealing
         self._peers = peers
+        self._event_mark_s = event_mark_s
         self._discovery = render_json(describe_api())
         self.routes = self._make_routes(token_limit, shadows, Quota(registry, allowed_usage, now), now)
         self._resources: dict[tuple[str, str | None], dict[str, Route]] = {}  # by what is around the parameter
@@ -176,20 +183,21 @@ class Api:
         clusters = Clusters(self._registry, self._trust)
         removals = Removals(self._registry, self._trust, self._machine, self._unix_now)
         insight = Insight(self._registry, Asking(self._registry, self._machine, self._new_id, now, self._peers))
+        events = Events(self._registry, mark_s=self._event_mark_s)
         view, operate, submit, admin = Permission
         v1, v2, results, found = schema.V1, schema.V2, schema.Results, schema.UnitReports
         return (
             # v1/discovery.py describes those of version 1.
-            Route("GET", f"{v1}/units", units.get_all, view),
+            Route("GET", f"{v1}/units", units.get_all, view, has_token=True),
             Route("GET", f"{v1}/units/{{unitName}}", units.get, view),
             Route("PUT", f"{v1}/units/{{unitName}}", units.put, operate, by_name=True),
             Route("DELETE", f"{v1}/units/{{unitName}}", units.delete, submit, by_name=True),
-            Route("GET", f"{v1}/state", states.get_all, view, on_workers=True),
+            Route("GET", f"{v1}/state", states.get_all, view, on_workers=True, has_token=True),
             Route("GET", f"{v1}/state/{{unitName}}", states.get, view, on_workers=True),
-            Route("GET", f"{v1}/machines", machines.get_all, view, on_workers=True),
+            Route("GET", f"{v1}/machines", machines.get_all, view, on_workers=True, has_token=True),
             Route("PATCH", f"{v1}/machines", machines.patch, admin),
             Route("GET", f"{v1}/discovery", self._get_discovery, view, answer=dict, on_workers=True),
-            Route("GET", f"{v2}/units", reports.get_all, view, answer=found, query="name"),
+            Route("GET", f"{v2}/units", reports.get_all, view, answer=found, query="name", has_token=True),
             Route("GET", f"{v2}/units/{{unitName}}", Contents(self._registry).get, view, answer=schema.UnitContent),
             Route("GET", f"{v2}/units/{{unitName}}/move", moves.get, view, answer=schema.MoveReport),
             Route("PUT", f"{v2}/units/{{unitName}}/move", moves.put, operate, schema.MoveRequest, by_name=True),
@@ -277,6 +285,16 @@ class Api:
             Route("POST", f"{v2}/login", logins.post, view, schema.LoginRequest, schema.Login),
             Route("POST", f"{v2}/revocations", logins.revoke, admin, schema.RevocationRequest, by_name=True),
             Route("GET", f"{v2}/whoami", self._get_whoami, None, answer=schema.WhoAmI, on_workers=True),
+            Route(
+                "GET",
+                f"{v2}/events",
+                events.get,
+                view,
+                answer=schema.Event,
+                query="kind unit machine",
+                options="after since follow",
+                is_streamed=True,
+            ),
             Route("POST", LEAVE, self._post_leave, admin, answer=schema.Leaving, on_workers=True),
             Route("GET", OPENAPI, self._get_openapi, view, answer=dict, on_workers=True),
             Route("GET", HEALTH, self._get_health, view, answer=dict, on_workers=True),
@@ -323,7 +341,12 @@ class Api:
             _check_permission(request, route)
         if _has_to_be_json(request, route):
             check_is_json(request)
+        # Read before what is shown: what happens between is told too, and nothing is missed.
+        wants_token = route.has_token and request.header_values(TOKEN_HEADER) and not self._servers
+        moment = await read_moment(self._registry) if wants_token else None
         response = await route.handler(request, name)
+        if moment is not None:
+            response = replace(response, headers=(*response.headers, (TOKEN_HEADER, str(moment))))
         if route.needs in (Permission.OPERATE, Permission.ADMIN) and not route.by_name:
             self._audit.note_request(request)
         return response

@@ -36,6 +36,7 @@ from fleetd.api.cluster_schema import SettingChanges as SettingChanges
 from fleetd.api.cluster_schema import Settings as Settings
 from fleetd.api.cluster_schema import StoreMember as StoreMember
 from fleetd.api.cluster_schema import UnrestartedGroup as UnrestartedGroup
+from fleetd.api.event_schema import Event as Event
 from fleetd.api.explain_schema import Explanation as Explanation
 from fleetd.api.explain_schema import Narrowing as Narrowing
 from fleetd.api.explain_schema import Place as Place

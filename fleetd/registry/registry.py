@@ -51,6 +51,10 @@ R = TypeVar("R", bound=Record)
 N = TypeVar("N", bound=Names)
 
 
+def _size_of(items: Iterable[KeyValue]) -> int:
+    return sum(len(item.value) for item in items)
+
+
 class RecordPage(msgspec.Struct, Generic[R], frozen=True):
     """Records of one kind at one revision, by name, in key order, without malformed ones. `last` is the end of the last
     key that was read, `has_more` is true if other keys follow it."""
@@ -75,7 +79,8 @@ class Reader(KeySpace):
         wait_for_turn: Callable[[], Awaitable[None]] | None = None,
         note_read: Callable[[int], None] = lambda size: None,
     ) -> None:
-        """`wait_for_turn` is awaited before a large kind is read whole, `note_read` is called with the bytes read."""
+        """`wait_for_turn` is awaited before a large kind is read whole, `note_read` is called with the bytes read; a
+        negative number gives some back."""
         super().__init__(prefix)
         self.store = store
         self._wait_for_turn = wait_for_turn
@@ -119,8 +124,19 @@ class Reader(KeySpace):
             some = keys[start : start + MAX_OPERATIONS]
             yield self._note(await self.store.get_many(some, revision=self._revision)).items
 
+    async def read_keys(self, prefix: str, after: str, limit: int, revision: int) -> tuple[KeyValue, ...]:
+        """The first `limit` keys with this prefix after the key `after`, as they were at this revision. They count as
+        read until `give_back`."""
+        items = (await self.store.range(prefix, after=after, limit=limit, revision=revision)).items
+        self._note_read(_size_of(items))
+        return items
+
+    def give_back(self, items: Iterable[KeyValue]) -> None:
+        """These keys are not held any more."""
+        self._note_read(-_size_of(items))
+
     def _note(self, found: RangeResult) -> RangeResult:
-        self._note_read(sum(len(item.value) for item in found.items))
+        self._note_read(_size_of(found.items))
         if self._stays_at_revision:
             self._revision = found.revision
         return found

@@ -55,11 +55,14 @@ def _describe(route: Route) -> dict[str, Any]:
         "responses": _responses(_describe_answer(route)),
     }
     if route.parameter:
-        named = {"name": route.parameter, "in": "path", "required": True, "schema": {"type": "string"}}
-        operation["parameters"] = [named]
-    if route.query:
-        repeated = {"type": "array", "items": {"type": "string"}}
-        operation["parameters"] = [{"name": route.query, "in": "query", "schema": repeated}]
+        operation["parameters"] = [
+            {"name": route.parameter, "in": "path", "required": True, "schema": {"type": "string"}}
+        ]
+    repeated = {"type": "array", "items": {"type": "string"}}
+    query = dict.fromkeys(route.query.split(), repeated) | {name: {"type": "string"} for name in route.options.split()}
+    if query:
+        named = [{"name": name, "in": "query", "schema": kind} for name, kind in query.items()]
+        operation.setdefault("parameters", []).extend(named)
     if route.body:
         operation["requestBody"] = _body({"$ref": _REF + route.body.__name__})
     return operation
@@ -70,6 +73,10 @@ def _describe_answer(route: Route) -> dict[str, Any]:
         return {"204": {"description": "No content."}}
     if route.answer is bytes:
         return {"200": {"description": "Success.", "content": {"text/plain": {"schema": {"type": "string"}}}}}
+    if route.is_streamed:
+        lines = {"schema": {"$ref": _REF + route.answer.__name__}}
+        kinds = ("application/x-ndjson", "text/event-stream")
+        return {"200": {"description": "Success.", "content": dict.fromkeys(kinds, lines)}}
     return _content("200", {"type": "object"} if route.answer is dict else {"$ref": _REF + route.answer.__name__})
 
 

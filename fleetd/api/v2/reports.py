@@ -80,7 +80,7 @@ def describe_unit(
         since=decision.since,
         reason=render(decision.reason),
         cause=describe_reason(decision.reason),
-        rejections=tuple(map(_describe_rejection, decision.rejections)),
+        rejections=tuple(map(describe_rejection, decision.rejections)),
         allocations=allocations,
         by=unit.by,
         at=int(unit.at),
@@ -98,11 +98,12 @@ def describe_reason(reason: Reason | None) -> schema.Cause | None:
     if isinstance(reason, DrainEnded):
         return replace(cause, until=reason.deadline)
     if isinstance(reason, NowhereElse):
-        return replace(cause, rejections=tuple(map(_describe_rejection, reason.rejections)))
+        return replace(cause, rejections=tuple(map(describe_rejection, reason.rejections)))
     return cause
 
 
-def _describe_rejection(count: RejectionCount) -> schema.RejectionCount:
+def describe_rejection(count: RejectionCount) -> schema.RejectionCount:
+    """A count of machines that reject a unit for one reason."""
     found = count.rejection
     return schema.RejectionCount(found.kind, render_rejection(found), count.machines, found.subject)
 
