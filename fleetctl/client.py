@@ -3,10 +3,8 @@
 Every failure becomes a ClientError that names the endpoint, the cause and the remedy.
 """
 
-import errno
-import os
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote, urlencode
@@ -21,7 +19,6 @@ from fleetctl.endpoint import (
     open_bastion,
     open_transport,
     own_name,
-    own_paths,
     tls_contexts,
 )
 from fleetctl.errors import ApiError as ApiError
@@ -36,7 +33,7 @@ from fleetd.api import schema
 from fleetd.model.decoding import UNREADABLE
 
 if TYPE_CHECKING:  # HTTP, TLS and SSH are slow to import, and --help does not need them
-    from fleetctl.http_transport import Answer
+    from fleetctl.http_transport import Answer, StreamedLines
     from fleetctl.logins import Login
     from fleetctl.ssh.connection import Connection
     from fleetd.model.unit_option import UnitOption
@@ -45,14 +42,7 @@ T = TypeVar("T")
 Page = TypeVar("Page", schema.UnitPage, schema.UnitStatePage, schema.MachinePage)
 
 _PAGE_SIZE = 10_000
-_DAEMON_HERE = "is fleetd running here? See systemctl status fleet, or name another machine's API with --endpoint"
-_USERS_DAEMON = "is your own fleetd running? systemctl --user enable --now fleet.socket fleet.service starts it"
-_DAEMON_THERE = "is fleetd running there, with its API open on this port? --endpoint names another"
-_REMEDIES = {
-    errno.ENOENT: ("no such socket", _DAEMON_HERE),
-    errno.EACCES: ("permission denied", "run as root, or as a user in the group fleet (usermod -aG fleet USER)"),
-    errno.EPERM: ("permission denied", "run as root, or as a user in the group fleet (usermod -aG fleet USER)"),
-}
+EVENT_SILENCE_S = 45.0  # of a stream of events, which has a mark each 15 s
 
 
 class Client:
@@ -208,14 +198,21 @@ class Client:
     def stream(self, path: str, silence_s: float) -> Generator[bytes, None, None]:
         """The lines of a GET that is answered while there is something to say, over a connection of its own. Raises
         Unreachable also after a silence of so long."""
+        with self.open_stream(path, silence_s) as lines:
+            yield from lines
+
+    @contextmanager
+    def open_stream(self, path: str, silence_s: float) -> "Iterator[StreamedLines]":
+        """The same, while the `with` block runs."""
         from http.client import HTTPException
 
+        debug(f"GET {self._endpoint}{schema.V2}/{path}")
         transport = self._open()
         try:
             answer, lines = transport.stream(f"{schema.V2}/{path}", self._headers, silence_s)
             if answer.status != 200:
                 raise self._api_error(answer, f"GET {schema.V2}/{path.partition('?')[0]}")
-            yield from lines
+            yield lines
         except TimeoutError as error:
             raise Unreachable(f"{self._endpoint} is silent: its fleetd hangs, or a firewall drops packets") from error
         except (OSError, HTTPException) as error:
@@ -374,6 +371,19 @@ class Client:
         """Set a unit's target state. Setting the same state again starts a launched unit that has ended."""
         self.put_unit(schema.UnitOperation(name, desired_state=target))
 
+    def events(self, query: Sequence[tuple[str, str]]) -> Generator[schema.Event, None, None]:
+        """The lines of one stream of events over a connection of its own, until it ends. Raises ClientError."""
+        with self.open_events(query) as lines:
+            for line in lines:
+                try:
+                    yield msgspec.json.decode(line, type=schema.Event)
+                except UNREADABLE as error:
+                    raise NotFleet(200, f"the API at {self._endpoint} sends no events: check --endpoint") from error
+
+    def open_events(self, query: Sequence[tuple[str, str]]) -> "AbstractContextManager[StreamedLines]":
+        """The same, not decoded yet."""
+        return self.open_stream(f"events?{urlencode(query, errors='surrogateescape')}", EVENT_SILENCE_S)
+
     def _pages(self, path: str, kind: type[Page]) -> Iterator[Page]:
         """Every page of a list. Raises NotFleet for a token that was seen before, which would never end."""
         seen = {""}
@@ -468,24 +478,9 @@ class Client:
         )
 
     def _unreachable(self, error: Exception) -> Unreachable:
-        import ssl
+        from fleetctl.unreachable import explain
 
-        if isinstance(error, ssl.SSLError):
-            from fleetctl.tls_errors import explain
-
-            text, remedy = explain(error)
-        elif self._socket and isinstance(error, OSError) and error.errno in _REMEDIES:
-            text, remedy = _REMEDIES[error.errno]
-            if self._is_users:
-                remedy = _USERS_DAEMON if error.errno == errno.ENOENT else "this is the socket of another user"
-            elif error.errno == errno.ENOENT and os.path.exists(own_paths().socket):
-                remedy = "your own fleetd is asked with --user"
-        else:
-            said = error.strerror if isinstance(error, OSError) else ""
-            text = (said or str(error) or type(error).__name__).lower()
-            here = _USERS_DAEMON if self._is_users else _DAEMON_HERE
-            remedy = here if self._socket else _DAEMON_THERE
-        return Unreachable(f"cannot reach fleetd at {self._endpoint}: {printable(text)}; {remedy}")
+        return Unreachable(f"cannot reach fleetd at {self._endpoint}: {explain(error, self._socket, self._is_users)}")
 
 
 def put_operation(

@@ -320,6 +320,8 @@ _VALUES: dict[str, Source] = {
     "known_hosts_file": _files,
     "machine": _machines,
     "machine_id": _machines,
+    "machines": _machines,
     "strict_host_key_checking": lambda cursor: map(Candidate, HostKeyChecking),
     "unit": _units,
+    "units": _units,
 }

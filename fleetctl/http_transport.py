@@ -9,7 +9,7 @@ import ssl
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPException, HTTPResponse
 
 import msgspec
 
@@ -17,6 +17,7 @@ from fleetctl.endpoint import Endpoint, TlsContext
 from fleetctl.tls_errors import REVOKED
 
 _ALERT_S = 0.5
+_CHUNK = 65536
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -25,6 +26,28 @@ class Answer(msgspec.Struct, frozen=True):
     status: int
     kind: str
     content: bytes
+
+
+class StreamedLines:
+    """The lines of an answer that goes on, as they come."""
+
+    def __init__(self, response: HTTPResponse, stream: socket.socket) -> None:
+        self._response = response
+        self._stream = stream
+        self.is_over = False  # nothing more will come
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._response.readline, b"")
+
+    def skip(self, within_s: float) -> bool:
+        """Wait at most so long until more has come, and drop it. True if something has come, or nothing more will."""
+        if not _has_something_to_read(self._stream, within_s):
+            return False
+        try:
+            self.is_over = not self._response.read1(_CHUNK)
+        except (OSError, HTTPException):
+            self.is_over = True
+        return True
 
 
 class _Connection(HTTPConnection):
@@ -77,16 +100,17 @@ class HttpTransport:
         self._path = endpoint.path
         self._connection = _Connection(endpoint, timeout_s, tls, dial or partial(_dial, endpoint, timeout_s))
 
-    def stream(self, path: str, headers: Mapping[str, str], silence_s: float) -> tuple[Answer, Iterator[bytes]]:
+    def stream(self, path: str, headers: Mapping[str, str], silence_s: float) -> tuple[Answer, StreamedLines]:
         """The answer to a GET, and then the lines of its content as they come, if its status is 200; else it has its
         content. The peer may be silent for `silence_s`. Errors as for `request`, also of the lines."""
         self._connection.request("GET", self._path + path, None, {**self._headers, **headers})
+        stream = self._connection.sock  # which getresponse gives away if the server closes it after the answer
         response = self._connection.getresponse()
+        lines = StreamedLines(response, stream)
         if response.status != 200:
-            return Answer(response.status, response.headers.get("Content-Type", ""), response.read()), iter(())
-        if self._connection.sock is not None:
-            self._connection.sock.settimeout(silence_s)
-        return Answer(response.status, response.headers.get("Content-Type", ""), b""), iter(response.readline, b"")
+            return Answer(response.status, response.headers.get("Content-Type", ""), response.read()), lines
+        stream.settimeout(silence_s)
+        return Answer(response.status, response.headers.get("Content-Type", ""), b""), lines
 
     def close(self) -> None:
         """Close the connection."""
@@ -142,7 +166,9 @@ def _read_alert(stream: socket.socket | None) -> ssl.SSLError | None:
     return None
 
 
-def _has_something_to_read(stream: socket.socket) -> bool:
+def _has_something_to_read(stream: socket.socket, within_s: float = 0.0) -> bool:
+    if isinstance(stream, ssl.SSLSocket) and stream.pending():
+        return True
     poll = select.poll()
     poll.register(stream, select.POLLIN)
-    return bool(poll.poll(0))
+    return bool(poll.poll(within_s * 1000))

@@ -22,6 +22,7 @@ from fleetctl.wait_outcome import (
     is_held_up,
     still_there,
 )
+from fleetctl.wakeups import Wakeups
 from fleetd.api import schema
 
 if TYPE_CHECKING:
@@ -31,18 +32,20 @@ T = TypeVar("T")
 
 FIRST_PAUSE_S = 0.025
 LONGEST_PAUSE_S = 0.25
+LONGEST_BETWEEN_EVENTS_S = 2.0  # the pause while events end it: what is waited for may change without one
 GROWTH = 1.5  # of each pause over the last one
 SILENCE_S = 10.0  # how long the API may be away meanwhile: fleetd may just be restarting
 
 
 class Clock(msgspec.Struct, frozen=True):
-    """A monotonic clock in seconds, and a way to sleep by it."""
+    """A monotonic clock in seconds, and a way to sleep by it. If it `is_real`, events may end a sleep."""
 
     now: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
+    is_real: bool = False
 
 
-CLOCK: ContextVar[Clock] = ContextVar("CLOCK", default=Clock())  # noqa: B039 (it is frozen)
+CLOCK: ContextVar[Clock] = ContextVar("CLOCK", default=Clock(is_real=True))  # noqa: B039 (it is frozen)
 
 
 def observe(
@@ -51,13 +54,19 @@ def observe(
     due_s: Callable[[], float] = lambda: math.inf,
     longest_pause_s: float = LONGEST_PAUSE_S,
     growth: float = GROWTH,
+    wakeups: Wakeups | None = None,
 ) -> Iterator[T]:
     """Poll `ask` with growing pauses until `bound_s` has passed, and yield its answers, the first at once.
 
     Each pause is `growth` times the last one, up to `longest_pause_s`. It is at least as long as the last answer took,
     and ends at the time (by the clock) that `due_s` returns. Raises ClientError, if temporary only after SILENCE_S.
+
+    A wait that has come to the longest pause opens the `wakeups`: then a pause is longer, but ends when something
+    happens.
     """
     clock = CLOCK.get()
+    if not clock.is_real:
+        wakeups = None
     deadline = clock.now() + bound_s
     silent_after = min(deadline, clock.now() + SILENCE_S)
     pause_s = FIRST_PAUSE_S
@@ -75,8 +84,16 @@ def observe(
         now = clock.now()
         if now >= deadline:
             return
-        clock.sleep(max(0.0, min(max(pause_s, took_s), deadline - now, max(due_s() - now, FIRST_PAUSE_S))))
-        pause_s = min(pause_s * growth, longest_pause_s)
+        if wakeups and pause_s >= longest_pause_s and not (wakeups.are_open or wakeups.is_refused):
+            wakeups.open()
+        is_woken = wakeups is not None and wakeups.are_open
+        pause_s = min(pause_s, LONGEST_BETWEEN_EVENTS_S if is_woken else longest_pause_s)
+        left_s = max(0.0, min(max(pause_s, took_s), deadline - now, max(due_s() - now, FIRST_PAUSE_S)))
+        if wakeups is None or not is_woken:
+            clock.sleep(left_s)
+        elif wakeups.pause(left_s):
+            clock.sleep(min(left_s, max(FIRST_PAUSE_S, took_s)))  # what happens together ends one pause
+        pause_s *= growth
 
 
 class Wait:
@@ -93,6 +110,7 @@ class Wait:
         self._clock = CLOCK.get()
         self._generations: dict[str, int] = {}
         self._failing_since: dict[str, float] = {}
+        self._failing_until: dict[str, float] = {}  # when what fails now counts
         self._reached: dict[str, tuple[Reached, float]] = {}  # and when that counts
         self._waiting_since: dict[str, tuple[str, float]] = {}
         self._notified: set[tuple[str, str]] = set()
@@ -105,8 +123,8 @@ class Wait:
         self.late = dict.fromkeys(names, "the API has not reported it yet")
         if not names:
             return
-        with self._live:
-            for reports in observe(lambda: self._client.reports(self.late), bound_s, self._due_s):
+        with self._live, Wakeups(self._client, names) as wakeups:
+            for reports in observe(lambda: self._client.reports(self.late), bound_s, self._due_s, wakeups=wakeups):
                 self._check_all(reports)
                 if not self.late:
                     return
@@ -115,8 +133,9 @@ class Wait:
                 self._finish(name)
 
     def _due_s(self) -> float:
-        """When every state that is reached now will count: one poll covers all of them."""
-        return max((due for _, due in self._reached.values()), default=math.inf)
+        """When every state that is reached now will count (one poll covers all of them), or a failure will."""
+        reached_s = max((due for _, due in self._reached.values()), default=math.inf)
+        return min((reached_s, *self._failing_until.values()))
 
     def _check_all(self, reports: Mapping[str, schema.UnitReport]) -> None:
         self._generations = {name: report.generation for name, report in reports.items()} | self._generations
@@ -136,6 +155,7 @@ class Wait:
 
     def _take(self, name: str, outcome: WaitOutcome) -> None:
         now = self._clock.now()
+        self._failing_until.pop(name, None)
         if not isinstance(outcome, Reached):
             self._reached.pop(name, None)
         if isinstance(outcome, Reached):
@@ -147,7 +167,10 @@ class Wait:
                 self._notify(name, outcome.what, now)
         else:
             self.late[name] = f"it {outcome.why}"
-            if now - self._failing_since.setdefault(name, now) >= outcome.settle_s:
+            due = self._failing_since.setdefault(name, now) + outcome.settle_s
+            if now < due:
+                self._failing_until[name] = due
+            else:
                 del self.late[name]
                 self.failed[name] = f"Unit {name} {outcome.why}"
                 self._live.clear()
@@ -194,8 +217,8 @@ def wait_until_gone(client: "Client", names: Collection[str], bound_s: float) ->
     """Yield each destroyed unit as soon as no machine reports it; those that stay until `bound_s` are not yielded."""
     left = list(names)
     notified: set[str] = set()
-    with ProgressLines() as live:
-        for held in observe(lambda: client.remains(left), bound_s) if left else ():
+    with ProgressLines() as live, Wakeups(client, left) as wakeups:
+        for held in observe(lambda: client.remains(left), bound_s, wakeups=wakeups) if left else ():
             gone = [name for name in left if name not in held]
             if gone:
                 live.clear()

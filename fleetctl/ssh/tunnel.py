@@ -6,14 +6,14 @@ paramiko cannot forward to a unix socket, so HTTP goes over stdin and stdout of 
 import shlex
 import socket
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from http.client import HTTPException
 
 import paramiko
 
 from fleetctl.endpoint import Endpoint, TlsContext
 from fleetctl.errors import ClientError, SshFailed
-from fleetctl.http_transport import Answer, HttpTransport
+from fleetctl.http_transport import Answer, HttpTransport, StreamedLines
 from fleetctl.output import printable
 from fleetctl.ssh.channels import CHANNEL_ERRORS, CHUNK, close_channel, splice
 from fleetctl.ssh.connection import Connection
@@ -53,7 +53,7 @@ class TunnelTransport:
                 raise self._explain_end() from error
             raise
 
-    def stream(self, path: str, headers: Mapping[str, str], silence_s: float) -> tuple[Answer, Iterator[bytes]]:
+    def stream(self, path: str, headers: Mapping[str, str], silence_s: float) -> tuple[Answer, StreamedLines]:
         """As HttpTransport does; also raises TunnelFailed."""
         return self._http.stream(path, headers, silence_s)
 
