@@ -265,10 +265,13 @@ class Server:
         insecure: bool,
         inherited: Sequence[socket.socket] = (),
         metrics_addresses: Sequence[Address] = (),
+        *,
+        for_anybody: bool = False,
     ) -> None:
         """Serve the API on the inherited sockets and these addresses, only metrics on `metrics_addresses`.
 
-        Raises ListenError, and serves on none of them, if one cannot be used.
+        Without TLS, TCP is for loopback, and `insecure`, unless the API is `for_anybody`. Raises ListenError, and
+        serves on none of them, if one cannot be used.
         """
         to_open = [(address, False) for address in addresses] + [(address, True) for address in metrics_addresses]
         opened: list[tuple[socket.socket, Address, bool]] = []
@@ -278,7 +281,7 @@ class Server:
             for address, for_metrics in to_open:
                 if address.tls and self.trust is None:
                     raise ListenError(f"cannot listen on {address}: this fleetd has no certificates")
-                sock = open_socket(address, insecure or for_metrics)
+                sock = open_socket(address, insecure, for_anybody=for_anybody or for_metrics)
                 opened.append((sock, address, for_metrics))
                 self._paths += [address.path] if address.path else []
         except ListenError:
@@ -470,7 +473,7 @@ class Server:
 
 
 def _check_inherited(sock: socket.socket, insecure: bool) -> None:
-    """Raises ListenError for an inherited TCP socket unless `insecure`."""
+    """Raises ListenError for an inherited TCP socket that others than root could connect to."""
     if sock.family == socket.AF_UNIX:
         return
     host, port = sock.getsockname()[:2]

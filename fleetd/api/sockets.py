@@ -1,7 +1,8 @@
 """The sockets of the API, inherited from systemd or configured.
 
 Every user may connect to a unix socket: peer.py says who is served. TCP is open to everybody who can connect. With TLS
-clients are known by certificates (tls_listener.py); without, nobody is known, so that needs insecure=true.
+clients are known by certificates (tls_listener.py); without, nobody is known, so that is for loopback alone, and needs
+insecure=true.
 """
 
 import errno
@@ -42,23 +43,24 @@ def inherited_sockets(environ: MutableMapping[str, str], pid: int) -> list[socke
 
 
 def check_exposure(where: str, host: str, insecure: bool) -> None:
-    """Raises ListenError for a TCP address without TLS unless `insecure`: others than root could connect to it."""
-    if insecure:
-        return
+    """Raises ListenError for a TCP address without TLS, but on loopback if `insecure`: not only root could connect."""
     ip = ipaddress.ip_address(host.partition("%")[0])
-    mapped = getattr(ip, "ipv4_mapped", None) or ip
-    others = "every user of this machine" if mapped.is_loopback else "other machines"
+    is_loopback = (getattr(ip, "ipv4_mapped", None) or ip).is_loopback
+    if is_loopback and insecure:
+        return
+    others = "every user of this machine" if is_loopback else "other machines"
+    alone = "; or set insecure=true (--insecure) if every user of this machine is trusted" if is_loopback else ""
     raise ListenError(
         f"cannot listen on {where}: {others} could connect, and every client of the API has root on the whole cluster; "
-        f"listen on https://{where}, where certificates say who asks, or on a unix socket; or set insecure=true "
-        "(--insecure) if everybody who can connect is trusted"
+        f"listen on https://{where}, where certificates say who the client is, or on a unix socket{alone}"
     )
 
 
-def open_socket(address: Address, insecure: bool) -> socket.socket:
-    """Listen on this address. Every user may connect to a unix socket. Raises ListenError."""
+def open_socket(address: Address, insecure: bool, *, for_anybody: bool = False) -> socket.socket:
+    """Listen on this address. Without TLS a TCP address has to be on loopback, and `insecure`, unless what is served
+    there is `for_anybody`. Every user may connect to a unix socket. Raises ListenError."""
     try:
-        return _open_unix(address.path) if address.path else _open_tcp(address, insecure or address.tls)
+        return _open_unix(address.path) if address.path else _open_tcp(address, insecure, for_anybody or address.tls)
     except OSError as error:
         raise ListenError(f"cannot listen on {address}: {_explain(error)}") from error
 
@@ -71,13 +73,15 @@ def _explain(error: OSError) -> str:
     return error.strerror or str(error)
 
 
-def _open_tcp(address: Address, insecure: bool) -> socket.socket:
+def _open_tcp(address: Address, insecure: bool, for_anybody: bool) -> socket.socket:
     if not address.host and socket.has_dualstack_ipv6():
-        check_exposure(str(address), "::", insecure)
+        if not for_anybody:
+            check_exposure(str(address), "::", insecure)
         return socket.create_server(("", address.port), family=socket.AF_INET6, dualstack_ipv6=True)
     found = socket.getaddrinfo(address.host or "0.0.0.0", address.port, type=socket.SOCK_STREAM)  # noqa: S104 (checked)
     family, _, _, _, place = found[0]
-    check_exposure(str(address), str(place[0]), insecure)
+    if not for_anybody:
+        check_exposure(str(address), str(place[0]), insecure)
     return socket.create_server((str(place[0]), address.port), family=family)
 
 

@@ -454,15 +454,15 @@ OPTIONS: tuple[ConfigOption, ...] = (
         parse_listen,
         "",
         "Where to serve the API besides systemd's sockets: https://HOST:PORT (https://:7443 for every address), "
-        "paths, and HOST:PORT without TLS, which needs insecure=true; separated by commas. Over https clients are "
+        "paths, and 127.0.0.1:PORT without TLS, which needs insecure=true; separated by commas. Over https clients are "
         "known by certificates, which fleetctl login gets.",
     ),
     ConfigOption(
         "insecure",
         parse_bool,
         "false",
-        "Allow the API to be served over TCP without TLS, although anybody who can reach it, even from this machine "
-        "only, is root on the whole cluster. https:// needs no such permission.",
+        "Allow the API to be served on 127.0.0.1 without TLS, although every user of this machine is root on the whole "
+        "cluster then. Other machines are served over https:// alone.",
     ),
     ConfigOption(
         "allowed_hosts",

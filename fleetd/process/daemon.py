@@ -126,7 +126,7 @@ class Daemon:
                 self.config.metrics_listen,
             )
             if fleetlock is not None:
-                await fleetlock.start(self.config.fleetlock_listen, insecure=True)
+                await fleetlock.start(self.config.fleetlock_listen, insecure=False, for_anybody=True)
             if peers is not None:
                 peers.start(self.config.peer_listen)
         except ListenError:

@@ -372,7 +372,7 @@ async def test_a_lock_is_not_given_for_a_reboot_that_the_leader_has_ended_meanwh
 async def test_what_does_not_reach_the_protocol_is_refused_in_its_form_too(lock: Lock) -> None:
     address = Address(host=LOOPBACK, port=free_port())
     server = Server(lock.server, render_error=render_refusal)
-    await server.start([address], insecure=True)
+    await server.start([address], insecure=False, for_anybody=True)
     try:
         for path, body, status, kind in (
             (PRE_REBOOT, json.dumps(RIGHT), 409, "queued"),

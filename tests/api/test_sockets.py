@@ -74,14 +74,15 @@ async def test_a_port_in_use_is_reported_and_nothing_stays_open(path: Address) -
 
 async def test_an_address_of_another_machine_is_reported() -> None:
     with pytest.raises(ListenError, match=r"^cannot listen on 192\.0\.2\.1:1234: this machine has no such address"):
-        open_socket(Address(host="192.0.2.1", port=1234), insecure=True)
+        open_socket(Address(host="192.0.2.1", port=1234), insecure=False, for_anybody=True)
 
 
 @pytest.mark.covers("R.9")
+@pytest.mark.parametrize("insecure", [False, True])
 @pytest.mark.parametrize("host", ["", "0.0.0.0", "192.0.2.1", "::"])
-async def test_an_address_that_others_can_reach_is_refused_without_insecure(host: str) -> None:
-    with pytest.raises(ListenError, match=r"other machines could connect.*insecure=true \(--insecure\)"):
-        open_socket(Address(host=host, port=free_port()), insecure=False)
+async def test_an_address_without_tls_that_others_can_reach_is_refused(host: str, insecure: bool) -> None:
+    with pytest.raises(ListenError, match=r"other machines could connect.* listen on https://.*, or on a unix socket$"):
+        open_socket(Address(host=host, port=free_port()), insecure=insecure)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "::ffff:127.0.0.1", "::1%lo"])
@@ -91,10 +92,10 @@ def test_loopback_needs_insecure_too_as_every_local_user_reaches_it(host: str) -
     check_exposure("here", host, insecure=True)
 
 
-async def test_every_address_is_served_with_insecure(fleet: Any) -> None:
+async def test_what_is_for_anybody_is_served_on_every_address(fleet: Any) -> None:
     port = free_port()
     server = Server(fleet.api)
-    await server.start([Address(port=port)], insecure=True)
+    await server.start([Address(port=port)], insecure=False, for_anybody=True)
     assert (await ask(Client(Address(host=LOOPBACK, port=port)), "GET", "/health"))[0].status == 200
     await server.stop()
 
@@ -107,7 +108,7 @@ async def test_an_inherited_socket_that_others_can_reach_is_refused(fleet: Any) 
     with socket.create_server(("0.0.0.0", 0)) as inherited:
         server = Server(fleet.api)
         with pytest.raises(ListenError, match="other machines could connect"):
-            await server.start([], insecure=False, inherited=[inherited])
+            await server.start([], insecure=True, inherited=[inherited])
 
 
 @pytest.mark.covers("4.9.1")

@@ -7,6 +7,7 @@ import pty
 import re
 import select
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -23,6 +24,12 @@ FLEETCTL = f"{sys.prefix}/bin/fleetctl"
 TIMEOUT_S = 60
 
 Done = subprocess.CompletedProcess[str]
+
+
+def is_open(port: int) -> bool:
+    """True if something listens on this port of loopback."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 class RemoteOperator:
@@ -104,6 +111,20 @@ class RemoteOperator:
         finally:
             self.environment.pop("SSH_AUTH_SOCK", None)
             os.kill(int(said.partition("SSH_AGENT_PID=")[2].partition(";")[0]), signal.SIGTERM)
+
+    @contextmanager
+    def forwarded_port(self, there: int) -> Iterator[int]:
+        """A port of this host that ssh forwards to one of the bastion's loopback."""
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            here = free.getsockname()[1]
+        options = ["-i", self.cluster.ssh_key, "-o", f"UserKnownHostsFile={self.home}/.fleetctl/known_hosts"]
+        forward = ["-N", "-o", "ExitOnForwardFailure=yes", "-L", f"127.0.0.1:{here}:127.0.0.1:{there}"]
+        with subprocess.Popen(["ssh", *options, *forward, f"root@{self.bastion.address}"]) as ssh:
+            try:
+                self.cluster.wait_until("the port is forwarded", lambda: is_open(here))
+                yield here
+            finally:
+                ssh.terminate()
 
     def write_ssh_config(self, text: str) -> None:
         (self.home / ".ssh/config").write_text(text)

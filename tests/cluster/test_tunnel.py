@@ -18,6 +18,7 @@ from contrib.testbed.machine import Machine
 from tests.cluster.remote_operator import RemoteOperator
 
 API_PORT = 49153
+METRICS_PORT = 49154
 HTTP = f"http://127.0.0.1:{API_PORT}"
 GREETER = "[Service]\nExecStart=/bin/sh -c 'echo hello from %n; exec sleep infinity'\n"
 GLOBAL = GREETER + "[X-Fleet]\nGlobal=true\n"
@@ -26,8 +27,9 @@ SLOW = "[Service]\nType=oneshot\nExecStart=/bin/sleep 300\n"
 
 @pytest.fixture(scope="module")
 def tunnelled_cluster() -> Iterator[Cluster]:
-    """Three machines that root can log in to and whose API is also on a TCP port."""
-    with Cluster(machines=3, ssh=True, config={"listen": f":{API_PORT}", "insecure": "true"}) as cluster:
+    """Three machines that root can log in to and whose API is also on a TCP port of loopback."""
+    config = {"listen": f"127.0.0.1:{API_PORT}", "insecure": "true", "metrics_listen": f":{METRICS_PORT}"}
+    with Cluster(machines=3, ssh=True, config=config) as cluster:
         yield cluster
 
 
@@ -60,8 +62,9 @@ def test_every_command_works_at_a_unix_socket(operator: RemoteOperator) -> None:
 @pytest.mark.covers("3.4.2")
 def test_every_command_works_at_an_api_on_tcp(operator: RemoteOperator) -> None:
     del operator.environment["FLEETCTL_TUNNEL"]
-    operator.environment["FLEETCTL_ENDPOINT"] = f"http://{operator.bastion.address}:{API_PORT}"
-    try_every_command(operator)
+    with operator.forwarded_port(API_PORT) as port:
+        operator.environment["FLEETCTL_ENDPOINT"] = f"http://127.0.0.1:{port}"
+        try_every_command(operator)
 
 
 def try_every_command(operator: RemoteOperator) -> None:
@@ -172,7 +175,7 @@ def test_tls_passes_the_tunnel_end_to_end_on_one_connection(
     ("tunnel", "complaint"),
     [
         ("{bastion}:23", "cannot connect to root@{bastion} port 23: connection refused; check that an SSH server"),
-        (f"{{bastion}}:{API_PORT}", f"root@{{bastion}} port {API_PORT} does not complete the SSH handshake: "),
+        (f"{{bastion}}:{METRICS_PORT}", f"root@{{bastion}} port {METRICS_PORT} does not complete the SSH handshake: "),
         ("nonesuch.invalid", "cannot connect to root@nonesuch.invalid port 22: "),
         ("[::1", '"[::1" is not a host: write HOST, HOST:PORT or [ADDRESS]:PORT'),
     ],
