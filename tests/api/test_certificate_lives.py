@@ -22,6 +22,7 @@ from tests.unit.trusting_server import TrustingServer, open_store
 pytestmark = pytest.mark.long
 
 LIFE_S = 20.0  # a third of it is for processes that sign on a busy machine
+PATIENCE_S = 120.0
 
 
 class Cluster:
@@ -83,6 +84,13 @@ class Cluster:
         return next(each.number for each in known if x509.is_signed_by(own, each.certificate))
 
 
+async def until(holds):
+    """Wait for what processes do, of which each takes seconds on a busy machine."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not holds():  # noqa: ASYNC110 (no event says it)
+            await asyncio.sleep(0.1)
+
+
 def ask(address, context) -> int:
     client = Client(address, context)
     try:
@@ -109,8 +117,8 @@ async def test_renewals_a_rotation_and_a_restored_store_lock_nobody_out(tmp_path
         await asyncio.sleep(LIFE_S / 3)
         first, of_server = cluster.worker.own, cluster.servers[1].keeper.own
         await asyncio.sleep(LIFE_S * 0.7)  # they have expired by now
-        assert cluster.worker.own.serial != first.serial
-        assert cluster.servers[1].keeper.own.serial != of_server.serial
+        await until(lambda: cluster.worker.own.serial != first.serial)
+        await until(lambda: cluster.servers[1].keeper.own.serial != of_server.serial)
         assert cluster.check() > 10
 
         await cluster.servers[2].keeper.rotate("ann")
@@ -142,8 +150,7 @@ async def test_a_worker_that_was_off_while_the_authority_was_replaced_is_renewed
         worker = WorkerTrust(off, lambda: ["https://127.0.0.1:1", *cluster.urls], life_s=LIFE_S)
         worker.open()
         task = asyncio.create_task(worker.run())
-        await asyncio.sleep(LIFE_S / 3)
-        assert len(off.read_authorities()) == 2
+        await until(lambda: len(off.read_authorities()) == 2 and worker.own.expires_at_s > time.time())
         assert await asyncio.to_thread(ask, cluster.addresses[1], worker.client_context()) == 403
         task.cancel()
 
@@ -158,9 +165,9 @@ async def test_a_worker_that_was_removed_is_told_so_and_gets_nothing(tmp_path, c
         cluster.answers.clear()
         for address in cluster.addresses:
             assert await asyncio.to_thread(ask, address, context) in (401, 403)
-        await asyncio.sleep(LIFE_S * 0.7)
-        assert cluster.worker.own.expires_at_s < time.time() + LIFE_S / 2
-    assert "removed from the cluster" in caplog.text
+        first = cluster.worker.own
+        await until(lambda: "removed from the cluster" in caplog.text)
+        assert cluster.worker.own is first
 
 
 @pytest.mark.covers("R.13")
