@@ -43,3 +43,6 @@ class Checker:
 
     def see_rest(self) -> None:
         """When nothing is left to do at this moment."""
+
+    def see_end(self) -> None:
+        """When everything should have converged."""

@@ -105,6 +105,8 @@ def _judge(world: World) -> None:
     _judge_leftovers(world)
     if wrong := judge_secrets(world):
         world.fail("Convergence", wrong)
+    for checker in world.checkers:
+        checker.see_end()
 
 
 def _judge_reboots(world: World) -> None:

@@ -21,6 +21,7 @@ from fleetd.store.protocol import Comparison, CreatedAt, Event, HasValue, Operat
 from tests.simulation.checker import Checker, Key, now
 from tests.simulation.drain_invariants import DrainsKeepTheBudget, KeptPlacesAreKept
 from tests.simulation.event_invariants import EventsTellWhatWasDone
+from tests.simulation.event_reader import EachEventIsReadOnceInOrder
 from tests.simulation.handover_invariants import StartFirstIsAskedFor, StartFirstKeepsWhatRuns
 from tests.simulation.limit_invariants import LimitsAreKept, held_contents, may_not_stay, takes
 from tests.simulation.placement_invariants import ConflictsApart, CordonedMachinesGetNothingNew, OneMachinePerUnit
@@ -494,5 +495,6 @@ CHECKERS: tuple[type[Checker], ...] = (
     SecretsComeFirst,
     EventsTellWhatWasDone,
     LimitsAreKept,
+    EachEventIsReadOnceInOrder,
     Rule8NobodyStorms,
 )

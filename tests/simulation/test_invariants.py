@@ -15,10 +15,11 @@ from fleetd.model.reason import BEST, Eviction, Rejection, RejectionKind, Waitin
 from fleetd.model.secret import SecretRef
 from fleetd.model.unit import TargetState, UnitState
 from fleetd.registry.records import MACHINES, PLACEMENTS, SYNCED, UNITS, Synced
-from fleetd.store.protocol import Delete, Operation, Put
+from fleetd.store.protocol import Delete, Event, KeyValue, Operation, Put
 from tests.simulation.clock import run_cluster
 from tests.simulation.convergence import converge
 from tests.simulation.event_invariants import EventsTellWhatWasDone
+from tests.simulation.event_reader import EachEventIsReadOnceInOrder
 from tests.simulation.units import ROLLED_UNITS, rolled_text, unit_text
 from tests.simulation.world import Failure, World
 
@@ -191,6 +192,30 @@ async def tell_twice(world: World) -> None:
     await write(world, told(world, EventKind.ASKED, M1))
 
 
+def event_reader(world: World) -> EachEventIsReadOnceInOrder:
+    (checker,) = (each for each in world.checkers if isinstance(each, EachEventIsReadOnceInOrder))
+    return checker
+
+
+async def lose_what_was_told(world: World) -> None:
+    """The reader should have been told something between two events that it is told."""
+    lost, revision = told(world, EventKind.ASKED, M2), world.server.store.latest_revision + 1
+    item = KeyValue(lost.key, lost.value, revision, revision)
+    path = world.records.path(lost.key)
+    assert path
+    event_reader(world).see_events([(path, Event(lost.key, item, revision))], {})
+    await write(world, told(world, EventKind.ASKED, M1))
+    await asyncio.sleep(60)
+
+
+async def forget_a_restore(world: World) -> None:
+    """Nobody is there who would notice it."""
+    for machine in world.machines.values():
+        await machine.power_cut()
+    event_reader(world).see_restore({})
+    event_reader(world).see_end()
+
+
 async def ignore_a_cordon(world: World) -> None:
     for machine in (M1, M2):
         await world.operators.cordon(machine, "disk")
@@ -311,6 +336,8 @@ VIOLATIONS: tuple[tuple[str, Violation], ...] = (
     ("EventsTellWhatWasDone", tell_twice),
     ("LimitsAreKept", start_what_is_not_taken),
     ("LimitsAreKept", start_unconfined),
+    ("EachEventIsReadOnceInOrder", lose_what_was_told),
+    ("EachEventIsReadOnceInOrder", forget_a_restore),
     ("Rule8NobodyStorms", ask_without_end),
 )
 

@@ -57,6 +57,7 @@ class World:
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.began_s = self.loop.time()
+        self.seed = seed
         self.random = Random(seed)
         self.failure: Failure | None = None
         self.failed = asyncio.Event()
