@@ -14,7 +14,8 @@ from fleetctl.settings import Settings
 @click.argument("unit")
 def command(settings: Settings, unit: str, form: str) -> int:
     """Shows what has happened to a unit in the last seven days, oldest first: who asked for what, where it was placed
-    and moved, and why. The unit need not exist any more."""
+    and moved, and why. The unit need not exist any more. Of a cluster in which more has happened, the latest events are
+    looked at: 4 MiB of all units together."""
     client = open_client(settings)
     with failing_as("Error retrieving the events: "):
-        return show(client.events([("unit", unit), ("follow", "false")]), form)
+        return show(client.events([("unit", unit), ("follow", "false"), ("latest", "true")]), form)

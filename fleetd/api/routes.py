@@ -183,7 +183,7 @@ class Api:
         clusters = Clusters(self._registry, self._trust)
         removals = Removals(self._registry, self._trust, self._machine, self._unix_now)
         insight = Insight(self._registry, Asking(self._registry, self._machine, self._new_id, now, self._peers))
-        events = Events(self._registry, mark_s=self._event_mark_s)
+        events = Events(self._registry, self._unix_now, mark_s=self._event_mark_s)
         view, operate, submit, admin = Permission
         v1, v2, results, found = schema.V1, schema.V2, schema.Results, schema.UnitReports
         return (
@@ -292,7 +292,7 @@ class Api:
                 view,
                 answer=schema.Event,
                 query="kind unit machine",
-                options="after since follow",
+                options="after since follow latest",
                 is_streamed=True,
             ),
             Route("POST", LEAVE, self._post_leave, admin, answer=schema.Leaving, on_workers=True),

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
@@ -14,6 +15,7 @@ from fleetd.api.v2.event_hub import BEHIND_BYTES, EventHub
 from fleetd.api.v2.event_lines import Moment, Selection
 from fleetd.api.v2.kept_events import KeptEvents
 from fleetd.model.event import ClusterEvent, EventKind
+from fleetd.model.globs import Globs
 from fleetd.model.unit import UnitState
 from fleetd.registry.events import EventLog
 from fleetd.registry.moment import read_moment
@@ -154,6 +156,37 @@ async def test_all_that_is_kept_comes_in_order_however_little_is_held(fleet: Fle
     assert sum(reserved) == 0
 
 
+@pytest.mark.parametrize(("held_bytes", "shown"), [(4 * 2**20, 30), (600, None), (1, 0)])
+async def test_the_latest_of_what_is_kept_comes_in_order_and_says_if_there_is_more(
+    fleet: Fleet, held_bytes: int, shown: int | None
+) -> None:
+    for number in range(30):
+        await happen(fleet, placed(f"{number}.service"), at_s=AT + number)
+    now = await read_moment(fleet.registry)
+    reserved: list[int] = []
+    kept = KeptEvents(Registry(fleet.registry.store, note_read=reserved.append), held_bytes)
+    found, is_all = await kept.read_latest(Selection(), AT, 0, now.revision)
+    units = [moment.lines[0].unit for moment in found]
+    assert units == [f"{number}.service" for number in range(30 - len(found), 30)]
+    assert len(found) == shown if shown is not None else 0 < len(found) < 30
+    assert is_all == (len(found) == 30)
+    assert sum(reserved) == 0
+    one, _ = await kept.read_latest(Selection(units=Globs(["29.service"])), AT, 0, now.revision)
+    assert len(one) == (held_bytes > 1)
+    assert await kept.read_latest(Selection(), AT, now.revision - 1, now.revision - 1) == ([], is_all)
+
+
+async def test_what_has_happened_to_a_unit_of_late_is_asked_for_in_one_request(fleet: Fleet) -> None:
+    await happen(fleet, placed("a.service"), at_s=time.time())
+    await happen(fleet, placed("b.service"), at_s=time.time())
+    found = await (await follow(fleet, "follow=false&latest=true&unit=a.service")).rest()
+    assert [(line["kind"], line.get("unit")) for line in found] == [
+        ("begin", None),
+        ("placed", "a.service"),
+        ("mark", None),
+    ]
+
+
 @pytest.mark.parametrize(
     ("query", "units"),
     [
@@ -187,7 +220,10 @@ async def test_tokens_that_mean_nothing_here_are_refused(fleet: Fleet) -> None:
     assert (await fleet.refused(f"{EVENTS}?after=yesterday"))[0] == 400
 
 
-@pytest.mark.parametrize("query", ["kind=none", "follow=maybe", "since=now", "since=-1", "after=0&after=0"])
+WRONG = ["kind=none", "follow=maybe", "since=now", "since=-1", "after=0&after=0", "latest=1", "latest=true"]
+
+
+@pytest.mark.parametrize("query", WRONG)
 async def test_a_wrong_parameter_is_refused(fleet: Fleet, query: str) -> None:
     assert (await fleet.refused(f"{EVENTS}?{query}"))[0] == 400
 

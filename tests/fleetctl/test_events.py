@@ -1,6 +1,7 @@
 """events and history, and the loop that follows events."""
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +13,7 @@ from fleetctl.event_stream import RESTORED, follow, list_and_follow
 from fleetctl.wait import CLOCK, Clock
 from fleetd.api.http import Response
 from fleetd.api.schema import Event
-from fleetd.model.event import ClusterEvent, EventKind, EventRecord
+from fleetd.model.event import ClusterEvent, EventKind, EventRecord, record_name
 from fleetd.registry.records import EVENTS, KeySpace, encode
 from fleetd.store.protocol import Put
 from tests.fleetctl.conftest import Fleetctl
@@ -183,7 +184,8 @@ def happened(cluster: ScriptedCluster) -> None:
             ClusterEvent(EventKind.LOST, machine=M1),
         )
     ):
-        cluster._write([Put(archive.key(EVENTS, f"{number}"), encode(EventRecord(AT, (event,))))])
+        key = archive.key(EVENTS, record_name(time.time(), f"{number}"))
+        cluster._write([Put(key, encode(EventRecord(AT, (event,))))])
 
 
 @pytest.mark.usefixtures("happened")

@@ -23,6 +23,7 @@ from fleetd.store.protocol import Unavailable
 
 MARK_S = 15.0
 MOST_READERS = 256
+OLDER_EVENTS = "there are older events, which are not looked at: `fleetctl events` shows all"
 STATES_UNKNOWN = "the states of units until now cannot be told any more: read them again"
 _KINDS = frozenset((*EventKind, STATE))
 _LINES, _SERVER_SENT = "application/x-ndjson", "text/event-stream"
@@ -31,22 +32,31 @@ _TOO_MANY = "this fleetd has as many readers of events as it takes: ask another 
 
 class Asked(msgspec.Struct, frozen=True):
     """A request. `after`: go on after this token; None: from now, or `from_oldest` from the oldest event that is kept,
-    or from the first one `since` a Unix time. `follows`: go on with what happens; else end with what has happened."""
+    or from the first one `since` a Unix time. `follows`: go on with what happens; else end with what has happened, or
+    with the `latest` of that alone."""
 
     selection: Selection
     after: Token | None = None
     from_oldest: bool = False
     since: float = 0.0
     follows: bool = True
+    latest: bool = False
     server_sent: bool = False
 
 
 class Events:
-    """The resource. `now` is a monotonic clock, `mark_s` how long a stream may be silent."""
+    """The resource. `now` is a monotonic clock, `unix_now` gives Unix time, `mark_s` is how long a stream may be
+    silent."""
 
     def __init__(
-        self, registry: Registry, *, now: Callable[[], float] = time.monotonic, mark_s: float = MARK_S
+        self,
+        registry: Registry,
+        unix_now: Callable[[], float] = time.time,
+        *,
+        now: Callable[[], float] = time.monotonic,
+        mark_s: float = MARK_S,
     ) -> None:
+        self._unix_now = unix_now
         self._registry = registry
         self._now = now
         self._mark_s = mark_s
@@ -89,7 +99,8 @@ class Events:
         if not asked.follows:
             yield [begin]
             try:
-                async for lines in self._kept(asked, moment, start.revision):
+                parts = self._latest if asked.latest else self._kept
+                async for lines in parts(asked, moment, start.revision):
                     yield lines
                 yield [schema.Event(MARK, token=str(moment))]
             except (ApiError, Unavailable) as error:
@@ -144,6 +155,15 @@ class Events:
             async for part in kept:
                 yield _render(asked, moment.epoch, part)
 
+    async def _latest(self, asked: Asked, moment: Token, after: int) -> AsyncGenerator[list[schema.Event], None]:
+        """The latest of them, as far as they are looked at."""
+        now_s = self._unix_now()
+        found, is_all = await self._kept_events.read_latest(asked.selection, now_s, after, moment.revision)
+        if not is_all:
+            yield [schema.Event(GAP, detail=OLDER_EVENTS)]
+        for part in found:
+            yield _render(asked, moment.epoch, part)
+
 
 def _reads_kept(asked: Asked) -> bool:
     return asked.from_oldest or bool(asked.since)
@@ -162,9 +182,7 @@ def parse_request(request: Request) -> Asked:
     kinds = frozenset(request.query_values("kind"))
     if unknown := sorted(kinds - _KINDS):
         raise ApiError(400, f"no kind of event is called {unknown[0]!r}: there are {', '.join(sorted(_KINDS))}")
-    follow = _one(request, "follow", "true")
-    if follow not in ("true", "false"):
-        raise ApiError(400, "follow has to be true or false")
+    follow, latest = (_one_of(request, name, default) for name, default in (("follow", "true"), ("latest", "false")))
     server_sent = any(_SERVER_SENT in value for value in request.header_values("Accept"))
     resumed = next(iter(request.header_values("Last-Event-ID")), "") if server_sent else ""
     after = resumed or _one(request, "after", "")
@@ -172,14 +190,25 @@ def parse_request(request: Request) -> Asked:
         token = parse_token(after) if after not in ("", OLDEST) else None
     except InvalidToken as error:
         raise ApiError(400, f"after: {error}") from error
+    since = _parse_since(_one(request, "since", ""))
+    if latest and (follow or since):
+        raise ApiError(400, "latest=true goes with follow=false, and without since")
     return Asked(
         Selection(kinds, Globs(request.query_values("unit")), tuple(request.query_values("machine"))),
         token,
-        after == OLDEST or (follow == "false" and token is None),
-        _parse_since(_one(request, "since", "")),
-        follow == "true",
+        after == OLDEST or (not follow and token is None),
+        since,
+        follow,
+        latest,
         server_sent,
     )
+
+
+def _one_of(request: Request, name: str, default: str) -> bool:
+    value = _one(request, name, default)
+    if value not in ("true", "false"):
+        raise ApiError(400, f"{name} has to be true or false")
+    return value == "true"
 
 
 def _one(request: Request, name: str, default: str) -> str:

@@ -1,11 +1,12 @@
 """The events that are kept, in the order in which they were written."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from operator import attrgetter
 
 from fleetd.api.v2.event_lines import Moment, Selection, events_prefix, read_kept
 from fleetd.model.event import first_name_at
+from fleetd.registry.latest_events import read_latest
 from fleetd.registry.registry import Registry
 from fleetd.store.protocol import KeyValue
 
@@ -41,6 +42,22 @@ class KeptEvents:
             finally:
                 self._registry.give_back(found)
 
+    async def read_latest(
+        self, selection: Selection, now_s: float, after: int, until: int
+    ) -> tuple[list[Moment], bool]:
+        """What the selection selects of the latest events, as many of all as are held for a reader, and true if these
+        are all that are kept. It is Unix time `now_s`. Raises Unavailable, and ApiError if there is no room for it."""
+        async with self._scans:
+            found = await read_latest(self._registry, now_s, self._held_bytes)
+            try:
+                moments: list[Moment] = []
+                for items in _batched([item for item in found.items if after < item.mod_revision <= until]):
+                    moments += filter(selection.select, read_kept(self._registry, items))
+                    await asyncio.sleep(0)  # there may be thousands
+                return moments, found.is_all
+            finally:
+                self._registry.give_back(found.items)
+
     async def _find_oldest(
         self, selection: Selection, since_s: float, after: int, until: int
     ) -> tuple[list[KeyValue], bool]:
@@ -67,6 +84,10 @@ class KeptEvents:
 
     def _selects(self, selection: Selection, item: KeyValue) -> bool:
         return any(selection.select(moment) for moment in read_kept(self._registry, [item]))
+
+
+def _batched(items: list[KeyValue]) -> Iterator[list[KeyValue]]:
+    return (items[start : start + PAGE_KEYS] for start in range(0, len(items), PAGE_KEYS))
 
 
 def _cut(items: list[KeyValue], most_bytes: int) -> tuple[list[KeyValue], list[KeyValue]]:
