@@ -128,8 +128,9 @@ def test_all_that_is_done_is_told_once_and_in_order_through_changes_of_leader(op
     at = reader.wait_for(
         at,
         {"kind": "asked", "machine": goal.id, "action": "drain"},
-        {"kind": "moved", "unit": UNIT, "former": goal.id},
+        {"kind": "unplaced", "unit": UNIT, "former": goal.id},
         {"kind": "drain", "machine": goal.id, "step": "drained"},
+        {"kind": "moved", "unit": UNIT, "former": goal.id},
     )
 
     cluster.wait_ready()
