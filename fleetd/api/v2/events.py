@@ -78,6 +78,8 @@ class Events:
                 asked.after.check(moment)
             except OutdatedToken as error:
                 raise ApiError(410, str(error)) from error
+            if asked.after.revision == 0:  # it has got no more than the first line
+                asked = replace(asked, after=None, from_oldest=True)
         if self.hub.readers >= MOST_READERS:
             raise ApiError(503, _TOO_MANY)
         kind = _SERVER_SENT if asked.server_sent else _LINES
