@@ -81,7 +81,7 @@ class Machine:
         """The socket of its system bus, for a D-Bus client on the host."""
         return f"unix:path={self.path('/run/dbus/system_bus_socket')}"
 
-    def boot(self) -> None:
+    def boot(self, timeout_s: float = BOOT_TIMEOUT_S) -> None:
         """Switch it on and wait until its systemd has started. Raises TimeoutError."""
         assert not self.is_up, f"{self.name} is up"
         notify_path = self._directory / "notify"
@@ -90,7 +90,7 @@ class Machine:
         notify.bind(str(notify_path))
         try:
             self._nspawn = self._switch_on()
-            self._wait_until_ready(self._nspawn, notify)
+            self._wait_until_ready(self._nspawn, notify, timeout_s)
         except BaseException:
             notify.close()
             raise
@@ -246,8 +246,8 @@ class Machine:
                 start_new_session=True,
             )
 
-    def _wait_until_ready(self, nspawn: subprocess.Popen[bytes], notify: socket.socket) -> None:
-        deadline = time.monotonic() + BOOT_TIMEOUT_S
+    def _wait_until_ready(self, nspawn: subprocess.Popen[bytes], notify: socket.socket, timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
         died = os.pidfd_open(nspawn.pid)
         try:
             while time.monotonic() < deadline:
