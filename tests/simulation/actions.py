@@ -177,6 +177,12 @@ def plan_drain(world: World, action: Action) -> None:
 
 
 @verb
+def plan_lose(world: World, action: Action) -> None:
+    """`plan-lose MACHINE...`: what `expect all is as planned` expects if they lose power."""
+    world.spawn(world.operators.plan_loss([world.machines[name].id for name in action.args]))
+
+
+@verb
 def rebalance(world: World, action: Action) -> None:
     """`rebalance [MOST]`: move units to machines with fewer of them, one after the other."""
     world.spawn(world.operators.rebalance(int(action.args[0]) if action.args else 10))

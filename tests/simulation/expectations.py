@@ -62,7 +62,7 @@ def _reasons(world: World, unit: str) -> str:
 
 
 def _is_as_planned(world: World) -> bool:
-    """True if each unit of the last plan of a drain is where that had it, of which there must be some."""
+    """True if each unit of the last plan is where that had it, of which there must be some."""
     planned = world.operators.planned
     return bool(planned) and all(world.records.assigned_machines(unit) == [planned[unit]] for unit in planned)
 

@@ -39,7 +39,7 @@ class Operators:
             str, dict[UnitOperation, float]
         ] = {}  # name → possible contents of the store → until when they are possible
         self._unknown: dict[str, None] = {}
-        self.planned: dict[str, str] = {}  # unit → the machine where the last plan of a drain has it
+        self.planned: dict[str, str] = {}  # unit → the machine where the last plan has it
         self.answers = 0  # the number of ended operations
 
     @property
@@ -161,9 +161,12 @@ class Operators:
     async def plan_drain(self, machine: str, *, with_globals: bool = False, force: bool = False) -> None:
         """Ask what a drain would do: `planned` are the machines of the units that would move or stay."""
         plan = await self._plan(schema.PlanRequest(drain=(schema.PlannedDrain(machine, with_globals, force),)))
-        moved = {move.unit: move.machine for move in plan.moves} if plan else {}
-        self.planned = {unit: place for unit, place in moved.items() if place}
+        self.planned = _places(plan)
         self.planned |= {unit.unit: unit.machine for unit in plan.stays if unit.state != "global"} if plan else {}
+
+    async def plan_loss(self, machines: Sequence[str]) -> None:
+        """Ask what becomes of the units if these machines are lost: `planned` are the machines of those that move."""
+        self.planned = _places(await self._plan(schema.PlanRequest(lose=tuple(machines))))
 
     async def rebalance(self, most: int) -> None:
         """Move at most so many units, one after the other, to machines with fewer of them, as fleetctl does."""
@@ -316,3 +319,8 @@ def _cordon_path(machine: str) -> str:
 
 def _reboot_path(machine: str) -> str:
     return f"{schema.V2}/machines/{machine}/reboot"
+
+
+def _places(plan: schema.Plan | None) -> dict[str, str]:
+    """Where the plan has the units that it moves: unit → machine."""
+    return {move.unit: move.machine for move in plan.moves if move.machine} if plan else {}
