@@ -147,6 +147,17 @@ class Reader(KeySpace):
             await self._wait_for_turn()
         return self._note(await self.store.range(self.prefix, revision=self._revision))
 
+    async def range_of(self, kind: Kind[R]) -> RangeResult:
+        """The items of a kind, undecoded, for those who decode them in a thread."""
+        if kind in _LARGE and self._wait_for_turn:
+            await self._wait_for_turn()
+        return self._note(await self.store.range(self.key(kind) + "/", revision=self._revision))
+
+    async def items_of(self, kind: Kind[R], wanted: Iterable[Names]) -> list[KeyValue]:
+        """The same, but those with these names, of those that exist."""
+        keys = [self.key(kind, *names) for names in wanted]
+        return [item async for items in self._get_items(keys) for item in items]
+
     async def states_of(self, units: Collection[str], machines: Collection[str]) -> dict[tuple[str, str], UnitState]:
         """The states of these units on these machines: (machine, unit) → state, in that order. `machines` must be all
         there are: for many units, all states are read, which is cheaper than one key for each machine and unit."""

@@ -50,7 +50,7 @@ def make_snapshot(keys: KeySpace, items: Collection[KeyValue]) -> Snapshot:
     for item in items:
         change = read_change(keys, item.key, item, item.mod_revision)
         if change is not None:
-            apply_change(snapshot, change)
+            _load(snapshot, change)
     return snapshot
 
 
@@ -83,10 +83,25 @@ def read_change(keys: KeySpace, key: str, item: KeyValue | None, revision: int) 
 
 def apply_change(snapshot: Snapshot, change: Change) -> Affected:
     """Make one change in the snapshot. Returns the units that this affects."""
+    return apply_record(snapshot, change.key.kind, change.key.names, _record_of(snapshot, change))
+
+
+def _load(snapshot: Snapshot, change: Change) -> None:
+    """The same, without asking what it affects: the kinds with many records are read in half the time."""
+    kind, names = change.key.kind, change.key.names
+    loader = _LOADERS.get(kind)
+    if loader is None:
+        apply_change(snapshot, change)
+    elif affected.has_suffix(names[-1]):
+        loader(snapshot, *names, _record_of(snapshot, change))
+
+
+def _record_of(snapshot: Snapshot, change: Change) -> Record | None:
+    """The record as the snapshot has it."""
     record = change.record
     if isinstance(record, UnitState) and change.revision < snapshot.restored_at:
         record = msgspec.structs.replace(record, outdated=True)
-    return apply_record(snapshot, change.key.kind, change.key.names, record)
+    return record
 
 
 def _set_synced(snapshot: Snapshot, machine: str, synced: Synced | None) -> Affected:
@@ -100,9 +115,16 @@ def _set_machine(snapshot: Snapshot, id_: str, machine: Machine | None) -> Affec
 
 
 def _set_unit(snapshot: Snapshot, name: str, unit: Unit | None) -> Affected:
-    if unit is not None and unit.at:  # nothing is decided by it, and each is an object of its own
-        unit = msgspec.structs.replace(unit, at=0.0)
-    return affected.set_unit(snapshot, name, unit)
+    return affected.set_unit(snapshot, name, _without_time(unit))
+
+
+def _load_unit(snapshot: Snapshot, name: str, unit: Unit | None) -> None:
+    snapshot.set_unit(name, _without_time(unit))
+
+
+def _without_time(unit: Unit | None) -> Unit | None:
+    """The unit without the time of its last change: nothing is decided by it, and each is an object of its own."""
+    return msgspec.structs.replace(unit, at=0.0) if unit is not None and unit.at else unit
 
 
 _SETTERS: Mapping[Kind[Record], Callable[..., Affected]] = {
@@ -124,6 +146,14 @@ _SETTERS: Mapping[Kind[Record], Callable[..., Affected]] = {
     SECRETS: affected.set_secret,
     SEALED_SECRETS: affected.set_sealed_secret,
     MACHINE_IDENTITIES: affected.set_identity,
+}
+
+
+_LOADERS: Mapping[Kind[Record], Callable[..., None]] = {
+    UNITS: _load_unit,
+    PLACEMENTS: Snapshot.set_placement,
+    DECISIONS: Snapshot.set_decision,
+    STATES: Snapshot.set_state,
 }
 
 

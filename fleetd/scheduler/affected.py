@@ -53,7 +53,7 @@ class Affected(msgspec.Struct):
 
 def set_unit(snapshot: Snapshot, name: str, unit: Unit | None) -> Affected:
     """Affects the unit, its peers, and the template or the sockets that it belongs with, as before and as after."""
-    if not _has_suffix(name):
+    if not has_suffix(name):
         return Affected()
     names = {name: None} | _joined_with(snapshot, name)
     snapshot.set_unit(name, unit)
@@ -63,7 +63,7 @@ def set_unit(snapshot: Snapshot, name: str, unit: Unit | None) -> Affected:
 def set_placement(snapshot: Snapshot, machine: str, name: str, placement: Placement | None) -> Affected:
     """Affects the unit and its peers, the units on the machine that have to do with each other, those that it conflicts
     with, and, since there may be room now, those that wait for room."""
-    if not _has_suffix(name):
+    if not has_suffix(name):
         return Affected()
     names = {name: None} | snapshot.colocated_with(name) | _neighbours(snapshot, machine)
     if name in snapshot.units and snapshot.requirements(name).template:
@@ -79,7 +79,7 @@ def set_placement(snapshot: Snapshot, machine: str, name: str, placement: Placem
 
 def set_state(snapshot: Snapshot, machine: str, name: str, state: UnitState | None) -> Affected:
     """Affects the unit, and those that are restarted with it, if anything that the leader decides by is different."""
-    if not _has_suffix(name):
+    if not has_suffix(name):
         return Affected()
     former = snapshot.states.get(name, {}).get(machine)
     snapshot.set_state(machine, name, state)
@@ -90,7 +90,7 @@ def set_state(snapshot: Snapshot, machine: str, name: str, state: UnitState | No
 
 def set_decision(snapshot: Snapshot, name: str, decision: Decision | None) -> Affected:
     """Affects the unit if its decision is gone: the leader alone writes decisions."""
-    if not _has_suffix(name):
+    if not has_suffix(name):
         return Affected()
     former = snapshot.decisions.get(name)
     snapshot.set_decision(name, decision)
@@ -158,7 +158,7 @@ def set_apply(snapshot: Snapshot, rollout: str, apply: Apply | None) -> Affected
 
 def set_move(snapshot: Snapshot, name: str, move: Move | None) -> Affected:
     """Affects the unit, and those that move with it."""
-    if not _has_suffix(name):
+    if not has_suffix(name):
         return Affected()
     set_or_delete(snapshot.moves, name, move)
     return Affected({name: None} | joined_with(snapshot, name))
@@ -284,6 +284,6 @@ def _session(snapshot: Snapshot, machine: str) -> str | None:
     return record.session if record else None
 
 
-def _has_suffix(name: str) -> bool:
+def has_suffix(name: str) -> bool:
     """True if this can be the name of a unit."""
     return "." in name

@@ -1,12 +1,16 @@
-"""Explanations: why a unit is where it is, and on no other machine. The member that is asked computes it, from one read
-of everything, in a thread; nothing is written."""
+"""Explanations: why a unit is where it is, and on no other machine. The member that is asked computes it, in a thread,
+from what it reads at one revision; nothing is written."""
 
 from fleetd.aio import Offload
 from fleetd.api import schema
 from fleetd.api.http import ApiError, Request, Response, render_json
-from fleetd.registry.registry import Registry
+from fleetd.model.names import is_template
+from fleetd.registry.records import DECISIONS, MACHINES, PLACEMENTS, REBOOTS, SETTINGS, STATES, UNITS, KeySpace
+from fleetd.registry.registry import Reader, Registry
 from fleetd.registry.snapshots import make_snapshot
-from fleetd.store.protocol import RangeResult
+from fleetd.store.protocol import KeyValue
+
+_TARGET = b'"target":'  # in the decision about a unit that is still to come to a machine
 
 
 class Explanations:
@@ -24,13 +28,40 @@ class Explanations:
             raise ApiError(503, "this fleetd is making another explanation: try again, or ask another machine's fleetd")
         self._is_busy = True
         try:
-            found = await self._registry.everything()
-            return render_json(await self._offload(lambda: _explain(self._registry, found, name)))
+            reader = self._registry.at_one_revision()
+            items, revision = await read_relevant(reader, name)
+            return render_json(await self._offload(lambda: _explain(reader, items, name, revision)))
         finally:
             self._is_busy = False
 
 
-def _explain(registry: Registry, found: RangeResult, name: str) -> schema.Explanation:
+async def read_relevant(reader: Reader, name: str) -> tuple[list[KeyValue], int]:
+    """What an explanation of this unit goes by, and its revision: the machines, all that is placed on them, and the
+    unit itself. Of other units, those that are still to come to a machine, and for a template its sockets."""
+    machines = await reader.range_of(MACHINES)
+    items = await reader.items_of(UNITS, [(name,)])
+    if not items:
+        return [], machines.revision
+    items += machines.items
+    for kind in (SETTINGS, REBOOTS, PLACEMENTS):
+        items += (await reader.range_of(kind)).items
+    decisions = (await reader.range_of(DECISIONS)).items
+    relevant = [each for each in decisions if _TARGET in each.value or _last(each) == name]
+    items += relevant
+    if is_template(name):
+        items += (await reader.range_of(UNITS)).items
+    else:
+        items += await reader.items_of(UNITS, [(_last(each),) for each in relevant])
+    items += await reader.items_of(STATES, [(_last(each), name) for each in machines.items])
+    return items, machines.revision
+
+
+def _last(item: KeyValue) -> str:
+    """The last name in its key."""
+    return item.key.rpartition("/")[2]
+
+
+def _explain(keys: KeySpace, items: list[KeyValue], name: str, revision: int) -> schema.Explanation:
     from fleetd.api.v2.explain_reports import describe_explanation  # most daemons are never asked
 
-    return describe_explanation(make_snapshot(registry, found.items), name, found.revision)
+    return describe_explanation(make_snapshot(keys, items), name, revision)
