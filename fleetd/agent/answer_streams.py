@@ -15,7 +15,7 @@ from fleetd.model.answer_stream import (
     entry_line,
 )
 from fleetd.model.machine_request import MachineAnswer
-from fleetd.trust.dialing import CannotDial
+from fleetd.trust.dialing import CannotDial as CannotDial
 
 # Connects to the server at this address that is this machine. Raises CannotDial.
 Dial = Callable[[str, str], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]

@@ -7,12 +7,11 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 from msgspec import structs
 
-from fleetd.agent.answer_streams import AnswerStream, Dial, open_stream
 from fleetd.aio import Backoff
 from fleetd.model.machine_request import (
     ANSWER_S,
@@ -29,7 +28,9 @@ from fleetd.model.machine_request import (
 from fleetd.registry.registry import Registry
 from fleetd.store.protocol import Compacted, CreatedAt, KeyValue, Put, StoreError, Unavailable
 from fleetd.systemd.inspector import Entries, InspectionFailed
-from fleetd.trust.dialing import CannotDial
+
+if TYPE_CHECKING:
+    from fleetd.agent.answer_streams import AnswerStream, Dial
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class Answers:
         registry: Registry,
         inspector: Inspects,
         shadows: Callable[[str], str],
-        dial: Dial | None = None,
+        dial: "Dial | None" = None,
     ) -> None:
         self._machine_id = machine_id
         self._registry = registry
@@ -150,12 +151,8 @@ class Answers:
             return _refuse(str(error))
         if packed := pack_whole(answer):
             return packed
-        if request.stream_to and self._dial is not None:
-            try:
-                await self._stream(self._dial, id_, request, answer)
-                return b""
-            except CannotDial as error:
-                log.debug("cannot stream an answer, so that it is cut: %s", error)
+        if request.stream_to and self._dial is not None and await self._stream(self._dial, id_, request, answer):
+            return b""
         keeps_first = request.journal is not None and bool(request.journal.after)
         return encode_answer(answer, keeps_first=keeps_first)
 
@@ -167,10 +164,18 @@ class Answers:
         entries = await self._inspector.read_journal(request.journal, most_bytes)
         return MachineAnswer(tuple(map(msgspec.Raw, entries.lines)), units, entries.is_cut)
 
-    async def _stream(self, dial: Dial, id_: str, request: MachineRequest, answer: MachineAnswer) -> None:
-        async with open_stream(dial, request.stream_to, request.asker, id_) as stream:
-            await stream.send(_iterate(answer.entries))
-            await stream.end(structs.replace(answer, entries=()))
+    async def _stream(self, dial: "Dial", id_: str, request: MachineRequest, answer: MachineAnswer) -> bool:
+        """Stream an answer. False if the member cannot be reached; raises OSError if it has gone."""
+        from fleetd.agent.answer_streams import CannotDial, open_stream  # few answers need it
+
+        try:
+            async with open_stream(dial, request.stream_to, request.asker, id_) as stream:
+                await stream.send(_iterate(answer.entries))
+                await stream.end(structs.replace(answer, entries=()))
+        except CannotDial as error:
+            log.debug("cannot stream an answer, so that it is cut: %s", error)
+            return False
+        return True
 
     async def _follow_journal(self, id_: str, request: MachineRequest, query: JournalQuery) -> bytes:
         """Stream entries until the user has gone; or what is to be written into the store, why that cannot be."""
@@ -178,6 +183,8 @@ class Answers:
             return _refuse("it has no certificate with which it could send a stream (listen=https://… gives it one)")
         if self._followed >= FOLLOWED:
             return _refuse(f"{FOLLOWED} logs are followed there already")
+        from fleetd.agent.answer_streams import CannotDial, open_stream  # few logs are followed
+
         self._followed += 1
         try:
             async with open_stream(self._dial, request.stream_to, request.asker, id_) as stream:
@@ -188,7 +195,7 @@ class Answers:
             self._followed -= 1
         return b""
 
-    async def _send_journal(self, stream: AnswerStream, query: JournalQuery) -> None:
+    async def _send_journal(self, stream: "AnswerStream", query: JournalQuery) -> None:
         failure = "journalctl has ended there"
         try:
             async with aclosing(self._inspector.follow_journal(query)) as lines:

@@ -17,7 +17,6 @@ import msgspec
 
 from fleetd import metrics
 from fleetd.agent.agent import Agent
-from fleetd.agent.answer_streams import Dial
 from fleetd.agent.answers import Answers, Inspects
 from fleetd.agent.ledger import Ledger
 from fleetd.aio import Offload
@@ -46,6 +45,7 @@ from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager
 from fleetd.trust.sealing_process import Sealing
 
 if TYPE_CHECKING:
+    from fleetd.agent.answer_streams import Dial
     from fleetd.api.fleetlock import FleetLock
     from fleetd.api.peer_streams import PeerStreams
     from fleetd.api.worker.server import WorkerApi
@@ -240,7 +240,7 @@ class Node:
             self._environment.unix_now,
         )
 
-    def _make_dial(self) -> Dial | None:
+    def _make_dial(self) -> "Dial | None":
         """What connects to other members with this machine's certificate; None for a machine that has none."""
         own = self._own_trust
         if own is None:
