@@ -25,7 +25,7 @@ from fleetd.model.answer_stream import (
 from fleetd.model.certificate import MACHINE, CertificateIdentity
 from fleetd.model.machine_request import InvalidAnswer, MachineAnswer
 
-MAX_STREAMS = 512  # at once
+MAX_STREAMS = 256  # at once; more connections are closed
 LOST = "its stream has ended: the machine, its fleetd or the network between has failed"
 
 
@@ -78,8 +78,6 @@ class PeerStreams:
             expected = self._expected.get(id_)
             if expected is None or identity.name not in expected.machines - expected.begun:
                 await _say(writer, refusal_line(f"nobody waits here for an answer of machine {identity.name}"))
-            elif len(self._streams) >= MAX_STREAMS:
-                await _say(writer, refusal_line(f"{MAX_STREAMS} machines stream to this fleetd already"))
             else:
                 await self._receive(reader, writer, identity, expected)
         except (OSError, ValueError, TimeoutError):  # ValueError: a line without end
@@ -178,6 +176,9 @@ class PeerListener:
         return asyncio.StreamReaderProtocol(reader, self._begin)
 
     def _begin(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._tasks) >= MAX_STREAMS:
+            writer.transport.abort()
+            return
         task = asyncio.create_task(self.streams.take(reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

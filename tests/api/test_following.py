@@ -12,7 +12,7 @@ import pytest
 
 from fleetd.agent.answers import FOLLOWED, Answers
 from fleetd.api.http import StreamedResponse
-from fleetd.api.peer_streams import PeerListener, PeerStreams
+from fleetd.api.peer_streams import MAX_STREAMS, PeerListener, PeerStreams
 from fleetd.config.options import Address
 from fleetd.model.certificate import WORKER
 from fleetd.model.machine import Capability, Machine
@@ -249,6 +249,20 @@ async def test_a_stream_of_a_person_and_of_a_stranger_is_refused(cluster: Cluste
             b"this needs a client certificate: fleetctl login --tunnel SERVER gets one, for whoever may log in to a "
             b"server of the cluster over SSH\n",
         )
+        writer.transport.abort()
+
+
+async def test_connections_are_bounded(cluster: Cluster) -> None:
+    context = cluster.authority.client_context(cluster.authority.machine("m2", WORKER))
+    opened = []
+    for _ in range(MAX_STREAMS // 8 + 1):
+        opened += await asyncio.gather(
+            *(asyncio.open_connection("127.0.0.1", cluster.port, ssl=context) for _ in range(8))
+        )
+    async with asyncio.timeout(PATIENCE_S):
+        closed = await asyncio.gather(*(reader.read(1) for reader, _ in opened[MAX_STREAMS:]), return_exceptions=True)
+    assert all(each == b"" or isinstance(each, OSError) for each in closed)
+    for _, writer in opened:
         writer.transport.abort()
 
 
