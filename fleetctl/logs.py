@@ -32,10 +32,13 @@ def show_logs(
     grep: str,
     form: str,
     has_heads: bool,
+    others: Sequence[Location] = (),
 ) -> list[Location]:
     """Print the last `lines` entries of the units on each of these machines, by time, each headed by its machine if
-    `has_heads`. Returns the machines that have to be asked otherwise; why is printed on stderr. Raises ClientError."""
-    text = journal_query(units, places, lines=lines, since_s=since_s, grep=grep)
+    `has_heads`. With `others`, which are all machines of the cluster, those are asked, too, on which the units were
+    before. Returns the machines that have to be asked otherwise; why is printed on stderr. Raises ClientError."""
+    text = journal_query(units, [] if others else places, lines=lines, since_s=since_s, grep=grep)
+    text += "&previous=true" if others else ""
     if len(text) > MAX_QUERY:
         return list(places)
     try:
@@ -47,12 +50,16 @@ def show_logs(
     except (ApiError, NotFleet) as error:
         output.note(f"Using SSH, because fleetd does not show logs: {error}")
         return list(places)
-    by_id = {place.machine: place for place in places}
+    by_id = {place.machine: place for place in (*places, *others)}
+    for each in found:
+        if each.get("machine") not in by_id and others:
+            output.note(f"Machine {output.printable(str(each.get('machine')))}: {why_not(each) or 'it has gone'}")
     found = [each for each in found if each.get("machine") in by_id]
     left = {each["machine"]: why for each in found if (why := why_not(each))}
     for machine, why in left.items():
         output.note(f"Using SSH for machine {by_id[machine]}: {why}")
-    colours = {place.machine: COLOURS[number % len(COLOURS)] for number, place in enumerate(places)}
+    told = sorted({str(each["machine"]) for each in found})
+    colours = {machine: COLOURS[number % len(COLOURS)] for number, machine in enumerate(told)}
     for each in found:
         machine = each["machine"]
         if machine in left:
@@ -60,7 +67,7 @@ def show_logs(
         head = terminal.paint(f"{by_id[machine]}:", colours[machine], sys.stdout) + " " if has_heads else ""
         for line in render_entry(each, form):
             output.result(head + (output.for_terminal(line) if sys.stdout.isatty() else line))
-    return [place for place in places if place.machine in left]
+    return [by_id[machine] for machine in sorted(left)]
 
 
 def journal_query(units: Sequence[str], places: Sequence[Location], *, lines: int, since_s: float, grep: str) -> str:

@@ -2,6 +2,7 @@
 
 import shlex
 import time
+from functools import partial
 
 import click
 import msgspec
@@ -12,17 +13,24 @@ from fleetctl.errors import CommandFailed, failing_as
 from fleetctl.log_following import follow_logs
 from fleetctl.logs import FORMATS, MAX_LINES, show_logs
 from fleetctl.remote import Remote, show_as_they_come, show_in_order
-from fleetctl.selection import find_all
+from fleetctl.selection import find_all, is_no_template
 from fleetctl.settings import Settings
-from fleetctl.unit_locations import explain_absence, has_machine, pick_place, places_of_all, remote_options
+from fleetctl.unit_locations import (
+    all_locations,
+    explain_absence,
+    has_machine,
+    pick_place,
+    places_of_all,
+    remote_options,
+)
 from fleetd.model.machine_request import ANSWER_S
 from fleetd.model.timespan import parse_time_span
 
 
 @new_command(
     "journal",
-    usage="[--lines=N] [--since=TIME] [--grep=PATTERN] [--follow] [--output=FORMAT] [--sudo] [--machine=ID] "
-    "[--ssh-port=N] UNIT",
+    usage="[--lines=N] [--since=TIME] [--grep=PATTERN] [--follow] [--previous] [--output=FORMAT] [--sudo] "
+    "[--machine=ID] [--ssh-port=N] UNIT",
     completes=("units",),
 )
 @click.option("--lines", "-n", type=click.IntRange(min=0), default=10, help="how many lines to show")
@@ -31,6 +39,7 @@ from fleetd.model.timespan import parse_time_span
     "--grep", "-g", default="", metavar="PATTERN", help="only entries whose message matches, as in journalctl"
 )
 @flag("--follow", "--f", "-f", text="follow the log until Ctrl-C")
+@flag("--previous", text="also from the machines on which the units were before")
 @click.option("--output", "form", default="short", help="a format of journalctl: short, short-iso, cat, json, …")
 @flag("--sudo", text="run journalctl with sudo")
 @remote_options
@@ -42,6 +51,7 @@ def command(
     since: str,
     grep: str,
     follow: bool,
+    previous: bool,
     form: str,
     sudo: bool,
     machine: str,
@@ -50,7 +60,8 @@ def command(
     """Shows the last entries that a unit logged on its machine. journalctl is run there: on this machine directly, on
     others by their fleetd; over SSH with --sudo, --ssh-port, more than 10000 lines, or another format than short,
     short-iso, cat and json, and where fleetd cannot tell. For global units and patterns, every machine that has the
-    units is asked, and each line is headed by its machine.
+    units is asked, and each line is headed by its machine. With --previous, so are the machines on which the units were
+    before, as far as the events of the last seven days tell.
 
     Exits with the status of journalctl, 0 if fleetd has shown all.
     """
@@ -58,40 +69,41 @@ def command(
     if len(units) != 1:
         raise CommandFailed("One unit file must be provided.")
     since_s = _parse_since(since)
-    reports = find_all(client, units, "show", has_machine)
+    reports = find_all(client, units, "show", is_no_template if previous else has_machine)
     places = places_of_all(reports)
-    if not places:
+    is_shown_by_fleetd = not (sudo or ssh_port) and form in FORMATS and lines <= MAX_LINES
+    if previous and (follow or machine or not is_shown_by_fleetd):
+        raise CommandFailed(
+            f"--previous takes --output={', '.join(FORMATS)} and up to {MAX_LINES} lines, and no --follow, --machine, "
+            "--sudo and --ssh-port"
+        )
+    if not places and not previous:
         raise CommandFailed(explain_absence(reports[0], "running"))
-    has_heads = not machine and (len(places) > 1 or any(report.is_global for report in reports))
+    has_heads = not machine and (previous or len(places) > 1 or any(report.is_global for report in reports))
     if machine:
         places = [pick_place(places, machine, reports[0].name)]
     remote = Remote(settings, client, ssh_port)
     names = [report.name for report in reports]
     option = "--user-unit" if settings.user else "--unit"
     argv = ["sudo"] * sudo + ["journalctl", *(f"{option}={name}" for name in names), "--no-pager", "-n", str(lines)]
-    argv += (
-        ["--output", form]
-        + [f"--since=@{since_s:.0f}"] * bool(since_s)
-        + ["-f"] * follow
-        + [f"--grep={grep}"] * bool(grep)
-    )
-    is_shown_by_fleetd = not (sudo or ssh_port) and form in FORMATS and lines <= MAX_LINES
+    argv += ["--output", form, *([f"--since=@{since_s:.0f}"] if since_s else []), *(["-f"] if follow else [])]
+    argv += [f"--grep={grep}"] if grep else []
     if is_shown_by_fleetd and follow and not all(map(remote.is_here, places)):
         events = follow_logs(
             client, remote, names, places, lines=lines, since_s=since_s, grep=grep, form=form, command=shlex.join(argv)
         )
         return show_as_they_come(events, places, has_heads=has_heads)
-    if is_shown_by_fleetd and not all(map(remote.is_here, places)):
+    if is_shown_by_fleetd and (previous or not all(map(remote.is_here, places))):
         with failing_as("Error reading logs: "):
-            places = show_logs(
-                client, names, places, lines=lines, since_s=since_s, grep=grep, form=form, has_heads=has_heads
-            )
+            others = all_locations(client) if previous else ()
+            show = partial(show_logs, client, names, places, others=others, has_heads=has_heads)
+            places = show(lines=lines, since_s=since_s, grep=grep, form=form)
         if not places:
             return 0
     if not has_heads:
         return remote.run(places[0], argv)
-    show = show_as_they_come if follow else show_in_order
-    return show(remote.run_on_all(places, shlex.join(argv)), places)
+    show_all = show_as_they_come if follow else show_in_order
+    return show_all(remote.run_on_all(places, shlex.join(argv)), places)
 
 
 def _parse_since(text: str) -> float:

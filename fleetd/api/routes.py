@@ -182,7 +182,8 @@ class Api:
         logins = Logins(self._registry, self._trust, audit, self._unix_now)
         clusters = Clusters(self._registry, self._trust)
         removals = Removals(self._registry, self._trust, self._machine, self._unix_now)
-        insight = Insight(self._registry, Asking(self._registry, self._machine, self._new_id, now, self._peers))
+        asking = Asking(self._registry, self._machine, self._new_id, now, self._peers)
+        insight = Insight(self._registry, asking, self._unix_now)
         events = Events(self._registry, self._unix_now, mark_s=self._event_mark_s)
         view, operate, submit, admin = Permission
         v1, v2, results, found = schema.V1, schema.V2, schema.Results, schema.UnitReports

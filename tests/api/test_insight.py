@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -9,10 +10,13 @@ import pytest
 
 from fleetd.agent.answers import Answers
 from fleetd.api import asking
+from fleetd.model.event import ClusterEvent, EventKind, EventRecord, record_name
 from fleetd.model.machine import Capability, Machine, MachineMode
 from fleetd.model.machine_request import JournalQuery
 from fleetd.model.permission import NO_RIGHTS
 from fleetd.model.unit import UnitState
+from fleetd.registry.records import EVENTS, encode
+from fleetd.store.protocol import Put
 from tests.api.conftest import Fleet
 from tests.scripted_inspector import ScriptedInspector, entry
 
@@ -149,3 +153,27 @@ async def test_machines_are_not_asked_too_often(cluster: Cluster) -> None:
         await cluster.lines(f"unit={ONE}")
     status, message = await cluster.fleet.refused(f"GET /fleet/v2/journal?unit={ONE}")
     assert (status, "try again in a second" in message) == (503, True)
+
+
+async def test_where_a_unit_was_before_is_asked_too(cluster: Cluster) -> None:
+    fleet = cluster.fleet
+    now_s = 1_764_000_000.0
+    fleet.reconfigure(unix_now=lambda: now_s)
+    cluster.m2.entries = (entry(2, ONE, "before"), *cluster.m2.entries)
+    asked = f"unit={ONE}&previous=true"
+    assert _said(await cluster.lines(asked)) == [("m1", "a"), ("m1", "b")]
+    for hours, former in ((50, "m3"), (20, "m2"), (2, "m1")):  # the last: where it is again
+        moved = ClusterEvent(EventKind.MOVED, ONE, machine="m9", former=former)
+        other = ClusterEvent(EventKind.MOVED, TWO, machine="m9", former="m3")
+        name = record_name(now_s - hours * 3600, "x")
+        record = EventRecord(now_s, (other, moved))
+        await fleet.registry.store.transact([], [Put(fleet.registry.archive.key(EVENTS, name), encode(record))])
+    assert _said(await cluster.lines(asked)) == [("m1", "a"), ("m2", "before"), ("m1", "b")]
+    assert _said(await cluster.lines(f"unit={ONE}")) == [("m1", "a"), ("m1", "b")]
+
+
+async def test_events_that_cannot_be_read_are_passed_over(cluster: Cluster) -> None:
+    fleet = cluster.fleet
+    key = fleet.registry.archive.key(EVENTS, record_name(time.time() - 10, "x"))
+    await fleet.registry.store.transact([], [Put(key, b"{")])
+    assert _said(await cluster.lines(f"unit={ONE}&previous=true")) == [("m1", "a"), ("m1", "b")]

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +13,9 @@ from fleetctl.logs import render_entry
 from fleetctl.unit_status import exit_status, render_status
 from fleetd.agent.answers import Answers
 from fleetd.api.schema import UnitStatus
+from fleetd.model.event import ClusterEvent, EventKind
 from fleetd.model.machine import Capability
+from fleetd.registry.events import EventLog
 from tests.fleetctl.background import BackgroundLoop
 from tests.fleetctl.conftest import Fleetctl, Result
 from tests.fleetctl.scripted_cluster import M1, M2, ScriptedCluster, ScriptedOutcome
@@ -109,6 +112,27 @@ def test_the_pattern_reaches_the_machine(fleetctl: Fleetctl, inspectors: dict[st
     assert query.grep == "a|b c"
     refused = fleetctl("journal", "-g", "x" * 2000, "web")
     assert "a pattern has at most 1024 characters" in refused.stderr
+
+
+def test_where_a_unit_was_before_is_shown_too(
+    fleetctl: Fleetctl,
+    cluster: ScriptedCluster,
+    background: BackgroundLoop,
+    inspectors: dict[str, ScriptedInspector],
+) -> None:
+    inspectors[M2.id].entries = (_entry(2, WEB, "before"),)
+    for former in (M2.id, "9" * 32):
+        unit = WEB if former == M2.id else DB
+        log = EventLog(cluster.registry, time.time, lambda former=former: former)  # type: ignore[misc]
+        written = log.write_set((ClusterEvent(EventKind.MOVED, unit, machine=M1.id, former=former),))
+        background.do(cluster.registry.store.transact([], list(written.operations)))
+    one, two = "11111111.../10.0.0.1: ", "22222222...: "
+    assert fleetctl("journal", "--previous", "--output=cat", "web").stdout == f"{one}a\n{two}before\n{one}b\n{one}c\n"
+    gone = fleetctl("journal", "--previous", "--output=cat", "db")
+    assert gone.stderr == f"Machine {'9' * 32}: it is not in the cluster now\n"
+    for options in (["-f"], ["--machine=1"], ["--sudo"], ["--output=verbose"]):
+        refused = fleetctl("journal", "--previous", *options, "web")
+        assert (refused.status, "--previous takes --output=short" in refused.stderr) == (1, True)
 
 
 def test_what_a_machine_cannot_tell_is_read_over_ssh(

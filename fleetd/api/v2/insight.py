@@ -11,6 +11,7 @@ import msgspec
 from fleetd.api import schema
 from fleetd.api.asking import Asking, Item
 from fleetd.api.http import ApiError, Request, Response, StreamedResponse, render_json
+from fleetd.api.v2.former_machines import find_former_machines
 from fleetd.model.machine_request import JournalQuery, MachineAnswer, MachineRequest, merge_entries, name_machine
 from fleetd.model.names import is_template
 from fleetd.registry.records import UNITS
@@ -27,8 +28,9 @@ Places = dict[str, list[str]]  # machine → names of units
 class Insight:
     """The resources."""
 
-    def __init__(self, registry: Registry, asking: Asking) -> None:
+    def __init__(self, registry: Registry, asking: Asking, unix_now: Callable[[], float]) -> None:
         self._registry = registry
+        self._unix_now = unix_now
         self._asking = asking
 
     async def get_journal(self, request: Request, _: str) -> Response | StreamedResponse:
@@ -37,14 +39,17 @@ class Insight:
         these are asked whether they have the units now or not), `lines` of each machine (10), `since` (a Unix time),
         `grep`, and `after` (`MACHINE:CURSOR`: the first entries after that one). Lines with `failure` name machines
         that did not answer, those with `cut` machines that have more. With `follow=true`, entries come as they are
-        logged, in the order in which they come, with an empty line now and then, until all machines have ended."""
+        logged, in the order in which they come, with an empty line now and then, until all machines have ended. With
+        `previous=true`, the machines are asked, too, on which the units were before, as far as events tell."""
         lines, since_s = _number(request, "lines", 10), _number(request, "since", 0.0)
         grep, cursors = (request.query_values("grep") or [""])[-1], _cursors(request)
         follow = _truth(request, "follow") and request.method != "HEAD"
         reader = self._registry.at_one_revision()
         units = await _find_units(reader, request)
         machines = await _find_machines(reader, request)
-        places = dict.fromkeys(machines, units) if machines else await _find_places(reader, units)
+        places = {machine: list(units) for machine in machines} if machines else await _find_places(reader, units)
+        if _truth(request, "previous"):
+            await self._add_former(places, units)
         requests = {
             id_: MachineRequest(
                 self._asking.asker,
@@ -83,6 +88,12 @@ class Insight:
         )
         found.sort(key=lambda each: (each.unit, each.machine))
         return render_json(schema.UnitStatuses(tuple(found), silent))
+
+    async def _add_former(self, places: Places, units: Sequence[str]) -> None:
+        """Add where the units were before."""
+        now = {unit: [machine for machine, names in places.items() if unit in names] for unit in units}
+        for unit, machine in (await find_former_machines(self._registry, now, self._unix_now())).items():
+            places.setdefault(machine, []).append(unit)
 
     async def _ask(self, requests: Mapping[str, MachineRequest]) -> dict[str, MachineAnswer]:
         _check(requests)
