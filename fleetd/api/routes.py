@@ -268,8 +268,16 @@ class Api:
             Route("POST", f"{v2}/rollouts/{{group}}", rollouts.post, operate, schema.RolloutCommand, by_name=True),
             Route("GET", f"{v2}/explain/{{unitName}}", explanations.get, view, answer=schema.Explanation),
             Route("POST", f"{v2}/plan", plans.post, view, schema.PlanRequest, schema.Plan),
-            Route("GET", f"{v2}/journal", insight.get_journal, view, answer=bytes, query="unit"),
-            Route("GET", f"{v2}/status", insight.get_status, view, answer=schema.UnitStatuses, query="unit"),
+            Route(
+                "GET",
+                f"{v2}/journal",
+                insight.get_journal,
+                view,
+                answer=bytes,
+                query="unit machine after",
+                options="lines since grep follow previous",
+            ),
+            Route("GET", f"{v2}/status", insight.get_status, view, answer=schema.UnitStatuses, query="unit machine"),
             Route("GET", f"{v2}/secrets", secrets.get_all, view, answer=schema.SecretReports),
             Route(
                 "PUT",
