@@ -270,9 +270,8 @@ class Server:
     ) -> None:
         """Serve the API on the inherited sockets and these addresses, only metrics on `metrics_addresses`.
 
-        Without TLS, TCP is for loopback, and `insecure`, unless the API is `for_anybody`. Raises ListenError, and
-        serves on none of them, if one cannot be used.
-        """
+        TCP without TLS has to be on loopback, and `insecure`, unless the API is `for_anybody`. Raises ListenError, and
+        serves on none, if one cannot be used."""
         to_open = [(address, False) for address in addresses] + [(address, True) for address in metrics_addresses]
         opened: list[tuple[socket.socket, Address, bool]] = []
         try:
@@ -295,8 +294,8 @@ class Server:
                 sock.listen(listener.limiter.max_connections)
                 self._tls_listeners.append(TlsListener(sock, listener, self._get_trust, _render_raw(_PLAIN_HTTP)))
                 continue
-            loop = asyncio.get_running_loop()
-            self._servers.append(await loop.create_server(listener, sock=sock, backlog=_BACKLOG))
+            serving = asyncio.get_running_loop().create_server(listener, sock=sock, backlog=_BACKLOG)
+            self._servers.append(await serving)
             sock.listen(listener.limiter.max_connections)  # queued connections take no file descriptor
 
     async def stop(self) -> None:
