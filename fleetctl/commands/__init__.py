@@ -44,6 +44,7 @@ SUMMARIES = {
     "status": "Show systemctl status of units, from their machines",
     "stop": "Stop units; they stay on their machines",
     "submit": "Submit unit files without starting them",
+    "top": "Watch machines, units and events at a terminal",
     "uncordon": "Let cordoned machines take new units again",
     "unload": "Stop units and take them off their machines",
     "verify": "Check unit files as submit does, without the cluster",

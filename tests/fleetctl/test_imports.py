@@ -20,7 +20,9 @@ COSTLY = (
     "importlib.metadata",
     "logging",
     "paramiko",
+    "rich",
     "ssl",
+    "textual",
 )
 
 
