@@ -17,6 +17,7 @@ from fleetd.api import schema
 TIMEOUT_S = 60.0  # for an answer: a plan of a large cluster takes seconds
 PLACE, MOVE, CHANGE, STOP, NOWHERE, STAYS = "place", "move", "change", "stop", "nowhere", "stays"
 _SPREAD = 2  # columns between two fields
+_SHORT_ID = 8
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -103,7 +104,8 @@ def changes_nothing(plan: schema.Plan) -> bool:
 
 
 def _place(machine: str, address: str) -> str:
-    return output.place(machine, address) if machine else ""
+    is_supposed = len(machine) < _SHORT_ID  # one that would join: its id is as short as it can be
+    return output.place(machine, address, full=is_supposed) if machine else ""
 
 
 def _summarise(plan: schema.Plan, steps: list[Step]) -> str:

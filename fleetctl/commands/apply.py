@@ -66,9 +66,9 @@ def note_option(function: Callback) -> Callback:
 @click.option(
     "--if",
     "revision",
-    type=click.IntRange(min=1),
-    metavar="REVISION",
-    help="only if no unit of it has changed since this revision, which plan prints",
+    type=click.IntRange(min=0),
+    default=0,
+    help="only if no unit of it has changed since this revision, which plan prints; 0: in any case",
 )
 @output_option("an array of objects, one for each unit that changes")
 @flag("--no-block", text="do not wait for the end of the rollouts")
@@ -82,7 +82,7 @@ def command(
     retry: bool,
     note: str,
     plan: bool,
-    revision: int | None,
+    revision: int,
     form: str,
     no_block: bool,
 ) -> int:
@@ -118,7 +118,7 @@ def command(
         retry=retry,
         plan=plan,
         note=note,
-        revision=revision or 0,
+        revision=revision,
     )
     client = open_patiently(settings)
     answer = send(client, folder, request)
