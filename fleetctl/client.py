@@ -97,9 +97,10 @@ class Client:
             raise NotFleet(200, f"the API at {self._endpoint} lists a unit without a name: check --endpoint")
         return units
 
-    def states(self) -> list[schema.UnitState]:
-        """The states that machines report of all units."""
-        return [state for page in self._pages("/state", schema.UnitStatePage) for state in page.states]
+    def states(self, unit: str = "") -> list[schema.UnitState]:
+        """The states that machines report of all units, or of this one."""
+        query = {"unitName": unit} if unit else {}
+        return [state for page in self._pages("/state", schema.UnitStatePage, query) for state in page.states]
 
     def machines(self) -> list[schema.Machine]:
         """Every machine, by id."""
@@ -384,12 +385,12 @@ class Client:
         """The same, not decoded yet."""
         return self.open_stream(f"events?{urlencode(query, errors='surrogateescape')}", EVENT_SILENCE_S)
 
-    def _pages(self, path: str, kind: type[Page]) -> Iterator[Page]:
+    def _pages(self, path: str, kind: type[Page], query: Mapping[str, str] = {}) -> Iterator[Page]:
         """Every page of a list. Raises NotFleet for a token that was seen before, which would never end."""
         seen = {""}
         token = ""
         while True:
-            parameters = {"limit": _PAGE_SIZE} | ({"nextPageToken": token} if token else {})
+            parameters = {"limit": _PAGE_SIZE, **query} | ({"nextPageToken": token} if token else {})
             page = self._get(f"{schema.V1}{path}?{urlencode(parameters, errors='surrogateescape')}", kind)
             yield page
             token = page.next_page_token

@@ -16,6 +16,7 @@ from fleetctl.settings import Settings
 T = TypeVar("T")
 SHORT_HASH = 7
 TABLE, JSON = "table", "json"
+WATCH_FLAG = flag("--watch", "--w", "-w", "watch", text="go on with each line that changes, until interrupted")
 
 # Field name → cell of a row; the flag asks for full ids and hashes.
 Columns = dict[str, Callable[[T, bool], str]]
@@ -75,17 +76,28 @@ class View(msgspec.Struct, Generic[T], frozen=True):
     def show(self, items: Sequence[T]) -> None:
         """Print the items."""
         if self.form == JSON:
-            output.result(render_json(items, {field: self.listing.values[field] for field in self.fields}))
-            return
+            output.result(render_json(items, self._values))
+        elif lines := self.render(items):
+            output.result("\n".join(lines))
+
+    @property
+    def _values(self) -> dict[str, Callable[[T], Any]]:
+        return {field: self.listing.values[field] for field in self.fields}
+
+    def render_objects(self, items: Iterable[T]) -> list[str]:
+        """The items as JSON objects, a line each."""
+        return render_objects(items, self._values)
+
+    def render(self, items: Sequence[T]) -> list[str]:
+        """The lines of the table: the header unless there is none, and one for each item."""
         header = [] if self.no_legend else [[field.upper() for field in self.fields]]
         cells = [self.listing.columns[field] for field in self.fields]
         rows = header + [[output.printable(cell(item, self.full)) for cell in cells] for item in items]
         if not rows:
-            return
+            return []
         if terminal.is_watched(sys.stdout):
-            output.result(render_watched(rows, self.fields, self.full))
-        else:
-            output.result(output.render_table(rows))
+            return render_watched(rows, self.fields, self.full).split("\n")
+        return output.render_table(rows).split("\n")
 
 
 def list_command(listing: Listing[T]) -> Callable[[Callable[..., int]], Callback]:
@@ -137,8 +149,12 @@ def shorten_hash(digits: str, full: bool) -> str:
 
 def render_json(items: Iterable[T], values: Mapping[str, Callable[[T], Any]]) -> str:
     """The items as a JSON array of objects with these fields, one item a line."""
-    objects = (msgspec.json.encode({field: value(item) for field, value in values.items()}).decode() for item in items)
-    return "[" + ",".join(f"\n  {line}" for line in objects) + "\n]"
+    return "[" + ",".join(f"\n  {line}" for line in render_objects(items, values)) + "\n]"
+
+
+def render_objects(items: Iterable[T], values: Mapping[str, Callable[[T], Any]]) -> list[str]:
+    """The items as JSON objects with these fields."""
+    return [msgspec.json.encode({field: value(item) for field, value in values.items()}).decode() for item in items]
 
 
 def render_watched(rows: Sequence[Sequence[str]], fields: Sequence[str], full: bool) -> str:

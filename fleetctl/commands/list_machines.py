@@ -7,7 +7,7 @@ from fleetctl import output
 from fleetctl.client import Client, open_client
 from fleetctl.command_line import new_command
 from fleetctl.errors import failing_as
-from fleetctl.listing import Columns, Listing, Values, View, list_command
+from fleetctl.listing import WATCH_FLAG, Columns, Listing, Values, View, list_command
 from fleetctl.settings import Settings
 from fleetd.api import schema
 from fleetd.model.timespan import render_moment
@@ -56,27 +56,28 @@ MODES = {
     "leaving": "is leaving: its units move to other machines",
 }
 CERTIFICATE_WARNING_S = 7 * 86400.0  # before it expires: it was to be renewed three days earlier
+FAILURE = ("Error retrieving list of active machines from fleet API (", ")")
+# Whatever is asked for may change what is listed of a machine.
+_MACHINE_EVENTS = [("kind", kind) for kind in ("asked", "drain", "reboot", "joined", "lost", "back", "left")]
 LISTING = Listing(COLUMNS, VALUES, default="machine,ip,metadata")
 
 
 @new_command(
     "list-machines",
-    usage="[--full] [--no-legend] [--fields=FIELD,...] [--output=json] [MACHINE...]",
+    usage="[-w] [--full] [--no-legend] [--fields=FIELD,...] [--output=json] [MACHINE...]",
     completes=("machines",),
 )
 @list_command(LISTING)
-def command(settings: Settings, view: View[schema.Machine]) -> int:
+@WATCH_FLAG
+def command(settings: Settings, view: View[schema.Machine], watch: bool) -> int:
     """Lists the machines by id; with prefixes of ids, only those. Machines that are parked, leaving, cordoned, drained,
     in the queue of reboots, that want to be rebooted, or whose certificate is about to expire, are named on standard
-    error."""
+    error. With -w it goes on with the lines that change; of a machine that is gone, all but its id is empty."""
     client = open_client(settings)
-    with failing_as("Error retrieving list of active machines from fleet API (", ")"):
-        machines = client.machines()
-    if view.names:
-        from fleetctl.unit_locations import has_id  # imported late: rarely needed
-
-        machines = [machine for machine in machines if any(has_id(machine.id, text) for text in view.names)]
-    machines.sort(key=lambda machine: machine.id)
+    if watch:
+        return _watch(client, view)
+    with failing_as(*FAILURE):
+        machines = _read_machines(client, view)
     view.show(machines)
     reboots = _read_reboots(client, machines)
     for machine in machines:
@@ -94,6 +95,30 @@ def command(settings: Settings, view: View[schema.Machine]) -> int:
             output.note(f"machine {place} wants to be rebooted ({why}): fleetctl reboot {machine.id[:8]}")
         if 0 < machine.certificate_expires < time.time() + CERTIFICATE_WARNING_S:
             output.note(f"machine {place} {_explain_certificate(machine.certificate_expires)}")
+    return 0
+
+
+def _read_machines(client: Client, view: View[schema.Machine]) -> list[schema.Machine]:
+    """Those that are asked for, by id."""
+    machines = sorted(client.machines(), key=lambda machine: machine.id)
+    if not view.names:
+        return machines
+    from fleetctl.unit_locations import has_id  # imported late: rarely needed
+
+    return [machine for machine in machines if any(has_id(machine.id, text) for text in view.names)]
+
+
+def _watch(client: Client, view: View[schema.Machine]) -> int:
+    from fleetctl.event_stream import list_and_follow  # imported late: rarely needed
+    from fleetctl.list_watch import WatchedList
+
+    rows: WatchedList[schema.Machine] = WatchedList(
+        view, lambda machine: machine.id, lambda machine: schema.Machine(machine.id)
+    )
+    with failing_as(*FAILURE):
+        for event in list_and_follow(client, lambda: rows.show(_read_machines(client, view)), _MACHINE_EVENTS):
+            if event.machine:
+                rows.show(_read_machines(client, view))
     return 0
 
 
