@@ -13,7 +13,7 @@ from enum import Enum, auto
 import msgspec
 
 from fleetd.registry.registry import Registry
-from fleetd.store.protocol import Conflict, Put, Unchanged
+from fleetd.store.protocol import Conflict, Put, Unavailable, Unchanged
 
 MOST_ENTRIES = 20
 
@@ -57,12 +57,22 @@ class StoreEpoch:
 
     `name` is the epoch's as last accepted, perhaps by an earlier fleetd; '' if none was. `highest_revision` is the
     highest revision the store is known to have had. `set_back` is set from a reported fall until a reading shows it.
+    On a worker it records nothing: the servers do, and let a worker see no fall before they have.
     """
 
-    def __init__(self, registry: Registry, machine_id: str, name: str = "", highest_revision: int = 0) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        machine_id: str,
+        name: str = "",
+        highest_revision: int = 0,
+        *,
+        is_worker: bool = False,
+    ) -> None:
         self._store = registry.store
         self.key = registry.history_key
         self._machine_id = machine_id
+        self._is_worker = is_worker
         self.name = name
         self.highest_revision = highest_revision
         self.set_back = asyncio.Event()
@@ -87,7 +97,10 @@ class StoreEpoch:
         fell = revision < highest or self.set_back.is_set()
         name, written_at = await self._read()
         # If the revision fell and the name differs from the known one, another member has recorded this restore.
-        if (fell and name == self.name) or _is_older(name, self.name):
+        if self._is_worker:
+            if _is_older(name, self.name):
+                raise Unavailable("the store was restored, and no server has recorded that yet")
+        elif (fell and name == self.name) or _is_older(name, self.name):
             own = f"{self._machine_id}-{highest}-{revision}-{len(_entries(self.name))}"
             value = ";".join([*_entries(name), own][-MOST_ENTRIES:])
             with suppress(Conflict):
@@ -99,8 +112,9 @@ class StoreEpoch:
         """Take this reading as the store's state; after a fall, the highest revision starts again from it."""
         if reading.fell or reading.name != self.name:
             self.set_back.clear()
+        # A worker is told of a fall by servers. Under the known name, it is the one that it has seen already.
+        self._fell |= reading.fell and not (self._is_worker and reading.name == self.name)
         self.name = reading.name
-        self._fell |= reading.fell
         self.highest_revision = reading.revision if reading.fell else max(self.highest_revision, reading.revision)
 
     def take_change(self, known: str) -> StoreChange:

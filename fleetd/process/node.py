@@ -133,7 +133,9 @@ class Node:
         registry = Registry(store, config.etcd_key_prefix)
         registration = Registration(machine.session, loop_time)
         ledger = environment.open_ledger(environment.runtime)
-        self._epoch = StoreEpoch(registry, machine.id, ledger.store.cluster_id, ledger.store.revision)
+        self._epoch = StoreEpoch(
+            registry, machine.id, ledger.store.cluster_id, ledger.store.revision, is_worker=config.is_worker
+        )
         self.agent = self._make_agent(machine, registry, ledger, registration)
         self.membership = Membership(
             machine,

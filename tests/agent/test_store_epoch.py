@@ -1,10 +1,12 @@
 """A store that was restored while a machine was away: the name of its epoch tells, where the revision does not."""
 
-from fleetd.membership.store_epoch import StoreEpoch, is_same_cluster
+import pytest
+
+from fleetd.membership.store_epoch import StoreChange, StoreEpoch, is_same_cluster
 from fleetd.model.unit import UnitState
 from fleetd.registry.registry import Registry
 from fleetd.store.embedded import EmbeddedStore, inline
-from fleetd.store.protocol import Delete, Put
+from fleetd.store.protocol import Delete, Put, Unavailable
 from tests.agent.machine import DAEMON, MachineUnderTest
 
 
@@ -85,6 +87,39 @@ async def test_a_fall_noted_during_a_reading_that_misses_it_is_kept() -> None:
     epoch.note_set_back(epoch.name)
     epoch.accept(reading)
     assert (await epoch.check(9, 9)).fell
+
+
+async def test_a_worker_told_again_of_a_restore_that_it_knows_records_nothing_and_has_not_changed() -> None:
+    store = EmbeddedStore(":memory:", offload=inline, cluster_id="one")
+    epoch = StoreEpoch(Registry(store), "w1", is_worker=True)
+    revision = await store.revision()
+    epoch.accept(await epoch.check(0, 9))
+    epoch.note_set_back(epoch.name)
+    epoch.accept(await epoch.check(9, 5))
+    assert await store.revision() == revision
+    assert not epoch.set_back.is_set()
+    assert epoch.highest_revision == 5
+    assert epoch.take_change(epoch.name) is StoreChange.NONE
+
+
+async def test_a_worker_sees_a_restore_once_a_server_has_recorded_it() -> None:
+    registry = Registry(EmbeddedStore(":memory:", offload=inline, cluster_id="one"))
+    epoch = StoreEpoch(registry, "w1", is_worker=True)
+    epoch.accept(await epoch.check(0, 9))
+    known = epoch.name
+    named = await restored(registry, "m1", known)
+    epoch.note_set_back(known)
+    epoch.accept(await epoch.check(9, 5))
+    assert epoch.name == named
+    assert epoch.take_change(known) is StoreChange.SET_BACK
+
+
+async def test_a_worker_waits_until_servers_have_recorded_that_an_earlier_epoch_is_back() -> None:
+    registry = Registry(EmbeddedStore(":memory:", offload=inline, cluster_id="one"))
+    later = await restored(registry, "m1", await registry.store.cluster_id())
+    await registry.store.transact([], [Delete(registry.history_key)])
+    with pytest.raises(Unavailable, match="no server has recorded"):
+        await StoreEpoch(registry, "w1", later, is_worker=True).check(5, 5)
 
 
 async def test_nothing_is_written_if_the_revision_did_not_fall() -> None:
