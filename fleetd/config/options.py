@@ -347,9 +347,9 @@ OPTIONS: tuple[ConfigOption, ...] = (
         "confine",
         parse_yes,
         "no",
-        "Take only services that cannot become root here, whoever submits them: yes or no. Each runs as a user of its "
-        "own (DynamicUser=, NoNewPrivileges=, ProtectSystem=strict), which fleetd checks before it starts one. See "
-        "fleet.unit(5), Confined units, for what they may have.",
+        "Take only services that cannot become root here, no matter who submits them: yes or no. Each runs as a user "
+        "of its own (DynamicUser=, NoNewPrivileges=, ProtectSystem=strict), which fleetd checks before it starts one. "
+        "See fleet.unit(5), Confined units, for what they may have.",
     ),
     ConfigOption(
         "agent_ttl",
