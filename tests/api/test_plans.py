@@ -196,6 +196,28 @@ async def test_units_that_are_applied_and_nothing_if_that_is_refused(running: Fl
     assert "b" in found.applied.refusals[0]
 
 
+async def test_units_that_cannot_be_joined_are_refused_as_when_they_are_written(running: Fleet) -> None:
+    first = [*OPTIONS, {"section": "X-Fleet", "name": "Handover", "value": "start-first"}]
+    beside = [*OPTIONS, {"section": "X-Fleet", "name": "MachineOf", "value": "db.service"}]
+    why = "MachineOf=db.service cannot be used: db.service has Handover=start-first; write stop-first there"
+    operations = [
+        {"name": "a.service", "desiredState": "launched", "options": beside},
+        {"name": "db.service", "destroy": True},
+        {"name": "b.service", "desiredState": "launched", "options": beside},
+    ]
+    found = await plan(running, operations=operations)
+    assert [unit.unit for unit in found.nowhere] == ["a.service", "b.service"]
+    operations[1] = {"name": "db.service", "desiredState": "launched", "options": first}
+    status, refusal = await running.refused(PLAN, {"operations": operations[1:]})
+    assert (status, refusal) == (400, f'unit "b.service": {why}')
+    text = "[Service]\nExecStart=/bin/true\n[X-Fleet]\n"
+    units = [
+        {"name": "db.service", "text": f"{text}Handover=start-first\n"},
+        {"name": "b.service", "text": f"{text}MachineOf=db.service\n"},
+    ]
+    assert await running.refused(PLAN, {"apply": {"set": "a", "units": units}}) == (400, why)
+
+
 async def test_what_is_under_way_is_in_the_plan(running: Fleet) -> None:
     await running.add_unit("new.service", target="launched")
     found = await plan(running, drain=[{"machine": "m1"}])

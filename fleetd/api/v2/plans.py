@@ -153,7 +153,9 @@ class _Making(msgspec.Struct, frozen=True):
         stamp = Stamp(_PLANNED, self.author.actor.name, asked.note, self.now.unix_s)
         plan = plan_apply(make_request(asked, self.shadows), known, stamp)
         applied = describe_plan(plan, snapshot.decisions, asked.contents)
-        return msgspec.structs.replace(maker.foresee(suppose_applied(plan, _PLANNED, found.revision)), applied=applied)
+        return msgspec.structs.replace(
+            maker.foresee(suppose_applied(snapshot, plan, _PLANNED, found.revision)), applied=applied
+        )
 
 
 def _read_policy(registry: Registry, found: RangeResult, snapshot: Snapshot) -> FailoverPolicy:

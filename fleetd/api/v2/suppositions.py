@@ -1,7 +1,7 @@
 """What a plan is asked to suppose, as the records that would be in the store. Pure.
 
-What would be refused is refused here with the same words, except for what only a write finds out: the quota, and
-machines whose fleetd is too old.
+What would be refused is refused here with the same words, except for the quota, and for machines whose fleetd is too
+old.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,6 +10,7 @@ import msgspec
 
 from fleetd.api import schema
 from fleetd.api.http import ApiError
+from fleetd.api.joined_units import check_joined_in
 from fleetd.api.unit_operations import Author, check_names, make_operation, plan_change
 from fleetd.api.v2.drains import refuse_held
 from fleetd.model.apply import ApplyPlan
@@ -90,6 +91,9 @@ def suppose_changed(
             if template is not None and before is None:
                 template = _with_last_rollout(snapshot, template)
             change = plan_change(operation, before, shadows, template, author=author)
+            before_content = change.before.content if change.before else None
+            if change.after is not None and change.after.content != before_content:
+                check_joined_in(current, [change.after], units)
         except ApiError as error:
             raise ApiError(error.status, f'unit "{each.name}": {error}') from error
         if change.after is not change.before:
@@ -104,10 +108,12 @@ def _with_last_rollout(snapshot: Snapshot, template: Unit) -> Unit:
     return template if is_last else msgspec.structs.replace(template, rollout="")
 
 
-def suppose_applied(plan: ApplyPlan, rollout: str, revision: int) -> Hypothesis:
-    """This plan is written after this revision of the store, as the apply of this id; nothing is if it is refused."""
+def suppose_applied(snapshot: Snapshot, plan: ApplyPlan, rollout: str, revision: int) -> Hypothesis:
+    """This plan is written after this revision of the store, as the apply of this id; nothing is if it is refused.
+    Raises ApiError if its units cannot be joined as they are to be."""
     if plan.refusals:
         return Hypothesis()
+    check_joined_in(snapshot.units.get, [unit.after for unit in plan.written], {})
     units = {unit.name: _written(unit.after, revision) for unit in plan.written}
     return Hypothesis(units=units, applies={rollout: Apply()})
 
