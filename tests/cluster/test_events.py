@@ -106,6 +106,7 @@ def test_followers_miss_nothing_and_repeat_nothing_while_every_fleetd_is_killed(
             names = [f"{number}-{each}.service" for each in "abc"]
             operator.start(dict.fromkeys(names, SLEEPER), "--no-block")
             kill_fleetd(machine)
+            cluster.wait_ready()
             operator.wait_until_placed(*names)
             cluster.fleetctl("destroy", names[0])
         wait_until_told(operator, following, "last.service")
@@ -129,5 +130,6 @@ def test_a_fleetd_that_is_asked_to_stop_ends_the_streams_and_stops(operator: Ope
         served.run(["systemctl", "stop", "fleet.service"])
         assert served.show("fleet.service", "Result") == "success"
         served.run(["systemctl", "start", "fleet.service"])
+        cluster.wait_ready()
         wait_until_told(operator, following, "after.service")
         assert all(each.process.poll() is None for each in following)
