@@ -93,6 +93,8 @@ def observe(
             clock.sleep(left_s)
         elif wakeups.pause(left_s):
             clock.sleep(min(left_s, max(FIRST_PAUSE_S, took_s)))  # what happens together ends one pause
+            if not wakeups.are_open:
+                pause_s = FIRST_PAUSE_S  # it is opened again after a while
         pause_s *= growth
 
 

@@ -10,7 +10,8 @@ import pytest
 from fleetctl.client import Client
 from fleetctl.rollouts import LONGEST_PAUSE_S, follow
 from fleetctl.wait import CLOCK, FIRST_PAUSE_S, Clock, Wait, observe, wait_until_gone
-from fleetctl.wait_outcome import ACTIVE_S, check_launched
+from fleetctl.wait_outcome import ACTIVE_S, FAILED_S, check_launched
+from fleetctl.wakeups import Wakeups
 from fleetd.api.schema import AllocationReport, Cause, Rollout, UnitReport
 
 M1 = "1" * 32
@@ -150,3 +151,78 @@ def test_what_a_destroyed_unit_waits_for_is_printed_once(capsys: pytest.CaptureF
 def test_a_short_wait_is_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
     Timeline({"a.service": [(0.0, unplaced("waits for b.service to stop on m1")), (0.25, seen("a.service"))]}).wait()
     assert capsys.readouterr().err == ""
+
+
+class Happenings:
+    """Wakeups by the clock of a timeline: something happens `at` these times. They may be refused, or end at a time."""
+
+    def __init__(
+        self, timeline: Timeline, at: Sequence[float], *, is_refused: bool = False, end_s: float = 1e9
+    ) -> None:
+        self._timeline = timeline
+        self._at = list(at)
+        self._end_s = end_s
+        self.is_refused = is_refused
+        self.are_open = False
+        self.opened: list[float] = []
+
+    def open(self) -> None:
+        self.opened.append(self._timeline.now_s)
+        self.are_open = True
+
+    def pause(self, longest_s: float) -> bool:
+        now = self._timeline.now_s
+        until = min([now + longest_s, self._end_s, *(at for at in self._at if at > now)])
+        self._timeline.sleep(until - now)
+        if until == self._end_s:
+            self.are_open, self._end_s = False, 1e9
+        return until < now + longest_s
+
+
+def times(happenings: Callable[[Timeline], Happenings], bound_s: float = 10.0) -> tuple[list[float], list[float]]:
+    """When the API was asked, and when the events were opened."""
+    timeline = Timeline({})
+    timeline.clock = Clock(timeline.clock.now, timeline.clock.sleep, is_real=True)
+    asked: list[float] = []
+    found = happenings(timeline)
+    work = observe(lambda: asked.append(timeline.now_s), bound_s, wakeups=cast(Wakeups, found))
+    timeline.run(lambda: list(work))
+    return asked, found.opened
+
+
+def test_a_wait_that_lasts_is_ended_by_what_happens_and_polls_rarely() -> None:
+    asked, opened = times(lambda timeline: Happenings(timeline, [5.0]))
+    assert [round(at, 1) for at in opened] == [0.5]
+    assert any(5.0 < at < 5.1 for at in asked)
+    assert len([at for at in asked if at > 2.0]) <= 6
+
+
+def test_a_wait_whose_events_are_refused_polls_as_ever() -> None:
+    asked, opened = times(lambda timeline: Happenings(timeline, [], is_refused=True))
+    assert opened == []
+    assert len([at for at in asked if at > 2.0]) >= 30
+
+
+def test_a_wait_whose_stream_ends_opens_it_again() -> None:
+    asked, opened = times(lambda timeline: Happenings(timeline, [], end_s=3.0))
+    assert [round(at, 1) for at in opened] == [0.5, 3.5]
+    assert any(3.0 < at < 3.1 for at in asked)
+
+
+def test_a_short_wait_opens_no_stream() -> None:
+    assert times(lambda timeline: Happenings(timeline, []), 0.4)[1] == []
+
+
+def test_a_failure_counts_when_it_has_lasted_and_not_at_the_next_poll() -> None:
+    """A poll comes when the failure counts, though events are rare."""
+    failed = seen("a.service", "failed", "failed", error="exit-code")
+    timeline = Timeline({"a.service": [(0.0, seen("a.service", "activating", "start")), (4.0, failed)]})
+    wait = timeline.wait()
+    assert list(wait.failed) == ["a.service"]
+    assert timeline.now_s < 4.0 + 0.25 + FAILED_S + 0.1
+
+
+def test_more_units_than_a_request_can_name_are_polled() -> None:
+    client = cast(Client, SimpleNamespace())
+    assert Wakeups(client, [f"web@{number}.service" for number in range(500)]).is_refused
+    assert not Wakeups(client, ["web@1.service"]).is_refused
