@@ -1,21 +1,27 @@
 """A worker among servers as they are: https, certificates, permissions, and the records that they keep for it."""
 
 import asyncio
+import json
 import logging
 import ssl
 from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from contrib.testbed.etcd import free_port
+from fleetd.api.http import Request, StreamedResponse
+from fleetd.api.peer_streams import PeerListener
 from fleetd.api.server import Server
 from fleetd.config.config import parse_config
 from fleetd.config.options import Address
+from fleetd.model.actor import Actor
 from fleetd.model.certificate import WORKER
-from fleetd.model.machine import Machine
+from fleetd.model.machine import Capability, Machine
 from fleetd.model.machine_identity import MachineIdentity
+from fleetd.model.permission import EVERY_RIGHT
 from fleetd.model.unit import TargetState, Unit
 from fleetd.process.node import HostEnvironment, Node
 from fleetd.registry.records import MACHINES, UNITS
@@ -26,6 +32,7 @@ from fleetd.testing.simulated_systemd import SimulatedSystemd
 from tests.api.served import LOOPBACK
 from tests.certificates import TestAuthority, TestTrust
 from tests.contract.test_worker_node import PATIENCE_S, STATE, UNIT, SharedStore, W
+from tests.scripted_inspector import ScriptedInspector, entry
 
 SERVER = parse_config("agent_ttl=1s\nlisten=https://:7443", "the test", {}, {})[0]
 WORKER_CONFIG = parse_config("agent_ttl=1s\nrole=worker\nservers=https://a", "the test", {}, {})[0]
@@ -236,3 +243,69 @@ async def test_a_server_cannot_be_played_by_a_worker(cluster: Cluster, tmp_path:
         await store.cluster_id()
     await store.close()
     server.close()
+
+
+class Own(TestTrust):
+    """The certificates of a member that listens for its peers, or dials them."""
+
+    __test__ = False
+
+    def __init__(self, authority: TestAuthority, certificate: Path) -> None:
+        super().__init__(authority)
+        self._context = authority.client_context(certificate)
+        self.expires_at_s = 1.0
+
+    def client_context(self) -> ssl.SSLContext:
+        return self._context
+
+    async def run(self) -> None:
+        await asyncio.Event().wait()
+
+    async def follow(self, registry: Registry) -> None:
+        await asyncio.Event().wait()
+
+
+async def test_a_worker_streams_its_log_to_the_server_that_asks_for_it(cluster: Cluster) -> None:
+    port = free_port()
+    config = parse_config(f"agent_ttl=1s\nlisten=https://:7443\npeer_listen=127.0.0.1:{port}", "the test", {}, {})[0]
+    trust = Own(cluster.authority, cluster.authority.machine("m1"))  # the name in the certificate of TestTrust
+    machine = Machine(id="m1", session="m1", address="127.0.0.1")
+    asked = cluster.nodes["m1"] = Node(
+        config,
+        cluster.store,
+        SimulatedSystemd(),
+        machine,
+        HostEnvironment(cluster.folder / "m1"),
+        trust=trust,  # type: ignore[arg-type]
+    )
+    asked.start()
+    assert asked.peers is not None
+    listener = PeerListener(asked.peers)
+    listener.start(config.peer_listen)
+    await cluster.worker.close()
+    certificate = cluster.authority.machine(W, WORKER)
+    inspector = ScriptedInspector(entry(1, "u.service", "first"))
+    worker = cluster.nodes["w"] = Node(
+        WORKER_CONFIG,
+        cluster.new_store(certificate),
+        cluster.systemd,
+        Machine(id=W, session="w2", boot_id="b", capabilities={Capability.ANSWERS: True}),
+        HostEnvironment(cluster.folder / "w", inspector=inspector),
+        worker_trust=Own(cluster.authority, certificate),  # type: ignore[arg-type]
+    )
+    worker.start()
+    await cluster.wait(worker.membership.registered.is_set)
+    await cluster.wait(asked.membership.registered.is_set)
+    query = (("unit", "u.service"), ("machine", W), ("follow", "true"))
+    request = Request("GET", "/fleet/v2/journal", query, actor=Actor(rights=EVERY_RIGHT), local=True)
+    response = await asked.api.handle(request)
+    assert isinstance(response, StreamedResponse), response
+    async with asyncio.timeout(PATIENCE_S), aclosing(response.chunks) as chunks:
+        assert json.loads(await anext(chunks))["MESSAGE"] == "first"
+        await cluster.wait(lambda: inspector.following == 1)
+        inspector.later.put_nowait(entry(2, "u.service", "later"))
+        while not (line := await anext(chunks)).strip():
+            pass  # a sign of life
+        assert json.loads(line)["MESSAGE"] == "later"
+    await cluster.wait(lambda: not inspector.following)
+    await listener.stop()
