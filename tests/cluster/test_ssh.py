@@ -86,7 +86,7 @@ def test_status_of_a_global_unit_shows_every_machine_or_the_chosen_one(operator:
     picked = operator.fleetctl("journal", "--output=cat", "--machine", machines[1].id[:6], "all")
     assert "hello from all.service" in picked.stdout.splitlines()
     one = operator.fleetctl("status", "--machine", machines[1].id[:6], "all")
-    assert f"Main PID: {machines[1].main_pid('all.service')} " in one.stdout
+    assert f"Main PID: {machines[1].main_pid('all.service')}\n" in one.stdout
 
 
 @pytest.mark.covers("P.11")
