@@ -29,7 +29,7 @@ class ScriptedInspector:
     async def read_journal(self, query: JournalQuery, most_bytes: int = MAX_TEXT_BYTES) -> Entries:
         self.asked.append(query)
         await self._wait()
-        own = [line for line in self.entries if json.loads(line)["_SYSTEMD_UNIT"] in query.units]
+        own = [line for line in self.entries if _is_about(line, query.units)]
         kept = own[: query.lines] if query.after else own[max(0, len(own) - query.lines) :]
         is_cut = bool(query.after) and len(kept) < len(own)
         while sum(map(len, kept)) > most_bytes:
@@ -43,7 +43,7 @@ class ScriptedInspector:
         self.following += 1
         try:
             while (line := await self.later.get()) is not None:
-                if json.loads(line)["_SYSTEMD_UNIT"] in query.units:
+                if _is_about(line, query.units):
                     yield line
         finally:
             self.following -= 1
@@ -61,3 +61,9 @@ class ScriptedInspector:
                 await asyncio.Event().wait()
         finally:
             self.waiting -= 1
+
+
+def _is_about(line: bytes, units: Sequence[str]) -> bool:
+    """True for what one of the units logged, or systemd of it."""
+    fields = json.loads(line)
+    return fields.get("_SYSTEMD_UNIT") in units or fields.get("UNIT") in units
