@@ -153,7 +153,7 @@ class PeerListener:
         opened: list[socket.socket] = []
         try:
             for address in addresses:
-                opened.append(open_socket(address, insecure=True))
+                opened.append(open_socket(address, insecure=False, for_anybody=True))  # it asks for certificates
         except ListenError:
             for sock in opened:
                 sock.close()

@@ -13,6 +13,7 @@ import pytest
 from fleetd.agent.answers import FOLLOWED, Answers
 from fleetd.api.http import StreamedResponse
 from fleetd.api.peer_streams import MAX_STREAMS, PeerListener, PeerStreams
+from fleetd.api.sockets import ListenError
 from fleetd.config.options import Address
 from fleetd.model.certificate import WORKER
 from fleetd.model.machine import Capability, Machine
@@ -292,6 +293,17 @@ async def test_a_question_that_the_store_loses_ends(cluster: Cluster) -> None:
     await cluster.fleet.registry.store.transact([], [Delete(key)])  # as when the lease has expired
     assert [line["machine"] for line in await followed.rest()] == ["m2"]
     await cluster.wait_for(lambda: not cluster.inspectors["m2"].following)
+
+
+async def test_every_address_may_be_listened_on_and_one_that_is_taken_is_named(cluster: Cluster) -> None:
+    listener = PeerListener(cluster.streams)
+    with socket.create_server(("", 0)) as free:
+        port = free.getsockname()[1]
+    listener.start([Address(port=port)])
+    await asyncio.open_connection("127.0.0.1", port)
+    with pytest.raises(ListenError, match=f"cannot listen on :{port}: another process listens on it"):
+        PeerListener(cluster.streams).start([Address(port=port)])
+    await listener.stop()
 
 
 async def test_without_peer_listen_the_remedy_is_named(fleet: Fleet) -> None:
