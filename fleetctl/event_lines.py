@@ -16,10 +16,15 @@ _MACHINE_WORDS = {
 
 def render_event(event: schema.Event) -> str:
     """One line: when, and what has happened, with why."""
+    return "  ".join(describe_event(event))
+
+
+def describe_event(event: schema.Event) -> tuple[str, str]:
+    """When, and what has happened, with why."""
     when = render_moment(event.at) if event.at else "-"
     why = event.message or event.detail
     text = _describe(event) + (f" by {event.by}" if event.by else "") + (f": {why}" if why else "")
-    return f"{when}  {output.printable(text)}"
+    return when, output.printable(text)
 
 
 def _describe(event: schema.Event) -> str:

@@ -8,6 +8,7 @@ import msgspec
 from fleetctl import output
 from fleetctl.command_line import flag, new_command
 from fleetctl.errors import CommandFailed, failing_as
+from fleetctl.event_lines import describe_event
 from fleetctl.listing import JSON, TABLE
 from fleetctl.local_files import parse_argument
 from fleetctl.logins import local_time
@@ -33,7 +34,7 @@ def command(settings: Settings, units: tuple[str, ...], full: bool, form: str) -
 
     Of each other machine it shows all that keeps the unit from it, or by what it is the lesser choice. It is about the
     cluster as it is now: a machine that has become the better one is told, and a unit is not moved for that (rebalance
-    does).
+    does). Last comes what has happened to the unit of late, the newest first; history shows more.
 
     Exits with 0, and with 1 if the cluster does not have the unit.
     """
@@ -51,6 +52,8 @@ def command(settings: Settings, units: tuple[str, ...], full: bool, form: str) -
         output.result(line)
     shown = found.why_not if full else found.why_not[:MOST_SHOWN]
     for line in _table(_NOT, [(output.place(each.machine, each.address), each.message) for each in shown]):
+        output.result(line)
+    for line in _table("history", [describe_event(event) for event in found.history]):
         output.result(line)
     if left := len(found.why_not) - len(shown):
         output.note(f"{left} more machines are not shown (--full)")

@@ -3,6 +3,7 @@
 import msgspec
 
 from fleetd.api.cause_schema import Cause, Rejection
+from fleetd.api.event_schema import Event
 
 # GET /fleet/v2/explain/{unitName}
 
@@ -47,6 +48,7 @@ class Explanation(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `why_here` leads from all `machines` to the one that would be chosen if the unit were placed anew (`best`, '' for
     none), or, for one that is on many, to those that it fits on. `why_not` is about the machines where it is not.
+    `history` is what has happened to the unit of late, the newest first.
     """
 
     unit: str
@@ -60,3 +62,4 @@ class Explanation(msgspec.Struct, frozen=True, omit_defaults=True):
     best: str = ""
     why_here: tuple[Narrowing, ...] = msgspec.field(name="whyHere", default=())
     why_not: tuple[Verdict, ...] = msgspec.field(name="whyNot", default=())
+    history: tuple[Event, ...] = ()

@@ -177,7 +177,6 @@ class Api:
         rollouts = Rollouts(self._registry, applies.undo, audit, self._unix_now, self._new_id)
         secrets = Secrets(self._registry, self._sealing, rollouts.restart, audit, self._unix_now)
         plans = Plans(self._registry, shadows, self._unix_now, self._offload)
-        explanations = Explanations(self._registry, self._offload)
         joining = Joining(self._registry, self._trust, audit, self._unix_now)
         logins = Logins(self._registry, self._trust, audit, self._unix_now)
         clusters = Clusters(self._registry, self._trust)
@@ -185,6 +184,7 @@ class Api:
         asking = Asking(self._registry, self._machine, self._new_id, now, self._peers)
         insight = Insight(self._registry, asking, self._unix_now)
         events = Events(self._registry, self._unix_now, mark_s=self._event_mark_s)
+        explanations = Explanations(self._registry, self._offload, events.history)
         view, operate, submit, admin = Permission
         v1, v2, results, found = schema.V1, schema.V2, schema.Results, schema.UnitReports
         return (

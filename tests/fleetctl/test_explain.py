@@ -37,13 +37,18 @@ def test_why_a_unit_is_there_and_on_no_other_machine(small: Fleetctl) -> None:
     lines = result.stdout.splitlines()
     assert lines[0].startswith(f"pinned.service is on {AT_1} since ")
     assert lines[0].endswith(": the only machine that fits")
-    assert lines[1:] == [
+    assert lines[1:3] == [
         "  why here  1 takes new units  1 of 2 machines",
         f"  why not   {AT_2}  machine is cordoned: disk; metadata number=1 missing",
     ]
+    heading, placed = lines[3].split("UTC  ")
+    assert heading.startswith("  history   20")
+    assert placed == "pinned.service placed on 11111111: the only machine that fits"
+    assert lines[4].endswith(" UTC  submit of pinned.service was asked for by root")
+    assert len(lines) == 5
     small("uncordon", "2222")
     lines = small("explain", "pinned").stdout.splitlines()
-    assert lines[1:] == [
+    assert lines[1:3] == [
         "  why here  1 number=1  1 of 2 machines",
         f"  why not   {AT_2}  metadata number=1 missing",
     ]
@@ -51,6 +56,7 @@ def test_why_a_unit_is_there_and_on_no_other_machine(small: Fleetctl) -> None:
     assert (found["unit"], found["machines"]) == ("web@1.service", 2)
     assert found["whyHere"][-1]["rejections"] == [{"kind": "conflict", "subject": "web@2.service"}]
     assert [each["kind"] for each in found["whyNot"][0]["rejections"]] == ["conflict"]
+    assert [each["kind"] for each in found["history"]] == ["placed", "asked"]
 
 
 def test_why_a_unit_is_nowhere_and_what_does_not_exist(small: Fleetctl) -> None:
@@ -58,7 +64,8 @@ def test_why_a_unit_is_nowhere_and_what_does_not_exist(small: Fleetctl) -> None:
     assert small("explain", "far").stdout.splitlines()[0] == "far.service is on no machine (it is inactive)"
     small("start", "--no-block", "far")
     result = small("explain", "far")
-    assert result.stdout.splitlines()[-2:] == [
+    lines = result.stdout.splitlines()
+    assert lines[lines.index(f"  why not   {AT_1}  metadata number=3 missing") :][:2] == [
         f"  why not   {AT_1}  metadata number=3 missing",
         f"            {AT_2}  metadata number=3 missing",
     ]

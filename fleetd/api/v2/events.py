@@ -1,6 +1,7 @@
 """The stream of events: what happens in the cluster, for clients that follow it, and what has happened."""
 
 import math
+import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
@@ -23,6 +24,7 @@ from fleetd.store.protocol import Unavailable
 
 MARK_S = 15.0
 MOST_READERS = 256
+MOST_TOLD = 10  # events of a unit, beside other facts about it
 OLDER_EVENTS = "there are older events, which are not looked at: `fleetctl events` shows all"
 STATES_UNKNOWN = "the states of units until now cannot be told any more: read them again"
 _KINDS = frozenset((*EventKind, STATE))
@@ -87,6 +89,13 @@ class Events:
         if request.method == "HEAD":
             return Response(200, headers)
         return StreamedResponse(200, self._encode(asked, moment), headers)
+
+    async def history(self, unit: str) -> tuple[schema.Event, ...]:
+        """What has happened to a unit of late, the newest first, as far as the latest events tell."""
+        selection = Selection(units=Globs([unit]))
+        found, _ = await self._kept_events.read_latest(selection, self._unix_now(), 0, sys.maxsize)
+        lines = [line for moment in found[-MOST_TOLD:] for line in selection.select(moment)]
+        return tuple(reversed(lines[-MOST_TOLD:]))
 
     async def _encode(self, asked: Asked, moment: Token) -> AsyncGenerator[bytes, None]:
         encode = encode_server_sent if asked.server_sent else encode_line

@@ -1,6 +1,10 @@
 """Explanations: why a unit is where it is, and on no other machine. The member that is asked computes it, in a thread,
 from what it reads at one revision; nothing is written."""
 
+from collections.abc import Awaitable, Callable
+
+from msgspec.structs import replace
+
 from fleetd.aio import Offload
 from fleetd.api import schema
 from fleetd.api.http import ApiError, Request, Response, render_json
@@ -14,9 +18,12 @@ _TARGET = b'"target":'  # in the decision about a unit that is still to come to 
 
 
 class Explanations:
-    """The resource."""
+    """The resource. `history` gives what has happened to a unit of late."""
 
-    def __init__(self, registry: Registry, offload: Offload) -> None:
+    def __init__(
+        self, registry: Registry, offload: Offload, history: Callable[[str], Awaitable[tuple[schema.Event, ...]]]
+    ) -> None:
+        self._history = history
         self._registry = registry
         self._offload = offload
         self._is_busy = False
@@ -30,9 +37,10 @@ class Explanations:
         try:
             reader = self._registry.at_one_revision()
             items, revision = await read_relevant(reader, name)
-            return render_json(await self._offload(lambda: _explain(reader, items, name, revision)))
+            explanation = await self._offload(lambda: _explain(reader, items, name, revision))
         finally:
             self._is_busy = False
+        return render_json(replace(explanation, history=await self._history(name)))
 
 
 async def read_relevant(reader: Reader, name: str) -> tuple[list[KeyValue], int]:
