@@ -11,14 +11,15 @@ from fleetd.store.protocol import Comparison, Delete, StoreError
 
 log = logging.getLogger(__name__)
 
-FIRST_S = 120.0  # after the term began
+DELAY_S = 5.0  # what is being done comes first
 PERIOD_S = 3600.0
 BUSY_S = 1.0  # until the next pass if there may be more to drop
 MOST = 100  # records a pass: one transaction
 
 
 class EventTrimmer:
-    """Trims during one term. `guards` are the comparisons that hold while it lasts."""
+    """Trims during one term: after a write of the leader, but at most once in PERIOD_S, so at rest nothing is read.
+    `guards` are the comparisons that hold while the term lasts."""
 
     def __init__(
         self,
@@ -30,17 +31,24 @@ class EventTrimmer:
         self._prefix = registry.archive.key(EVENTS) + "/"
         self._guards = guards
         self._unix_now = unix_now
+        self._written = asyncio.Event()
+
+    def note_write(self) -> None:
+        """Note that the leader has written something."""
+        self._written.set()
 
     async def run(self) -> None:
         """Trim until this is cancelled."""
-        await asyncio.sleep(FIRST_S)
         while True:
+            self._written.clear()
+            await self._written.wait()
+            await asyncio.sleep(DELAY_S)
             try:
-                is_done = await self.trim() < MOST
+                while await self.trim() == MOST:  # noqa: ASYNC110 (each pass is a transaction of its own)
+                    await asyncio.sleep(BUSY_S)
             except StoreError as error:
                 log.info("cannot drop old events; trying again later: %s", error)
-                is_done = True
-            await asyncio.sleep(PERIOD_S if is_done else BUSY_S)
+            await asyncio.sleep(PERIOD_S)
 
     async def trim(self) -> int:
         """Drop up to MOST records; returns how many. Raises what the store raises."""

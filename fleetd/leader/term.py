@@ -304,6 +304,7 @@ class Term:
                 seal_at_s = None if retry_s is None else self._settings.now() + retry_s
             if plan.writes:
                 await self._writer.write(plan, self._mirror.snapshot)
+                self._trimmer.note_write()
                 metrics.count_plan(stats, written=True)
         except StoreError as error:
             metrics.count_plan(stats, written=False)
