@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from random import Random
 from typing import Any
 from uuid import uuid4
 
@@ -137,6 +138,50 @@ async def test_all_that_is_kept_comes_in_the_order_in_which_it_was_written(fleet
     await happen(fleet, placed("c.service"))
     assert (await reader.line())["unit"] == "c.service"
     await reader.close()
+
+
+async def read_after(fleet: Fleet, token: str, count: int) -> tuple[list[str], str]:
+    """The units of the next so many events after this token, as far as a later token stands behind them, and that."""
+    told: list[str] = []
+    moment: list[str] = []
+    reader = await follow(fleet, f"after={token}")
+    while count > 0 or (not told and not moment):
+        line = await reader.line()
+        if line["kind"] == "placed":
+            moment.append(line["unit"])
+            count -= 1
+        if line.get("token"):
+            told, moment, token = told + moment, [], line["token"]
+        if count <= 0:
+            break
+    await reader.close()
+    return told, token
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_a_client_that_goes_on_after_its_last_token_gets_each_event_once_and_in_order(
+    fleet: Fleet, seed: int
+) -> None:
+    """Whatever it has read when it goes away, whatever the store has forgotten, and however wrong clocks are."""
+    random = Random(seed)
+    written: list[str] = []
+    got: list[str] = []
+    token = str(await read_moment(fleet.registry))
+    for _ in range(40):
+        act = random.choice(("happen", "happen", "state", "read", "compact"))
+        if act == "happen":
+            names = [f"{len(written) + number}.service" for number in range(random.randint(1, 3))]
+            await happen(fleet, *map(placed, names), at_s=AT + random.uniform(-60, 60))
+            written += names
+        elif act == "state":
+            await fleet.put(UnitState("loaded", "active", f"{random.random()}"), "m1", "web.service")
+        elif act == "read":
+            told, token = await read_after(fleet, token, random.randint(0, len(written) - len(got)))
+            got += told
+        else:
+            await fleet.registry.store.compact(await fleet.registry.store.revision())
+    told, _ = await read_after(fleet, token, len(written) - len(got))
+    assert got + told == written
 
 
 @pytest.mark.parametrize("held_bytes", [1, 500, 4 * 2**20])
