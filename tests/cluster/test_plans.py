@@ -11,7 +11,7 @@ from contrib.testbed.machine import Machine
 from tests.cluster.operator import Operator, with_fleet
 
 TTL_S = 4
-PATIENCE_S = 120.0
+PATIENCE_S = 300.0
 WEB = tuple(f"web@{number}.service" for number in range(1, 5))
 
 Places = dict[str, list[str]]  # unit → sorted ids of the machines where it is active
