@@ -30,6 +30,9 @@ class ScriptedInspector:
         self.asked.append(query)
         await self._wait()
         own = [line for line in self.entries if _is_about(line, query.units)]
+        cursors = [json.loads(line).get("__CURSOR") for line in own]
+        if query.after in cursors:
+            own = own[cursors.index(query.after) + 1 :]
         kept = own[: query.lines] if query.after else own[max(0, len(own) - query.lines) :]
         is_cut = bool(query.after) and len(kept) < len(own)
         while sum(map(len, kept)) > most_bytes:
