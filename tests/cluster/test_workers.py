@@ -253,7 +253,9 @@ def test_root_of_a_worker_gets_nothing_that_is_not_its_machines(workers: Workers
     keys = [item.key for item in everything.found.items]
     assert status == 200
     assert f"/fleet/states/{workers.worker.id}/{UNIT}" in keys
-    assert {key.split("/")[3] for key in keys if key.count("/") > 2} == {workers.worker.id}
+    others = [key for key in keys if key.count("/") > 2 and key.split("/")[3] != workers.worker.id]
+    assert others == ["/fleet/trust/authorities/1"]  # which anybody may know
+    assert root.ask("transact", operations=(Delete(others[0]),))[0] == wire.FORBIDDEN
     unit_key, placement = "/fleet/units/theirs.service", f"/fleet/placements/{server.id}/theirs.service"
     for key in (unit_key, placement, "/fleet/leader", f"/fleet/machines/{server.id}"):
         assert root.ask("get", key=key)[0] == wire.FORBIDDEN
