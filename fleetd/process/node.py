@@ -151,7 +151,7 @@ class Node:
         )
         self._facts = self._make_facts()
         self.election = self._make_election(machine.id, registry, loop_time)
-        self.workers = self._make_worker_api() if any(address.tls for address in config.listen) else None
+        self.workers = self._make_worker_api(loop_time) if any(address.tls for address in config.listen) else None
         self.peers = self._make_peer_streams() if config.peer_listen else None
         self.api = self._make_api(loop_time)
 
@@ -252,11 +252,11 @@ class Node:
         is_revoked = self.trust.is_revoked if self.trust else lambda identity: False
         return lambda address, machine: dial(own, is_revoked, address, machine)
 
-    def _make_worker_api(self) -> "WorkerApi":
+    def _make_worker_api(self, now: Callable[[], float]) -> "WorkerApi":
         from fleetd.api.worker.server import WorkerApi  # most daemons have no workers
 
         registry = Registry(self.store, self.config.etcd_key_prefix)
-        return WorkerApi(registry, not_ready=self._not_ready, epoch=lambda: self._epoch.name)
+        return WorkerApi(registry, not_ready=self._not_ready, now=now, epoch=lambda: self._epoch.name)
 
     def make_fleetlock(self) -> "FleetLock":
         """What answers the FleetLock protocol, over the same store as the API."""

@@ -13,6 +13,7 @@ from fleetd.agent.ledger import StoreSeen
 from fleetd.config.config import Config
 from fleetd.model.decoding import UNREADABLE
 from fleetd.small_files import replace_file
+from fleetd.store.http_gateway import Gateway
 from fleetd.store.protocol import Store, StoreError
 from fleetd.store.worker import WorkerStore
 from fleetd.trust.files import TrustFiles
@@ -55,10 +56,15 @@ class LearnedServers:
 
 
 def open_worker_store(
-    config: Config, machine: str, seen: StoreSeen, context: Callable[[], ssl.SSLContext], directory: Path
+    config: Config,
+    machine: str,
+    seen: StoreSeen,
+    context: Callable[[], ssl.SSLContext],
+    directory: Path,
+    make_gateway: Callable[..., Gateway] = Gateway,
 ) -> WorkerStore:
     """The store of the worker with this id; `context` returns the TLS of its next connection, `directory` has what it
-    learns."""
+    learns, and `make_gateway` makes its connections."""
     servers = LearnedServers(directory)
     return WorkerStore(
         config.servers,
@@ -69,6 +75,7 @@ def open_worker_store(
         arrange=partial(servers_in_turn, machine=machine),
         learned=servers.read(),
         on_servers=servers.write,
+        make_gateway=make_gateway,
     )
 
 

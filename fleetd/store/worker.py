@@ -58,7 +58,8 @@ class WorkerStore:
     `highest_revision` are what an earlier fleetd knew of the store (membership/store_epoch.py; '' and 0: nothing).
     After `silence_s` without a word from it, the stream of the watches is taken for dead. Servers say which others
     there are: those are used besides the given ones, and `on_servers` is called with them when they have changed.
-    `learned` are those of an earlier fleetd. `arrange` returns the order in which servers are asked.
+    `learned` are those of an earlier fleetd. `arrange` returns the order in which servers are asked. `make_gateway`
+    makes the connections.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class WorkerStore:
         arrange: Callable[[Iterable[str]], Sequence[str]] = tuple,
         learned: Sequence[str] = (),
         on_servers: Callable[[Sequence[str]], None] = lambda servers: None,
+        make_gateway: Callable[..., Gateway] = Gateway,
     ) -> None:
         self._given = tuple(servers)
         self._on_servers = on_servers
@@ -80,7 +82,7 @@ class WorkerStore:
         self._asked_s = -math.inf  # when the servers were last asked for
         self._arrange = arrange
         endpoints = self._in_turn(learned)
-        self._gateway = Gateway(endpoints, _Format(), request_timeout_s=request_timeout_s, context=context)
+        self._gateway = make_gateway(endpoints, _Format(), request_timeout_s=request_timeout_s, context=context)
         self._seen = Position(wire.history_mark(epoch), highest_revision if epoch else 0)
         self._watches = Watches(self._gateway, self._seen, silence_s)
 

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.simulation.faults import MACHINES, draw_actions, draw_config
+from tests.simulation.faults import draw_actions, draw_config, draw_machines
 from tests.simulation.run import RunResult, run_actions, run_seed
 from tests.simulation.scenario import parse_scenario, render_scenario
 from tests.simulation.shrink import shrink
@@ -40,15 +40,16 @@ def soak(first: int) -> int:
 def _report(seed: int, result: RunResult) -> None:
     assert result.failure
     print(f"seed {seed} fails: {result.failure}\nshrinking it ...")
-    rule, config = result.failure.rule, draw_config(seed)
+    rule, config, machines = result.failure.rule, draw_config(seed), draw_machines(seed)
 
     def fails(actions: object) -> bool:
-        failure = run_actions(actions, seed=seed, config=config).failure  # type: ignore[arg-type]
+        failure = run_actions(actions, seed=seed, machines=machines, config=config).failure  # type: ignore[arg-type]
         return failure is not None and failure.rule == rule
 
     shortest = shrink(draw_actions(seed), fails)
-    print(f"\n# {run_actions(shortest, seed=seed, config=config).failure}\n# seed {seed}")
-    print(render_scenario(MACHINES, shortest, config))
+    failure = run_actions(shortest, seed=seed, machines=machines, config=config).failure
+    print(f"\n# {failure}\n# seed {seed}")
+    print(render_scenario(machines, shortest, config))
     print(f"the whole run again: python -m tests.simulation seed {seed}")
 
 

@@ -35,6 +35,9 @@ class Checker:
     def see_request(self, writer: str, comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> None:
         """Before the store looks at a transaction of that machine."""
 
+    def see_answer(self, worker: str, call: str, body: bytes) -> None:
+        """When an answer of a server, or a frame of its stream, reaches a worker."""
+
     def see_call(self, machine: str, verb: str, names: Sequence[str]) -> None:
         """When the machine's systemd is called."""
 

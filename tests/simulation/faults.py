@@ -9,7 +9,8 @@ from random import Random
 import tests.simulation.limit_actions
 import tests.simulation.reboot_actions
 import tests.simulation.secret_actions
-import tests.simulation.systemd_actions  # noqa: F401 (adds verbs)
+import tests.simulation.systemd_actions
+import tests.simulation.worker_actions  # noqa: F401 (adds verbs)
 from tests.simulation.actions import Action
 from tests.simulation.units import EDITIONS, ROLLED_UNITS, SECRET, UNITS
 
@@ -35,6 +36,10 @@ def _unit(random: Random) -> str:
 
 def _on_machine(random: Random) -> tuple[tuple[str, ...], float | None]:
     return (_machine(random),), _long(random)
+
+
+def _way(random: Random) -> tuple[tuple[str, ...], float | None]:
+    return tuple(random.sample(tuple(MACHINES), 2)), _long(random)
 
 
 def _clone(random: Random) -> tuple[tuple[str, ...], float | None]:
@@ -196,6 +201,7 @@ FAULTS: tuple[tuple[int, str, Draw], ...] = (
     (5, "lossy", _share),
     (4, "slow", _latency),
     (4, "deaf", _on_machine),
+    (4, "part", _way),
     (4, "store-crash", _for_a_while),
     (4, "store-freeze", _for_a_while),
     (2, "store-compact", _at_once),
@@ -221,6 +227,13 @@ def draw_config(seed: int) -> tuple[str, ...]:
     """The lines of fleet.conf in this seed's run: mostly none."""
     random = Random(f"config {seed}")
     return random.choice(((), (), ("failover_delay=45s",), ("rerun_after_failover=true",), ("parked_ttl=30s",)))
+
+
+def draw_machines(seed: int) -> dict[str, dict[str, str]]:
+    """The machines of this seed's run: in half of the seeds, some of them are workers."""
+    random = Random(f"machines {seed}")
+    workers = random.choice(((), (), ("m4",), ("m3", "m4")))
+    return {name: {**offer, "role": "worker"} if name in workers else offer for name, offer in MACHINES.items()}
 
 
 def draw_actions(seed: int) -> tuple[Action, ...]:

@@ -28,6 +28,7 @@ from tests.simulation.placement_invariants import ConflictsApart, CordonedMachin
 from tests.simulation.reboot_invariants import RebootsKeepTheBudget, RebootsTakeTurns, WhatStaysIsWaitedFor
 from tests.simulation.rollout_invariants import DisruptionBudgetIsKept
 from tests.simulation.secret_invariants import SecretsComeFirst
+from tests.simulation.worker_invariants import WorkersHaveTheirOwnOnly, hears_for_s, served_for_s
 
 if TYPE_CHECKING:
     from tests.simulation.machine import SimulatedMachine
@@ -72,7 +73,8 @@ class OnlyTheLeaderDecides(Checker):
 
 class Rule1StoreIsNoLifeLine(Checker):
     """No machine that could have registered is taken for dead: the placement of an absent machine is deleted only if
-    something was wrong with the machine itself lately, whatever happened to the store."""
+    something was wrong with the machine itself lately, or, if it is a worker, with every server, whatever happened to
+    the store."""
 
     def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Key, Placement]) -> None:
         for path, event in events:
@@ -86,7 +88,7 @@ class Rule1StoreIsNoLifeLine(Checker):
                 continue  # a withdrawn one is deleted once it is carried out, whether the machine is present or not
             patience_s = self.world.ttl_s + REREGISTRATION_S
             alike = [machine for machine in self.world.machines.values() if machine.id == path.names[0]]
-            if all(machine.well_for_s > patience_s for machine in alike):
+            if all(served_for_s(self.world, machine) > patience_s for machine in alike):
                 self.fail(f"{path.names[0]} was taken for dead, of {path.names[1]}, though nothing was wrong with it")
 
 
@@ -179,8 +181,8 @@ class Rule2OrdersAlone(Checker):
         found = self.world.machines[machine]
         for name in names:
             allocation = (found.id, name)
-            hears_for_s = min(found.well_for_s, self.world.server.answers_for_s)
-            oldest_s = now() - MEMORY_S if hears_for_s > HEARING_S else 0.0
+            informed_s = min(hears_for_s(self.world, found), self.world.server.answers_for_s)
+            oldest_s = now() - MEMORY_S if informed_s > HEARING_S else 0.0
             placements = [placement for at_s, placement in self._past.get(allocation, []) if at_s >= oldest_s]
             placements.append(self.records.placements.get(allocation))
             if verb == "stop" and not any(self._stops(machine, placement, name) for placement in placements):
@@ -259,7 +261,7 @@ class Rule3OneCopyRuns(Checker):
     def _is_registered(self, machine: "SimulatedMachine") -> bool:
         """True if the registration of its id is its own."""
         record = self.records.machines.get(machine.id)
-        return record is not None and record.address == machine.address
+        return record is not None and record.boot_id.startswith(f"{machine.name}-boot-")
 
     def see_restore(self, before: dict[Key, Placement]) -> None:
         """All running units that the store's present content does not place where they run are left over."""
@@ -496,5 +498,6 @@ CHECKERS: tuple[type[Checker], ...] = (
     EventsTellWhatWasDone,
     LimitsAreKept,
     EachEventIsReadOnceInOrder,
+    WorkersHaveTheirOwnOnly,
     Rule8NobodyStorms,
 )

@@ -8,6 +8,7 @@ import asyncio
 import contextvars
 import logging
 import shutil
+import ssl
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,17 +16,24 @@ from typing import Any
 
 import msgspec
 
+from fleetd.agent.ledger import Ledger
 from fleetd.api import schema
 from fleetd.api.http import Request, Response
 from fleetd.api.routes import LEAVE
 from fleetd.config.config import Config
+from fleetd.config.options import Address
 from fleetd.membership.parking import Parking, park_when_possible
+from fleetd.model.certificate import WORKER
 from fleetd.model.confinement import NO_LIMITS
 from fleetd.model.content import DropIn
 from fleetd.model.machine import Capability, Machine
+from fleetd.model.machine_identity import MachineIdentity
 from fleetd.process.node import HostEnvironment, Node
+from fleetd.process.worker_store import open_worker_store
+from fleetd.registry.records import MACHINE_IDENTITIES
 from fleetd.registry.registry import Registry
 from fleetd.store.embedded import inline
+from fleetd.store.protocol import Store
 from fleetd.systemd.protocol import NO_DROPINS, ManagerUnavailable
 from fleetd.testing.simulated_systemd import SYSTEM_UNITS, SimulatedSystemd
 from fleetd.trust.sealing_process import Sealing
@@ -34,6 +42,7 @@ from tests.simulation.disk import WatchedLedger
 from tests.simulation.sealing import seal
 from tests.simulation.server import StoreServer
 from tests.simulation.wire import IsFatal, Link, Observer, Wire
+from tests.simulation.worker_line import AnswerObserver, Exchange, FindServer, IsCut, WorkerLine
 
 OWN_UNIT = "fleet.service"
 RESTART_S = 1.0  # the delay after which systemd starts a killed fleetd
@@ -42,16 +51,33 @@ LEAVE_POLL_S = 1.0
 HANG_S = 60.0
 _CHANGING = ("write", "remove", "link", "start", "stop", "reload")
 EPOCH_S = 1_700_000_000.0
+WORKERS_PORT = 7443
 
 # the machine whose log lines these are
 speaker: contextvars.ContextVar[str] = contextvars.ContextVar("speaker", default="")
 log = logging.getLogger("fleetd.simulated")
 
 
+def address_of(name: str, number: int) -> str:
+    """The address of machine number `number`."""
+    return f"10.0.{number}.{name[1:]}"
+
+
+def _no_tls() -> ssl.SSLContext:
+    raise AssertionError("no worker of the simulator uses TLS")
+
+
+async def _park(store: Store, parking: Parking) -> bool:
+    try:
+        return await park_when_possible(Registry(store), parking)
+    finally:
+        await store.close()
+
+
 class WorldHooks(msgspec.Struct, frozen=True):
     """What a machine needs of the world: fleet.conf, the store, observers of its writes, of its calls to systemd
-    (machine, verb, units) and of failures of fleetd (machine, text), a source of ids, and a decision whether its fleetd
-    dies just before or just after a write (machine, moment)."""
+    (machine, verb, units) and of failures of fleetd (machine, text), a source of ids, a decision whether its fleetd
+    dies just before or just after a write (machine, moment), and what is between workers and servers."""
 
     config: Config
     server: StoreServer
@@ -60,6 +86,10 @@ class WorldHooks(msgspec.Struct, frozen=True):
     on_failure: Callable[[str, BaseException], None]
     new_id: Callable[[], str]
     is_fatal: Callable[[str, str], bool]
+    servers: tuple[str, ...]  # the URLs that workers ask; () if there are no workers
+    find_server: FindServer
+    is_parted: IsCut
+    on_answer: AnswerObserver
 
 
 class MachineSystemd(SimulatedSystemd):
@@ -145,6 +175,7 @@ class SimulatedMachine:
         self,
         name: str,
         number: int,
+        is_worker: bool,
         metadata: Mapping[str, str],
         own_units: Sequence[str],
         link: Link,
@@ -153,7 +184,8 @@ class SimulatedMachine:
     ) -> None:
         self.name = name
         self.id = str(number) * 32
-        self.address = f"10.0.{number}.{name[1:]}"
+        self.is_worker = is_worker
+        self.address = address_of(name, number)
         self.metadata = dict(metadata)
         self.link = link
         self.limits = NO_LIMITS  # in its fleet.conf
@@ -168,9 +200,12 @@ class SimulatedMachine:
         )
         self.systemd.on_reboot = self._begin_reboot
         self.node: Node | None = None
-        self.wire: Wire | None = None
+        self.wire: Wire | WorkerLine | None = None
+        self.connections: dict[Exchange, None] = {}  # of workers, with its fleetd
         self._hooks = hooks
         self._directory = directory
+        self._own_state = directory.with_name(f"{name}-state")  # what outlives a boot
+        self._registry = Registry(hooks.server.store)
         self.boots = 0
         self._is_dying = False  # fleetd is dead, only its clean-up still runs
         self._watcher: asyncio.Task[None] | None = None
@@ -209,7 +244,17 @@ class SimulatedMachine:
         self.boots += 1
         shutil.rmtree(self._directory, ignore_errors=True)
         self.end_trouble("power")
+        if self.is_worker:
+            await self._join()
         await self.start_fleetd()
+
+    async def _join(self) -> None:
+        """Have a server record what the machine is, as when it joins the cluster: once."""
+        store = self._hooks.server.store
+        key = self._registry.key(MACHINE_IDENTITIES, self.id)
+        if self.boots == 1 and await store.get(key) is None:
+            recorded = MachineIdentity(WORKER, self.address, self.metadata)
+            await store.transact([], [self._registry.put(recorded, self.id)])
 
     async def power_cut(self) -> None:
         """Everything ends at once; /run is emptied."""
@@ -257,7 +302,7 @@ class SimulatedMachine:
         hooks = self._hooks
         self._is_dying = False
         self.limits_in_force = self.limits
-        self.wire = Wire(self.name, hooks.server, self.link, hooks.on_write, hooks.on_failure, self._is_fatal)
+        self.wire, store = self._connect(self._is_fatal)
         await self.systemd.close()
         machine = Machine(
             id=self.id,
@@ -269,6 +314,7 @@ class SimulatedMachine:
             seal_key=f"key of {self.name}",
             accept=self.limits.accept,
             confine=self.limits.confine,
+            https=f":{WORKERS_PORT}" if hooks.servers and not self.is_worker else "",
         )
         environment = HostEnvironment(
             runtime=self._directory,
@@ -280,7 +326,7 @@ class SimulatedMachine:
             park_later=self._park_later,
             sealing=Sealing(self._directory, seal),
         )
-        self.node = Node(self._config(), self.wire, self.systemd, machine, environment)
+        self.node = Node(self._config(), store, self.systemd, machine, environment)
         self.node.start()
         self._watcher = asyncio.create_task(self._watch_over(self.node))
         self.end_trouble("fleetd")
@@ -297,10 +343,26 @@ class SimulatedMachine:
         return self._is_dying
 
     def _config(self) -> Config:
-        limits = self.limits
-        return msgspec.structs.replace(
+        limits, servers = self.limits, self._hooks.servers
+        config = msgspec.structs.replace(
             self._hooks.config, metadata=self.metadata, accept=limits.accept, confine=limits.confine
         )
+        if self.is_worker:
+            return msgspec.structs.replace(config, role=WORKER, servers=servers)
+        listen = (Address(port=WORKERS_PORT, tls=True),) if servers else config.listen
+        return msgspec.structs.replace(config, listen=listen)
+
+    def _connect(self, is_fatal: IsFatal) -> tuple[Wire | WorkerLine, Store]:
+        """A connection to the store, or of a worker to servers; and the store at its end."""
+        hooks = self._hooks
+        if not self.is_worker:
+            wire = Wire(self.name, hooks.server, self.link, hooks.on_write, hooks.on_failure, is_fatal)
+            return wire, wire
+        line = WorkerLine(self, hooks.find_server, hooks.is_parted, hooks.on_answer, hooks.on_failure, is_fatal)
+        seen = Ledger(self._directory).store
+        self._own_state.mkdir(exist_ok=True)
+        store = open_worker_store(self._config(), self.id, seen, _no_tls, self._own_state, line.make_gateway)
+        return line, store
 
     async def kill_fleetd(self) -> None:
         """kill -9: fleetd sends nothing more, and the units run on."""
@@ -311,6 +373,8 @@ class SimulatedMachine:
         self._has_ended.clear()
         assert self.wire
         await self.wire.close()
+        for connection in list(self.connections):
+            connection.break_off()
         await self.systemd.close()
         self.wake()
         if self._watcher:
@@ -384,9 +448,8 @@ class SimulatedMachine:
 
     async def _park_later(self, parking: Parking) -> None:
         """The transient unit that runs after the end of fleetd, until fleetd is started again."""
-        hooks = self._hooks
-        wire = Wire(self.name, hooks.server, self.link, hooks.on_write, hooks.on_failure, lambda _: False)
-        self._parker = asyncio.create_task(park_when_possible(Registry(wire), parking))
+        _, store = self._connect(lambda _: False)
+        self._parker = asyncio.create_task(_park(store, parking))
 
     async def _end_parker(self) -> None:
         parker, self._parker = self._parker, None

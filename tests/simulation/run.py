@@ -10,7 +10,7 @@ import msgspec
 from tests.simulation.actions import Action, perform
 from tests.simulation.clock import run_cluster
 from tests.simulation.convergence import CONVERGENCE_S, converge
-from tests.simulation.faults import MACHINES, draw_actions, draw_config
+from tests.simulation.faults import MACHINES, draw_actions, draw_config, draw_machines
 from tests.simulation.world import Failure, World
 
 _MEMORY = Path("/dev/shm")
@@ -47,7 +47,7 @@ def run_actions(
 
 def run_seed(seed: int) -> RunResult:
     """Run this seed."""
-    return run_actions(draw_actions(seed), seed=seed, config=draw_config(seed))
+    return run_actions(draw_actions(seed), seed=seed, machines=draw_machines(seed), config=draw_config(seed))
 
 
 async def _run(world: World, actions: Sequence[Action], convergence_s: float) -> RunResult:

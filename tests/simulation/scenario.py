@@ -7,9 +7,9 @@
     10  power-cut m1 for 60
     40  expect web@1.service runs once
 
-`#` begins a comment. `config` (optional) has lines of fleet.conf for every machine. After the last line all faults end,
-and the cluster must converge (convergence.py). actions.py has the verbs, expectations.py the expectations. A failing
-seed, shrunk, is printed in this form.
+`#` begins a comment. A machine with `role=worker` beside its metadata is a worker. `config` (optional) has lines of
+fleet.conf for every machine. After the last line all faults end, and the cluster must converge (convergence.py).
+actions.py has the verbs, expectations.py the expectations. A failing seed, shrunk, is printed in this form.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,8 @@ import tests.simulation.expectations
 import tests.simulation.limit_actions
 import tests.simulation.reboot_actions
 import tests.simulation.secret_actions
-import tests.simulation.systemd_actions  # noqa: F401 (adds verbs)
+import tests.simulation.systemd_actions
+import tests.simulation.worker_actions  # noqa: F401 (adds verbs)
 from tests.simulation.actions import VERBS, Action
 
 Offers = dict[str, dict[str, str]]

@@ -14,13 +14,15 @@ from fleetd.model.placement import Decision, Placement
 from fleetd.model.reason import BEST, Eviction, Rejection, RejectionKind, WaitingForStop
 from fleetd.model.secret import SecretRef
 from fleetd.model.unit import TargetState, UnitState
-from fleetd.registry.records import MACHINES, PLACEMENTS, SYNCED, UNITS, Synced
+from fleetd.registry.records import MACHINES, PLACEMENTS, REBOOTS, SYNCED, UNITS, Synced
+from fleetd.store import worker_wire
 from fleetd.store.protocol import Delete, Event, KeyValue, Operation, Put
 from tests.simulation.clock import run_cluster
 from tests.simulation.convergence import converge
 from tests.simulation.event_invariants import EventsTellWhatWasDone
 from tests.simulation.event_reader import EachEventIsReadOnceInOrder
 from tests.simulation.units import ROLLED_UNITS, rolled_text, unit_text
+from tests.simulation.wire import acting_for
 from tests.simulation.world import Failure, World
 
 WEB = "web@1.service"
@@ -29,11 +31,14 @@ M1, M2 = "1" * 32, "2" * 32
 Violation = Callable[[World], Awaitable[None]]
 
 
-def failure_after(violation: Violation, directory: Path, *, converged: bool = False) -> Failure | None:
-    """The failures that checkers report for two machines that run WEB, after this was done to them."""
+def failure_after(
+    violation: Violation, directory: Path, *, converged: bool = False, role: str = "server"
+) -> Failure | None:
+    """The failures that checkers report for two machines that run WEB, after this was done to them. The second one has
+    this role."""
 
     async def run() -> Failure | None:
-        world = World(directory, 0, {"m1": {}, "m2": {}})
+        world = World(directory, 0, {"m1": {}, "m2": {"role": role}})
         try:
             for machine in world.machines.values():
                 await machine.boot()
@@ -350,6 +355,58 @@ def test_a_violation_is_found(rule: str, violation: Violation, tmp_path: Path) -
     assert failure.rule == rule
 
 
+async def write_for_a_worker_on_anothers_lease(world: World) -> None:
+    wire, item = world.machines["m1"].wire, world.records.item(MACHINES, M1)
+    assert wire
+    assert item
+    acting_for.set("m2")
+    await wire.transact([], [world.registry.put(UnitState(), M2, WEB, lease=item.lease)])
+
+
+async def write_for_a_worker_what_servers_write(world: World) -> None:
+    wire = world.machines["m1"].wire
+    assert wire
+    acting_for.set("m2")
+    await wire.transact([], [Delete(world.registry.key(REBOOTS, M2))])
+
+
+async def tell_a_worker_of_another(world: World) -> None:
+    found = worker_wire.KeyAnswer(item=world.records.item(MACHINES, M1), store_revision=1, history="")
+    world._see_answer("m2", "get", worker_wire.encode(found))
+
+
+async def bury_a_worker_that_is_served(world: World) -> None:
+    await world.operators.submit("everywhere.service", TargetState.LAUNCHED, 1)
+    await asyncio.sleep(60)
+    keys = (MACHINES, M2), (PLACEMENTS, M2, "everywhere.service")
+    await write(world, *(Delete(world.registry.key(*key)) for key in keys))
+
+
+async def bury_a_worker_that_nobody_serves(world: World) -> None:
+    world.part("m2", "m1")
+    await bury_a_worker_that_is_served(world)
+
+
+@pytest.mark.covers("R.10")
+@pytest.mark.parametrize(
+    ("rule", "violation"),
+    [
+        ("WorkersHaveTheirOwnOnly", write_for_a_worker_on_anothers_lease),
+        ("WorkersHaveTheirOwnOnly", write_for_a_worker_what_servers_write),
+        ("WorkersHaveTheirOwnOnly", tell_a_worker_of_another),
+        ("Rule1StoreIsNoLifeLine", bury_a_worker_that_is_served),
+    ],
+)
+def test_a_violation_that_concerns_a_worker_is_found(rule: str, violation: Violation, tmp_path: Path) -> None:
+    failure = failure_after(violation, tmp_path, role="worker")
+    assert failure is not None
+    assert failure.rule == rule
+
+
+def test_a_worker_that_no_server_serves_may_be_taken_for_dead(tmp_path: Path) -> None:
+    assert failure_after(bury_a_worker_that_nobody_serves, tmp_path, role="worker") is None
+
+
 async def do_nothing(world: World) -> None:
     pass
 
@@ -378,8 +435,9 @@ async def write_on_and_on(world: World) -> None:
     world.spawn(go_on())
 
 
-def test_a_correct_cluster_has_no_violation(tmp_path: Path) -> None:
-    assert failure_after(do_nothing, tmp_path, converged=True) is None
+@pytest.mark.parametrize("role", ["server", "worker"])
+def test_a_correct_cluster_has_no_violation(role: str, tmp_path: Path) -> None:
+    assert failure_after(do_nothing, tmp_path, converged=True, role=role) is None
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ Faults of the store itself are in server.py.
 """
 
 import asyncio
+import contextvars
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from random import Random
 from typing import Any, TypeVar
@@ -30,6 +31,9 @@ T = TypeVar("T")
 REQUEST_TIMEOUT_S = 1.0
 RECONNECT_S = 0.5
 QUICK_S = 0.002
+
+# the worker for whom a server asks the store at present, '' if it asks for itself
+acting_for: contextvars.ContextVar[str] = contextvars.ContextVar("acting_for", default="")
 
 Observer = Callable[[str, Sequence[Comparison], Sequence[Operation]], None]
 IsFatal = Callable[[str], bool]  # told of each write just before and just after it: is its fleetd dead now?
@@ -68,8 +72,8 @@ class Link:
 
 class Wire:
     """One fleetd's connection to the store (fleetd/store/protocol.py). `on_write` gets each arriving transaction and
-    its machine, `on_failure` what no store would raise; `is_fatal` is asked about each transaction; `requests` counts
-    them by kind."""
+    its machine (a worker, if a server writes for one), `on_failure` what no store would raise; `is_fatal` is asked
+    about each transaction; `requests` counts them by kind."""
 
     def __init__(
         self,
@@ -109,7 +113,7 @@ class Wire:
         what = f"the transaction of {', '.join(operation.key for operation in operations)}"
 
         async def write(store: ObservedStore) -> int:
-            self._on_write(self._owner, comparisons, operations)
+            self._on_write(acting_for.get() or self._owner, comparisons, operations)
             if not self._is_closed and self._is_fatal(f"before {what}"):
                 raise Unavailable("who asked is dead")
             revision = await store.transact(comparisons, operations)

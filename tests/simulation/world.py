@@ -7,6 +7,7 @@ convergence.py checks the end.
 import asyncio
 import hashlib
 import itertools
+import math
 import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -22,7 +23,7 @@ from fleetd.registry.records import PLACEMENTS
 from fleetd.registry.registry import Registry
 from fleetd.store.protocol import Comparison, Event, Operation
 from tests.simulation.invariants import CHECKERS
-from tests.simulation.machine import SimulatedMachine, WorldHooks
+from tests.simulation.machine import WORKERS_PORT, SimulatedMachine, WorldHooks, address_of
 from tests.simulation.operators import Operators
 from tests.simulation.server import StoreServer
 from tests.simulation.store_model import StoreModel
@@ -44,7 +45,8 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 class World:
-    """The cluster, in `directory` (empty at first). `metadata`: machine name → metadata, in order; `config`: the lines
+    """The cluster, in `directory` (empty at first). `metadata`: machine name → metadata, in order, and
+    `role=worker` for a worker; `config`: the lines
     of fleet.conf; `is_fatal` decides whether a machine's fleetd dies at this moment (Surrounds)."""
 
     def __init__(
@@ -66,6 +68,8 @@ class World:
         self.first_pids: dict[str, int] = {}  # by unit, the start of its first process
         self.drained: dict[str, None] = {}  # units that a drain, or a machine's limits, told to leave it
         self.had_wrong_clocks = False  # of any machine
+        self.lease_owners: dict[int, str] = {}  # lease of a worker → its id
+        self._ways: dict[tuple[str, str], float] = {}  # (worker, server) → since when it is open; inf: it is not
         self._ended: dict[tuple[str, str], float] = {}  # when its last process was seen
         self._ids = itertools.count(1)
         self._digest = hashlib.sha256()
@@ -80,17 +84,23 @@ class World:
         self.server = StoreServer(directory / "store", self._see_events)
         self.registry = Registry(self.server.store)
         self.records = StoreModel(self.registry)
-        self.machines = {
-            name: self._make(name, number, offer) for number, (name, offer) in enumerate(metadata.items(), start=1)
-        }
-        self.operators = Operators(list(self.machines.values()), self.say)
+        self.machines: dict[str, SimulatedMachine] = {}
+        servers = [name for name, offer in metadata.items() if offer.get("role") != "worker"]
+        numbers = {name: number for number, name in enumerate(metadata, start=1)}
+        urls = tuple(f"https://{address_of(name, numbers[name])}:{WORKERS_PORT}" for name in servers)
+        self._servers = urls if len(servers) < len(metadata) else ()  # that workers ask
+        for name, offer in metadata.items():
+            self.machines[name] = self._make(name, numbers[name], offer)
+        self.operators = Operators([each for each in self.machines.values() if not each.is_worker], self.say)
         self.checkers = [checker(self) for checker in CHECKERS]
         self.loop.at_rest = self._see_rest  # type: ignore[attr-defined]
 
-    def _make(self, name: str, number: int, metadata: Mapping[str, str]) -> SimulatedMachine:
+    def _make(self, name: str, number: int, offer: Mapping[str, str]) -> SimulatedMachine:
+        metadata = {key: value for key, value in offer.items() if key != "role"}
         return SimulatedMachine(
             name,
             number,
+            offer.get("role") == "worker",
             metadata,
             ["local.service"] if name == "m2" else [],
             Link(Random(f"{self.random.random()} {name}")),
@@ -103,6 +113,10 @@ class World:
                 self._see_failure,
                 lambda: f"id-{next(self._ids)}",
                 self._is_fatal,
+                self._servers,
+                self._find_server,
+                self._is_parted,
+                self._see_answer,
             ),
         )
 
@@ -111,9 +125,29 @@ class World:
         if name in self.machines:
             return self.machines[name]
         original = self.machines[of]
-        clone = self._make(name, int(original.id[0]), original.metadata)
+        role = {"role": "worker"} if original.is_worker else {}
+        clone = self._make(name, int(original.id[0]), {**original.metadata, **role})
         self.machines[name] = clone
         return clone
+
+    def _find_server(self, url: str) -> SimulatedMachine | None:
+        host = url.removeprefix("https://").partition(":")[0]
+        return next((machine for machine in self.machines.values() if machine.address == host), None)
+
+    def part(self, worker: str, server: str) -> None:
+        """The worker does not reach this server until `join`."""
+        self._ways[worker, server] = math.inf
+
+    def join(self, worker: str, server: str) -> None:
+        """It does."""
+        self._ways[worker, server] = self.loop.time()
+
+    def _is_parted(self, worker: str, server: str) -> bool:
+        return self._ways.get((worker, server)) == math.inf
+
+    def way_is_open_for_s(self, worker: str, server: str) -> float:
+        """For how long the worker has reached this server, as far as the way between them is concerned."""
+        return max(0.0, self.loop.time() - self._ways.get((worker, server), 0.0))
 
     @property
     def now_s(self) -> float:
@@ -230,6 +264,10 @@ class World:
     def _see_request(self, writer: str, comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> None:
         for checker in self.checkers:
             checker.see_request(writer, comparisons, operations)
+
+    def _see_answer(self, worker: str, call: str, body: bytes) -> None:
+        for checker in self.checkers:
+            checker.see_answer(worker, call, body)
 
     def _see_call(self, machine: str, verb: str, names: Sequence[str]) -> None:
         if verb in _READING:

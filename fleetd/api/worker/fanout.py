@@ -128,7 +128,7 @@ class Fanout:
         self._prefix = prefix or registry.prefix
         self._owner_of = owner_of
         self._began_in = ""  # the epoch in which the watch began
-        self._subscriptions: dict[str, set[Subscription]] = {}  # by machine
+        self._subscriptions: dict[str, dict[Subscription, None]] = {}  # by machine
         self._recent: deque[tuple[tuple[Event, ...], int]] = deque()
         self._recent_bytes = 0
         self._begins = 0  # what came after this revision is in `_recent`
@@ -153,7 +153,7 @@ class Fanout:
                     subscription.drop(number)
         for events, until in self._recent:
             subscription.offer(events, until)
-        self._subscriptions.setdefault(subscription.access.machine, set()).add(subscription)
+        self._subscriptions.setdefault(subscription.access.machine, {})[subscription] = None
         if self._task is None:  # all watches have failed, or it has ended meanwhile
             subscription.end(None)
         return failed
@@ -161,8 +161,8 @@ class Fanout:
     def leave(self, subscription: Subscription) -> None:
         """End the watches of this subscription, and with the last one the watch of the store."""
         machine = subscription.access.machine
-        own = self._subscriptions.get(machine, set())
-        own.discard(subscription)
+        own = self._subscriptions.get(machine, {})
+        own.pop(subscription, None)
         if not own:
             self._subscriptions.pop(machine, None)
         if not self._subscriptions:
