@@ -51,6 +51,8 @@ def judge_secrets(world: "World") -> str:
         if not any((where, each) == (machine, secret) for where, _, each in named):
             return f"{secret} is sealed for {machine}, where no unit names it"
     for each in world.machines.values():
+        if not each.is_up:
+            continue  # what is in its memory is gone
         for path in sorted((each.directory / "credentials").glob("*/*")):
             name = path.parent.name
             if (each.id, name, path.name) not in named and not _is_kept(world, each.id, name):
