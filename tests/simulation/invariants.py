@@ -28,6 +28,7 @@ from tests.simulation.placement_invariants import ConflictsApart, CordonedMachin
 from tests.simulation.reboot_invariants import RebootsKeepTheBudget, RebootsTakeTurns, WhatStaysIsWaitedFor
 from tests.simulation.rollout_invariants import DisruptionBudgetIsKept
 from tests.simulation.secret_invariants import SecretsComeFirst
+from tests.simulation.storm_invariants import Rule8NobodyStorms
 from tests.simulation.worker_invariants import WorkersHaveTheirOwnOnly, hears_for_s, served_for_s
 
 if TYPE_CHECKING:
@@ -40,8 +41,6 @@ REREGISTRATION_S = 8.0  # the longest time until a machine that can is registere
 HEARING_S = 12.0
 SETTING_KNOWN_S = 30.0  # the longest time until a leader, whose watch may be mute, goes by a new setting
 NEWS_S = 4.0  # the longest time that a message takes
-STORM_S = 10.0
-STORM_REQUESTS = 1_000  # a busy leader makes some tens of requests in that time
 LINGER_S = 15.0  # the longest delay of a lease's end
 
 
@@ -444,30 +443,6 @@ class StatesGoWithTheirMachine(Checker):
         for ((machine, name), lease), since_s in self._since_s.items():
             if now() - since_s > self.world.server.store.lease_ttl_s(lease) + LINGER_S:
                 self.fail(f"{name} is shown on {machine}, which is gone for {now() - since_s:g} s")
-
-
-class Rule8NobodyStorms(Checker):
-    """No fleetd makes more than this many requests of the store in ten seconds, whatever happens."""
-
-    def __init__(self, world: "World") -> None:
-        super().__init__(world)
-        self._next_s = 0.0
-        self._counts: dict[str, int] = {}
-
-    def see_rest(self) -> None:
-        if now() < self._next_s:
-            return
-        self._next_s = now() + STORM_S
-        counts = {
-            machine.name: sum(machine.wire.requests.values())
-            for machine in self.world.machines.values()
-            if machine.wire is not None
-        }
-        for machine, count in counts.items():
-            asked = count - self._counts.get(machine, 0)
-            if asked > STORM_REQUESTS:
-                self.fail(f"{machine} has asked the store {asked} times in {STORM_S:g} s")
-        self._counts = counts
 
 
 CHECKERS: tuple[type[Checker], ...] = (
