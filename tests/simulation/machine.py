@@ -249,12 +249,11 @@ class SimulatedMachine:
         await self.start_fleetd()
 
     async def _join(self) -> None:
-        """Have a server record what the machine is, as when it joins the cluster: once."""
-        store = self._hooks.server.store
+        """Have a server record what the machine is, as when it joins the cluster: once. A clone has joined already."""
         key = self._registry.key(MACHINE_IDENTITIES, self.id)
-        if self.boots == 1 and await store.get(key) is None:
+        if self.boots == 1 and self._hooks.server.is_up and await self._hooks.server.store.get(key) is None:
             recorded = MachineIdentity(WORKER, self.address, self.metadata)
-            await store.transact([], [self._registry.put(recorded, self.id)])
+            await self._hooks.server.store.transact([], [self._registry.put(recorded, self.id)])
 
     async def power_cut(self) -> None:
         """Everything ends at once; /run is emptied."""
