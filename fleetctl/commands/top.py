@@ -20,7 +20,8 @@ HOW_TO_INSTALL = (
 def command(settings: Settings) -> int:
     """Watches the cluster at a terminal: its machines, its units, and what happens. It changes nothing.
 
-    The lists are read each 2 seconds, and less often where that takes fleetd long. Keys:
+    The lists follow the events of the cluster; of an older fleetd, which tells none, they are read each 2 seconds. If a
+    read takes long, the next one waits four times as long. Keys:
 
     1, 2, 3, Tab   the machines, the units, the events
     Up, Down       move; Page Up, Page Down, Home and End, too

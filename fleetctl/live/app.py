@@ -97,7 +97,7 @@ class ListScreen(Screen[None]):
         self.redraws = 0
         self._endpoint = endpoint
         self._state = state
-        self._feed = feed
+        self.feed = feed
         self._read = read
         self._drawn_s = 0.0
         self._read_at = time.time()
@@ -133,10 +133,13 @@ class ListScreen(Screen[None]):
 
     def _tick(self) -> None:
         """Take what was read, and draw if that or the time makes a difference."""
-        news = self._feed.take()
+        news = self.feed.take()
         if news is not None:
             self._read_at = time.time()
-        has_changed = news is not None and self._state.take(news, self._read_at)
+        has_changed = news is not None and self._state.take(news, self._read_at, tell=not self.feed.tells)
+        if happenings := self.feed.take_happenings():
+            self._state.tell(happenings)
+            has_changed = True
         if has_changed or time.monotonic() - self._drawn_s >= AGES_S:
             self._draw()
 
@@ -157,16 +160,19 @@ class ListScreen(Screen[None]):
             parts.append("grouped by template")
         if query.text:
             parts.append(f"filter: {query.text}")
-        if self._feed.failure:
+        if self.feed.failure:
             passed_s = time.time() - self._read_at
-            parts.append(f"as of {passed_s:.0f} s ago, since {self._feed.failure}")
+            parts.append(f"as of {passed_s:.0f} s ago, since {self.feed.failure}")
         return " · ".join(parts)
 
     def _why_empty(self) -> str:
         if self.pane.query.text:
             return "nothing matches the filter"
         if self.shown == EVENTS:
-            return "nothing has changed yet: this list has what the reads of the other two find, one each 2 s"
+            if self.feed.tells:
+                return "nothing has happened in the last hour"
+            why = self.feed.silence or "the events have not begun yet"
+            return f"nothing has changed yet between two reads of the lists ({why})"
         return f"there are no {self.shown}"
 
     def action_show(self, name: str) -> None:
@@ -205,7 +211,7 @@ class ListScreen(Screen[None]):
         self._ask(is_grouped=not self.pane.query.is_grouped)
 
     def action_read(self) -> None:
-        self._feed.hurry()
+        self.feed.hurry()
 
     def on_input_changed(self, event: Input.Changed) -> None:
         self._ask(text=event.value)

@@ -1,14 +1,27 @@
-"""What has happened between two reads of the lists, for where no events are told. Pure."""
+"""What has happened: events of fleetd, or, where it tells none, what differs between two reads of the lists. Pure."""
 
 from collections.abc import Iterator, Mapping
 
 import msgspec
 
 from fleetctl import output
+from fleetctl.event_lines import describe_event
 from fleetctl.live.rows import Level, Row, name_machine
 from fleetd.api import schema
+from fleetd.api.event_schema import GAP, STATE
+from fleetd.model.event import EventKind
 
 EVENT_COLUMNS = ("AGE", "EVENT")
+
+_LEVELS = {
+    EventKind.PLACED: Level.CHANGING,
+    EventKind.MOVED: Level.CHANGING,
+    EventKind.UNPLACED: Level.CHANGING,
+    EventKind.JOINED: Level.GOOD,
+    EventKind.BACK: Level.GOOD,
+    EventKind.LOST: Level.BAD,
+    GAP: Level.CHANGING,
+}
 
 Machines = Mapping[str, schema.Machine]
 Reports = Mapping[str, schema.UnitReport]
@@ -21,6 +34,16 @@ class Happening(msgspec.Struct, frozen=True):
     text: str
     unit: str = ""
     level: Level = Level.IDLE
+
+
+def happening_of(event: schema.Event, now_s: float) -> Happening:
+    """An event that fleetd tells."""
+    level = _LEVELS.get(event.kind, Level.IDLE)
+    if event.kind == STATE:
+        level = {"failed": Level.BAD, "active": Level.GOOD}.get(event.active, Level.CHANGING)
+    elif event.kind == EventKind.UNPLACED and not event.former:
+        level = Level.BAD
+    return Happening(event.at or now_s, describe_event(event)[1], event.unit, level)
 
 
 def event_row(number: int, happening: Happening) -> Row:

@@ -10,11 +10,18 @@ import msgspec
 
 from fleetctl.client import ApiError, Client, NotFleet
 from fleetctl.errors import ClientError
+from fleetctl.event_stream import follow
+from fleetctl.live.changes import Happening, happening_of
 from fleetctl.live.detail import Detail, Entry, Explanation
-from fleetctl.live.state import Lists
+from fleetctl.live.state import MOST_EVENTS, Lists
+from fleetd.api import schema
+from fleetd.api.event_schema import BEGIN, GAP
 from fleetd.model.decoding import UNREADABLE
 
 PAUSE_S = 2.0  # between two reads of the lists
+RARE_S = 30.0  # between two reads while events come and nothing happens
+LEAST_S = 0.25  # between two reads while much happens
+PAST_S = 3600.0  # of the events that are shown at first
 SHARE = 4  # a pause is at least so many times as long as the read took: a large cluster is not asked all the time
 LOG_LINES = 50
 
@@ -25,25 +32,31 @@ def read_lists(client: Client) -> Lists:
 
 
 class Feed:
-    """Reads the lists again and again until it is stopped, and keeps the last ones."""
+    """Reads the lists again and again until it is stopped, and follows the events: after each the lists are read, else
+    seldom. Where fleetd tells no events, the lists are read each `pause_s`."""
 
     def __init__(self, client: Client, first: Lists, pause_s: float = PAUSE_S) -> None:
+        self.failure = ""  # why the last read has failed; '' if it has not
+        self.tells = False  # whether events come
+        self.silence = ""  # why fleetd tells no events; '' if it does
         self._client = client
         self._pause_s = pause_s
         self._lock = threading.Lock()
         self._news: Lists | None = first
-        self._failure = ""
-        self._is_stopped = False
+        self._happenings: list[Happening] = []
+        self._has_missed = False
+        self._is_stopped = threading.Event()
         self._wake = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._threads = [threading.Thread(target=each, daemon=True) for each in (self._read, self._follow)]
 
     def start(self) -> None:
         """Begin to read."""
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
         """Read no more. An answer that is still to come is dropped."""
-        self._is_stopped = True
+        self._is_stopped.set()
         self._wake.set()
 
     def hurry(self) -> None:
@@ -56,28 +69,59 @@ class Feed:
             news, self._news = self._news, None
             return news
 
-    @property
-    def failure(self) -> str:
-        """Why the last read has failed; '' if it has not."""
-        return self._failure
+    def take_happenings(self) -> list[Happening]:
+        """The events since the last call."""
+        with self._lock:
+            told, self._happenings = self._happenings, []
+            return told
 
-    def _run(self) -> None:
-        pause_s = self._pause_s
+    def _read(self) -> None:
         while True:
-            self._wake.wait(pause_s)
+            self._wake.wait(RARE_S if self.tells else self._pause_s)
             self._wake.clear()
-            if self._is_stopped:
+            if self._is_stopped.is_set():
                 return
             began_s = time.monotonic()
             try:
                 found = read_lists(self._client)
             except ClientError as error:
-                self._failure = str(error)
+                self.failure = str(error)
             else:
-                self._failure = ""
+                self.failure = ""
                 with self._lock:
                     self._news = found
-            pause_s = max(self._pause_s, SHARE * (time.monotonic() - began_s))
+            if self._is_stopped.wait(
+                max(LEAST_S, SHARE * (time.monotonic() - began_s))
+            ):  # a burst of events is one read
+                return
+
+    def _follow(self) -> None:
+        query = [("since", str(int(time.time() - PAST_S)))]
+        while not self._is_stopped.is_set():
+            try:
+                for event in follow(self._client, query):
+                    if self._is_stopped.is_set():
+                        return
+                    self._hear(event)
+            except ClientError as error:
+                self.tells, self.silence = False, str(error)
+                if not error.may_pass:
+                    if isinstance(error, ApiError | NotFleet) and error.code in (404, 405):
+                        self.silence = "this fleetd, an older one, tells no events"
+                    return
+            query, self._has_missed = [], True
+            self._is_stopped.wait(self._pause_s)
+
+    def _hear(self, event: schema.Event) -> None:
+        self.tells, self.silence = True, ""
+        if event.kind == BEGIN:
+            event = schema.Event(GAP, detail="what happened meanwhile is not told") if self._has_missed else event
+            self._has_missed = False
+        if event.kind != BEGIN:
+            with self._lock:
+                self._happenings.append(happening_of(event, time.time()))
+                del self._happenings[:-MOST_EVENTS]
+        self._wake.set()
 
 
 class DetailReader:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from fleetctl.live.changes import machine_changes, unit_changes
+from fleetctl.live.changes import happening_of, machine_changes, unit_changes
 from fleetctl.live.detail import Detail, Explanation, Narrowing, Verdict, describe, log_lines
 from fleetctl.live.pane import Pane, Query, arrange
 from fleetctl.live.rows import UNIT_COLUMNS, Level, Row, cells_at, machine_rows, render_age, unit_row
@@ -226,6 +226,25 @@ def test_machines_that_come_go_and_change_are_told() -> None:
         "machine cccccccc has joined",
         "machine dddddddd takes units",
     ]
+
+
+@pytest.mark.parametrize(
+    ("event", "text", "level"),
+    [
+        (schema.Event("placed", unit="a.service", machine=A), "a.service placed on aaaaaaaa", Level.CHANGING),
+        (schema.Event("unplaced", unit="a.service", former=A), "a.service taken off aaaaaaaa", Level.CHANGING),
+        (schema.Event("unplaced", unit="a.service"), "a.service fits nowhere", Level.BAD),
+        (schema.Event("lost", machine=A), "machine aaaaaaaa is lost", Level.BAD),
+        (
+            schema.Event("state", unit="a.service", machine=A, load="loaded", active="failed", sub="failed"),
+            "a.service failed (failed) on aaaaaaaa",
+            Level.BAD,
+        ),
+    ],
+)
+def test_an_event_of_fleetd_is_a_sentence(event: schema.Event, text: str, level: Level) -> None:
+    found = happening_of(event, 7.0)
+    assert (found.text, found.unit, found.level, found.at) == (text, event.unit, level, 7.0)
 
 
 def test_the_first_lists_are_no_news_and_equal_ones_change_nothing() -> None:

@@ -27,8 +27,11 @@ from fleetctl.live.rows import Row
 from fleetctl.live.state import Lists, LiveState
 from fleetd.api import schema
 from fleetd.api.http import Response
+from fleetd.model.unit_option import UnitOption
+from tests.fleetctl.background import BackgroundLoop
 from tests.fleetctl.conftest import Fleetctl
 from tests.fleetctl.scripted_cluster import M1, M2, NO_SSD, ScriptedCluster, ScriptedOutcome, always
+from tests.fleetctl.small_cluster import SmallCluster
 from tests.fleetctl.terminal import Terminal
 
 BOUND_S = 60.0
@@ -121,7 +124,8 @@ async def test_units_in_trouble_come_first_and_the_cluster_is_summed_up(filled: 
         assert "2 machines, 4 units (2 in trouble, 2 active)" in watched.status
 
 
-async def test_what_changes_is_seen_and_told_without_a_key_pressed(filled: ScriptedCluster) -> None:
+async def test_where_no_events_are_told_changes_are_found_by_comparing(filled: ScriptedCluster) -> None:
+    filled.intercept = lambda _, path: refusal(404, "") if path == f"{schema.V2}/events" else None
     async with watching_cluster(filled) as watched:
         filled.add("new.service", target="launched")
         await watched.wait_until(lambda: "new.service" in watched.names)
@@ -129,6 +133,7 @@ async def test_what_changes_is_seen_and_told_without_a_key_pressed(filled: Scrip
         await watched.press("3")
         await watched.wait_until(lambda: any("machine 22222222 is gone" in line for line in watched.shown))
         assert any("new.service was submitted" in line for line in watched.shown)
+        assert not watched.lists.feed.tells
         await watched.press("1")
         assert watched.names == ["11111111"]
         assert "disk=ssd,region=eu" in watched.shown[1]
@@ -167,7 +172,37 @@ async def test_tab_goes_through_the_lists(filled: ScriptedCluster) -> None:
             found.append(watched.lists.shown)
         assert found == ["units", "events", "machines", "units"]
         await watched.press("3")
-        assert watched.shown[1].startswith("nothing has changed yet")
+        await watched.wait_until(lambda: watched.lists.feed.tells)
+        await watched.wait_until(lambda: watched.shown[1:] == ["nothing has happened in the last hour"])
+
+
+@pytest.fixture
+def small_cluster(background: BackgroundLoop, tmp_path: Path) -> Iterator[SmallCluster]:
+    (tmp_path / "c").mkdir()
+    cluster = SmallCluster(background, tmp_path / "c", {})
+    yield cluster
+    cluster.close()
+
+
+async def test_events_are_told_and_have_the_lists_read(small_cluster: SmallCluster) -> None:
+    client = Client(parse_endpoint(small_cluster.unix), 30.0)
+    feed = Feed(client, await asyncio.to_thread(read_lists, client), 3600.0)  # the lists are read for events alone
+    feed.start()
+    try:
+        async with watching(feed, lambda unit: Detail()) as watched:
+            await watched.wait_until(lambda: feed.tells)
+            other = Client(parse_endpoint(small_cluster.unix), 30.0)
+            option = UnitOption("Service", "ExecStart", "/bin/sleep inf")
+            await asyncio.to_thread(other.put_unit, schema.UnitOperation("a.service", (option,), "launched"))
+            await watched.wait_until(lambda: any("active/running" in line for line in watched.shown))
+            assert watched.names == ["a.service"]
+            await watched.press("3")
+            await watched.wait_until(lambda: any("a.service active (running) on " in line for line in watched.shown))
+            assert any("a.service placed on " in line for line in watched.shown)
+            await watched.press("home", "enter")
+            await watched.wait_until(lambda: watched.detail.startswith("a.service  active/running"))
+    finally:
+        feed.stop()
 
 
 def answers(explanation: Response, journal: Response) -> Callable[[str, str], Response | None]:
