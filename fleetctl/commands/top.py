@@ -9,6 +9,7 @@ from fleetctl.endpoint import choose_endpoint, tls_contexts
 from fleetctl.errors import CommandFailed, failing_as
 from fleetctl.settings import Settings
 
+LOG_TIMEOUT_S = 30.0
 LOWEST_TEXTUAL = "1.0"  # as in pyproject.toml
 HOW_TO_INSTALL = (
     "top needs the library Textual, which is not installed (fleet's extra `top`): "
@@ -50,10 +51,10 @@ def command(settings: Settings) -> int:
     output.set_debugging(False)  # its lines would garble the screen
 
     def connect() -> Client:
-        """Another connection to the same place."""
+        """Another connection to the same place; machines that are asked for their logs may take their time."""
         endpoint = choose_endpoint(settings)
         tls = tls_contexts(settings, endpoint) if endpoint.tls else ()
-        return Client(endpoint, settings.request_timeout_s, tls, client.bastion)
+        return Client(endpoint, max(settings.request_timeout_s, LOG_TIMEOUT_S), tls, client.bastion)
 
     feed = Feed(client, first)
     feed.start()

@@ -56,7 +56,8 @@ class UnitScreen(Screen[None]):
         self.app.call_from_thread(self._take, found)
 
     def action_close(self) -> None:
-        self.dismiss()
+        if self.is_current:  # not if a second key comes while it closes
+            self.dismiss()
 
     def _take(self, detail: Detail) -> None:
         self._detail = detail

@@ -371,6 +371,26 @@ def test_at_a_terminal_it_draws_answers_keys_and_leaves_the_screen_as_it_was(
     assert "Traceback" not in terminal.written
 
 
+def test_a_log_may_take_longer_than_other_answers(
+    at_terminal: Callable[..., Terminal], filled: ScriptedCluster
+) -> None:
+    body = msgspec.json.encode({"machine": M2.id, "MESSAGE": "out of beans"})
+    answer = answers(refusal(404, ""), Response(200, (("Content-Type", schema.JSON_TYPE),), body))
+
+    def slowly(method: str, path: str) -> Response | None:
+        if path == f"{schema.V2}/journal":
+            time.sleep(4.0)  # the usual limit is 3 s
+        return answer(method, path)
+
+    filled.intercept = slowly
+    terminal = at_terminal("top")
+    terminal.read_until(lambda written: "broken.service" in written, BOUND_S)
+    terminal.type("\r")
+    terminal.read_until(lambda written: "out of beans" in written, BOUND_S)
+    terminal.type("\x11")  # Ctrl-Q
+    assert terminal.finish() == 0
+
+
 @pytest.mark.parametrize("missing", ["textual", "rich"])
 def test_without_textual_it_says_how_to_install_it(at_terminal: Callable[..., Terminal], missing: str) -> None:
     terminal = at_terminal("top", missing=(missing,))
