@@ -73,7 +73,7 @@ class Fleetctl:
     def __init__(self, cluster: SmallCluster, folder: Path) -> None:
         self._folder = folder
         self._environment = {**os.environ, "FLEETCTL_ENDPOINT": cluster.unix}
-        self._command = [f"{sys.prefix}/bin/fleetctl"]
+        self._command = [sys.executable, "-m", "fleetctl.cli"]
 
     def run(self, *arguments: str) -> None:
         command = [*self._command, *arguments]
