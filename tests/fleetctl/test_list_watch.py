@@ -18,6 +18,7 @@ from tests.fleetctl.conftest import HELLO
 from tests.fleetctl.small_cluster import SmallCluster
 
 PATIENCE_S = 60.0
+ROOT = Path(__file__).parents[2]  # where fleet is not installed
 LISTING: Listing[tuple[str, str]] = Listing(
     {"name": lambda item, full: item[0], "state": lambda item, full: item[1] or "-"},
     {"name": lambda item: item[0], "state": lambda item: item[1] or None},
@@ -72,7 +73,7 @@ class Fleetctl:
 
     def __init__(self, cluster: SmallCluster, folder: Path) -> None:
         self._folder = folder
-        self._environment = {**os.environ, "FLEETCTL_ENDPOINT": cluster.unix}
+        self._environment = {**os.environ, "PYTHONPATH": str(ROOT), "FLEETCTL_ENDPOINT": cluster.unix}
         self._command = [sys.executable, "-m", "fleetctl.cli"]
 
     def run(self, *arguments: str) -> None:
