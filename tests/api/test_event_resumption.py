@@ -21,7 +21,7 @@ from fleetd.registry.registry import Registry
 from fleetd.store.embedded import EmbeddedStore, inline
 from fleetd.store.protocol import Delete, Operation, Put
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 LAST = "last.service"
 AT = 1_800_000_000.0
 

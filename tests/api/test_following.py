@@ -27,7 +27,7 @@ from tests.scripted_inspector import ScriptedInspector, entry
 
 WEB = "web.service"
 FOLLOW = f"GET /fleet/v2/journal?unit={WEB}&follow=true"
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 class OwnTrust:

@@ -13,7 +13,7 @@ from fleetd.api.server import Server
 from fleetd.config.options import Address
 from tests.api.served import serving
 
-PATIENCE_S = 5.0
+PATIENCE_S = 60.0
 
 
 class Streaming:

@@ -20,7 +20,7 @@ OWN, OTHER = "ab12", "ab123"
 KEYS = KeySpace()
 UNIT = "web.service"
 SECRET = b"what-is-not-for-this-worker"
-PATIENCE_S = 5.0
+PATIENCE_S = 60.0
 OF_CERTIFICATE = CertificateIdentity(MACHINE, OWN, WORKER)
 
 RECORDED = MachineIdentity(WORKER, "10.0.0.7", {"zone": "a"}, ("ssh-ed25519 GOOD",))

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 from fleetd.store.protocol import MAX_OPERATIONS, Changes, Event, Put, Store
 
-PATIENCE_S = 5.0
+PATIENCE_S = 60.0
 
 
 async def put(store: Store, key: str, value: bytes = b"x", lease: int = 0) -> int:

@@ -31,7 +31,7 @@ from fleetd.systemd.dbus_connection import (
 )
 from tests.metrics import Counted
 
-PATIENCE_S = 15.0
+PATIENCE_S = 60.0
 DROPPED = "fleet_dbus_signals_dropped_total"
 POLICY = """<busconfig><type>custom</type><listen>unix:dir={directory}</listen><auth>EXTERNAL</auth>
 <policy context="default"><allow user="*"/><allow own="*"/><allow send_destination="*"/><allow receive_sender="*"/>

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from contrib.demo.client import Client
 
 NOBODY = "http://127.0.0.1:9/"
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-BOUND_S = 30.0
+BOUND_S = 120.0
 
 
 class BackgroundLoop:
