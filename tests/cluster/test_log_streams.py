@@ -94,6 +94,7 @@ def say(machine: Machine, text: str) -> None:
 
 def test_logs_and_state_of_a_worker_are_read_through_a_server(workers: Workers) -> None:
     start(workers, TALKER + ON_WORKER)
+    workers.cluster.wait_until("all is in the journal", lambda: "line 3" in workers.worker.journal(LOG_UNIT))
     for server in workers.servers:
         shown = workers.fleetctl("journal", "--output=cat", "-n", "100", "talker", on=server)
         lines = [line for line in shown.stdout.splitlines() if line.startswith("line ")]
@@ -124,7 +125,10 @@ def test_a_log_is_followed_until_the_client_goes_away(workers: Workers) -> None:
         assert [line for line in following.lines if "later" in line] == ["later 0", "later 1", "later 2"]
         assert journalctls(workers.worker) == 1
     workers.cluster.wait_until("nobody reads the journal", lambda: journalctls(workers.worker) == 0)
-    assert not workers.cluster.etcd.etcdctl("get", "--keys-only", "--prefix", "/fleet-requests/").strip()
+    workers.cluster.wait_until(
+        "the request is deleted",
+        lambda: not workers.cluster.etcd.etcdctl("get", "--keys-only", "--prefix", "/fleet-requests/").strip(),
+    )
 
 
 def test_a_journalctl_that_is_killed_ends_what_is_followed(workers: Workers) -> None:

@@ -53,13 +53,17 @@ def test_logs_and_states_are_read_on_the_machine_of_the_unit(operator: Operator)
 def test_a_machine_that_is_cut_off_is_named_and_the_others_are_shown(
     new_cluster: Callable[..., Cluster], tmp_path: Path
 ) -> None:
-    cluster = new_cluster(machines=3)
+    cluster = new_cluster(machines=3, config={"agent_ttl": "5min"})  # so that the one that is cut off is still listed
     operator = Operator(cluster, tmp_path)
     operator.start({"every.service": EVERYWHERE})
     cluster.wait_until("it runs on all", lambda: len(operator.placed().get("every.service", ())) == 3)
     asked, _, cut = cluster.machines
+    cluster.wait_until(
+        "all is in the journals",
+        lambda: all("line 3 of" in machine.journal("every.service") for machine in cluster.machines),
+    )
     cut.cut_network()
-    shown = cluster.fleetctl("journal", "--output=cat", "-n", "2", "every", on=asked, check=False)
+    shown = cluster.fleetctl("journal", "--output=cat", "-n", "10", "every", on=asked, check=False)
     heads = {line.partition("...")[0] for line in shown.stdout.splitlines() if "line 3" in line}
     assert heads == {machine.id[:8] for machine in cluster.machines if machine is not cut}
     assert f"Using SSH for machine {cut.id[:8]}" in shown.stderr

@@ -10,7 +10,7 @@ from contrib.testbed import Cluster
 from contrib.testbed.machine import Machine
 from tests.cluster.operator import Operator, with_fleet
 
-TTL_S = 4
+TTL_S = 10  # long enough for machines that are busy to keep their leases
 PATIENCE_S = 300.0
 WEB = tuple(f"web@{number}.service" for number in range(1, 5))
 

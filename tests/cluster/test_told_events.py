@@ -162,4 +162,4 @@ def test_all_that_is_done_is_told_once_and_in_order_through_changes_of_leader(op
     reader.wait_for(at, {"kind": "joined", "machine": leader.id})
 
     operator.wait_until_placed(UNIT, *MEMBERS)
-    assert _places(reader.all()) == operator.placed(on=stays)
+    cluster.wait_until("units are where the events say", lambda: _places(reader.all()) == operator.placed(on=stays))
