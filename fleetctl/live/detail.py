@@ -22,35 +22,10 @@ class Line(msgspec.Struct, frozen=True):
     is_head: bool = False
 
 
-class Narrowing(msgspec.Struct, frozen=True):
-    """A rule of fleetd's explanation, and how many machines it leaves."""
-
-    left: int
-    message: str = ""
-
-
-class Verdict(msgspec.Struct, frozen=True):
-    """Why the unit is not on a machine, in fleetd's explanation."""
-
-    machine: str
-    address: str = ""
-    message: str = ""
-
-
-class Explanation(msgspec.Struct, frozen=True):
-    """What is shown of fleetd's explanation."""
-
-    unit: str
-    reason: str = ""
-    machines: int = 0
-    why_here: tuple[Narrowing, ...] = msgspec.field(name="whyHere", default=())
-    why_not: tuple[Verdict, ...] = msgspec.field(name="whyNot", default=())
-
-
 class Detail(msgspec.Struct, frozen=True):
     """What was read about one unit. `no_explanation` and `no_log` say why there is none."""
 
-    explanation: Explanation | None = None
+    explanation: schema.Explanation | None = None
     no_explanation: str = ""
     log: tuple[Entry, ...] = ()
     no_log: str = ""

@@ -12,7 +12,7 @@ from fleetctl.client import ApiError, Client, NotFleet
 from fleetctl.errors import ClientError
 from fleetctl.event_stream import follow
 from fleetctl.live.changes import Happening, happening_of
-from fleetctl.live.detail import Detail, Entry, Explanation
+from fleetctl.live.detail import Detail, Entry
 from fleetctl.live.state import MOST_EVENTS, Lists
 from fleetd.api import schema
 from fleetd.api.event_schema import BEGIN, GAP
@@ -141,10 +141,10 @@ class DetailReader:
         return Detail(explanation, no_explanation, log, no_log)
 
 
-def _read_explanation(client: Client, unit: str) -> tuple[Explanation | None, str]:
+def _read_explanation(client: Client, unit: str) -> tuple[schema.Explanation | None, str]:
     try:
         answer = client.read_insight(f"explain/{quote(unit, safe='')}")
-        return msgspec.json.decode(answer, type=Explanation), ""
+        return msgspec.json.decode(answer, type=schema.Explanation), ""
     except UNREADABLE:
         return None, "fleetd's explanation is unreadable"
     except ClientError as error:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from fleetctl.live.changes import happening_of, machine_changes, unit_changes
-from fleetctl.live.detail import Detail, Explanation, Narrowing, Verdict, describe, log_lines
+from fleetctl.live.detail import Detail, describe, log_lines
 from fleetctl.live.pane import Pane, Query, arrange
 from fleetctl.live.rows import UNIT_COLUMNS, Level, Row, cells_at, machine_rows, render_age, unit_row
 from fleetctl.live.state import Lists, LiveState
@@ -271,8 +271,9 @@ def test_the_newest_event_comes_first() -> None:
 
 
 def test_an_explanation_tells_the_rules_and_why_not_elsewhere() -> None:
-    others = tuple(Verdict(f"{number:032x}", message="conflicts with web@1.service") for number in range(25))
-    found = Explanation("a.service", "runs here", 26, (Narrowing(4, "disk=ssd"), Narrowing(1, "fewest units")), others)
+    others = tuple(schema.Verdict(f"{number:032x}", message="conflicts with web@1.service") for number in range(25))
+    rules = (schema.Narrowing("has", 4, "disk=ssd"), schema.Narrowing("units", 1, "fewest units"))
+    found = schema.Explanation("a.service", 5, reason="runs here", machines=26, why_here=rules, why_not=others)
     lines = [line.text for line in describe(report("a.service"), Detail(found, log=()), 1010.0)]
     assert "  decided     10s ago" in lines
     assert "  1 disk=ssd: 4 of 26 machines" in lines
