@@ -14,7 +14,7 @@ from contrib.testbed.etcd import EtcdServer, free_port
 from fleetd.store.etcd import EtcdStore
 from fleetd.store.protocol import Changes, Compacted, Put, StoreMember, Unavailable, Unchanged
 
-PASSWORD_S = 3.0  # etcd checks one with bcrypt, on purpose slowly
+PASSWORD_S = 10.0  # etcd checks one with bcrypt, on purpose slowly
 PATIENCE_S = 60.0
 
 NewEtcd = Callable[..., EtcdServer]
@@ -243,7 +243,7 @@ async def test_a_frozen_etcd_is_unavailable_in_time_and_usable_afterwards(new_et
             waiting = asyncio.ensure_future(next_of(watch))
             await asyncio.sleep(0.2)
             server.freeze()
-            async with asyncio.timeout(3):
+            async with asyncio.timeout(PATIENCE_S):
                 with pytest.raises(Unavailable, match=r"no answer for 0\.5 s"):
                     await store.revision()
                 # a write is not repeated at another endpoint
@@ -418,7 +418,7 @@ async def test_authentication_can_be_enabled_while_the_store_is_in_use(new_etcd:
 async def test_a_wrong_password_and_a_missing_user_are_reported(new_etcd: NewEtcd) -> None:
     server = new_etcd().start()
     enable_authentication(server)
-    async with store_on(server.client_url, username="fleet", password="wrong") as store:
+    async with store_on(server.client_url, username="fleet", password="wrong", request_timeout_s=PASSWORD_S) as store:
         with pytest.raises(Unavailable, match=r"does not let user fleet in.*check etcd_username and etcd_password"):
             await store.revision()
     async with store_on(server.client_url) as store:
