@@ -1,4 +1,4 @@
-"""Sends answers of this machine as streams to the members that ask (model/answer_stream.py)."""
+"""Sends answers of this machine as streams to the servers that ask (model/answer_stream.py)."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
@@ -22,14 +22,14 @@ Dial = Callable[[str, str], Awaitable[tuple[asyncio.StreamReader, asyncio.Stream
 
 
 class AnswerStream:
-    """One answer on its way to the member that asked."""
+    """One answer on its way to the server that asked."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
 
     async def send(self, lines: AsyncIterable[bytes]) -> None:
-        """Send these entries, and signs of life, until there are no more, or the member has gone. Raises OSError."""
+        """Send these entries, and signs of life, until there are no more, or the server has gone. Raises OSError."""
         await first_of(self._send_entries(lines), self._stay_alive(), self._wait_for_end())
 
     async def end(self, answer: MachineAnswer) -> None:
@@ -52,14 +52,14 @@ class AnswerStream:
             await self._writer.drain()
 
     async def _wait_for_end(self) -> None:
-        """Wait until the member closes the connection. It says nothing more."""
+        """Wait until the server closes the connection. It says nothing more."""
         if not await self._reader.read(1):
-            raise ConnectionResetError("the member that asked has gone")
+            raise ConnectionResetError("the server that asked has gone")
 
 
 @asynccontextmanager
 async def open_stream(dial: Dial, address: str, asker: str, id_: str) -> AsyncGenerator[AnswerStream, None]:
-    """A stream to the member `asker` at this address for the request of this id. Raises CannotDial, also if that member
+    """A stream to the server `asker` at this address for the request of this id. Raises CannotDial, also if that server
     refuses it."""
     reader, writer = await dial(address, asker)
     try:

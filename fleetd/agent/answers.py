@@ -56,7 +56,7 @@ class Inspects(Protocol):
 
 class Answers:
     """Answers the requests to a machine. `shadows(name)` returns the machine's own unit of that name, '' if it has
-    none: of those, nothing is told. `dial` connects to members for streams; a machine without certificate has none."""
+    none: of those, nothing is told. `dial` connects to servers for streams; a machine without certificate has none."""
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class Answers:
         try:
             value = await self._find_answer(id_, item.value)
             if value:
-                guard = CreatedAt(item.key, item.create_revision)  # the member that asked may have gone
+                guard = CreatedAt(item.key, item.create_revision)  # the server that asked may have gone
                 key = self._registry.answer_key(id_, self._machine_id)
                 await self._store.transact([guard], [Put(key, value, item.lease)])
         except (StoreError, OSError) as error:
@@ -129,7 +129,7 @@ class Answers:
             log.exception("cannot answer a request; please report this as a bug")
 
     async def _find_answer(self, id_: str, value: bytes) -> bytes:
-        """What is to be written into the store; b'' if the answer went as a stream. Raises OSError if the member that
+        """What is to be written into the store; b'' if the answer went as a stream. Raises OSError if the server that
         takes the stream has gone."""
         try:
             request = decode_request(value)
@@ -165,7 +165,7 @@ class Answers:
         return MachineAnswer(tuple(map(msgspec.Raw, entries.lines)), units, entries.is_cut)
 
     async def _stream(self, dial: "Dial", id_: str, request: MachineRequest, answer: MachineAnswer) -> bool:
-        """Stream an answer. False if the member cannot be reached; raises OSError if it has gone."""
+        """Stream an answer. False if the server cannot be reached; raises OSError if it has gone."""
         from fleetd.agent.answer_streams import CannotDial, open_stream  # few answers need it
 
         try:

@@ -62,7 +62,7 @@ class Question(msgspec.Struct, frozen=True):
 
 
 class Asking:
-    """Asks on behalf of this member. `machine` is that, `now` a monotonic clock, `new_id` returns a unique word."""
+    """Asks on behalf of this server. `machine` is that, `now` a monotonic clock, `new_id` returns a unique word."""
 
     def __init__(
         self,
@@ -154,7 +154,7 @@ class Asking:
 
     @property
     def asker(self) -> str:
-        """The id of this member."""
+        """The id of this server."""
         return self._machine().id
 
     async def _find_absences(self, requests: Mapping[str, MachineRequest]) -> dict[str, str]:

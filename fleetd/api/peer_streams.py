@@ -1,4 +1,4 @@
-"""Takes what machines stream to this member: the logs that clients follow, and answers that have no room in the store
+"""Takes what machines stream to this server: the logs that clients follow, and answers that have no room in the store
 (model/answer_stream.py). Machines dial the addresses of `peer_listen=`, and each end checks the certificate of the
 other.
 """
@@ -30,7 +30,7 @@ LOST = "its stream has ended: the machine, its fleetd or the network between has
 
 
 class PeerStreams:
-    """The streams to this member. `address` is where machines dial, as HOST:PORT; `trust` says which certificates
+    """The streams to this server. `address` is where machines dial, as HOST:PORT; `trust` says which certificates
     count, `unix_now` is the wall clock."""
 
     def __init__(

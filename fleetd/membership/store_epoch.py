@@ -96,7 +96,7 @@ class StoreEpoch:
         if the store was set back. Call `accept` once the whole reading has succeeded. Raises Unavailable."""
         fell = revision < highest or self.set_back.is_set()
         name, written_at = await self._read()
-        # If the revision fell and the name differs from the known one, another member has recorded this restore.
+        # If the revision fell and the name differs from the known one, another server has recorded this restore.
         if self._is_worker:
             if _is_older(name, self.name):
                 raise Unavailable("the store was restored, and no server has recorded that yet")

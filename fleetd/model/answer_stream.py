@@ -1,7 +1,7 @@
-"""An answer of a machine as a stream, over TLS, to the member that asks: logs that are followed, and what has no room
+"""An answer of a machine as a stream, over TLS, to the server that asks: logs that are followed, and what has no room
 in the store. Pure.
 
-The machine dials, and says first for which request it comes. The member says ACCEPTED, or why not, and the machine then
+The machine dials, and says first for which request it comes. The server says ACCEPTED, or why not, and the machine then
 sends lines: entries of its journal, empty ones while there is nothing to say, and last an answer without entries.
 """
 
@@ -28,7 +28,7 @@ def begin_line(id_: str) -> bytes:
 
 
 def refusal_line(why: str) -> bytes:
-    """What a member says instead of ACCEPTED."""
+    """What a server says instead of ACCEPTED."""
     return " ".join(why.split()).encode()[: MAX_WORDS_BYTES - 1] + b"\n"
 
 

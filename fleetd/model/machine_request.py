@@ -1,7 +1,7 @@
 """Requests to single machines, through the store: what units there log, and what systemd says of them. Pure.
 
-The member that is asked writes a request for each machine, on a lease of its own; the machine writes its answer on that
-very lease. So both are gone soon after the member that asked, whatever becomes of either. KeySpace has the keys.
+The server that is asked writes a request for each machine, on a lease of its own; the machine writes its answer on that
+very lease. So both are gone soon after the server that asked, whatever becomes of either. KeySpace has the keys.
 """
 
 import re
@@ -37,7 +37,7 @@ def requests_prefix(prefix: str) -> str:
 
 
 def answers_prefix(prefix: str) -> str:
-    """The same of answers. Id and machine follow, so that a member that asks many machines watches one prefix."""
+    """The same of answers. Id and machine follow, so that a server that asks many machines watches one prefix."""
     return (prefix.rstrip("/") or "/") + "-answers/"
 
 

@@ -332,7 +332,7 @@ class KeySpace:
 
     @property
     def answers_prefix(self) -> str:
-        """What the keys begin with of the answers to them. Id and machine follow, so that a member that asks many
+        """What the keys begin with of the answers to them. Id and machine follow, so that a server that asks many
         machines watches one prefix."""
         return machine_request.answers_prefix(self.prefix)
 

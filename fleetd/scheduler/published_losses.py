@@ -1,4 +1,4 @@
-"""What the leader has judged of absent machines, as the store shows it: another member plans with the same facts.
+"""What the leader has judged of absent machines, as the store shows it: another server plans with the same facts.
 
 The leader deletes the session of a machine (`synced/`) before anything else once it judges it dead, and the decision
 about a unit that waits for a dead machine says since when. So nothing more has to be published.

@@ -1,4 +1,4 @@
-"""Connects to another member of the cluster, with the certificate of this machine, and looks whose that one has."""
+"""Connects to another server of the cluster, with the certificate of this machine, and looks whose that one has."""
 
 import asyncio
 import re
@@ -14,7 +14,7 @@ _PLACE = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\s:/\[\]]+)):([0-9]{1,5})", re.
 
 
 class CannotDial(Exception):
-    """The member cannot be reached, or is another one. The message names the address and the cause."""
+    """The server cannot be reached, or is another one. The message names the address and the cause."""
 
 
 class DialTrust(Protocol):
@@ -37,7 +37,7 @@ async def dial(
     """A connection to this server at HOST:PORT. Raises CannotDial."""
     found = _PLACE.fullmatch(address)
     if found is None or not 0 < int(found[3]) <= 65535:
-        raise CannotDial(f"{address!r} is no address of a member")
+        raise CannotDial(f"{address!r} is no address of a server")
     if not trust.expires_at_s:
         raise CannotDial("this machine has no certificate yet")
     host, port = found[1] or found[2], int(found[3])

@@ -1,4 +1,4 @@
-"""Logs that are followed, and long answers: machines stream them over TLS to the member that was asked."""
+"""Logs that are followed, and long answers: machines stream them over TLS to the server that was asked."""
 
 import asyncio
 import json
@@ -319,7 +319,7 @@ async def test_without_peer_listen_the_remedy_is_named(fleet: Fleet) -> None:
 
 @pytest.mark.parametrize("address", ["", "nowhere", "127.0.0.1:0", "127.0.0.1:70000", "/run/x"])
 async def test_an_address_that_is_none_is_not_dialled(cluster: Cluster, address: str) -> None:
-    with pytest.raises(CannotDial, match="is no address of a member"):
+    with pytest.raises(CannotDial, match="is no address of a server"):
         await dial(cluster.own["m2"], lambda identity: False, address, "m1")
 
 

@@ -1,4 +1,4 @@
-"""Explanations: why a unit is where it is, and on no other machine. The member that is asked computes it, in a thread,
+"""Explanations: why a unit is where it is, and on no other machine. The server that is asked computes it, in a thread,
 from what it reads at one revision; nothing is written."""
 
 from collections.abc import Awaitable, Callable

@@ -1,4 +1,4 @@
-"""Plans: what would become of the cluster. The member that is asked computes it, from one read of everything, in a
+"""Plans: what would become of the cluster. The server that is asked computes it, from one read of everything, in a
 thread, one plan at a time; nothing is written."""
 
 from collections.abc import Callable
