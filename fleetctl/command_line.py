@@ -239,6 +239,9 @@ def global_option_lines() -> list[str]:
 
 
 def _plain(value: Any) -> str:
+    """A default as it would be given; '' for none."""
+    if value is None or value == ():
+        return ""
     return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -103,7 +103,7 @@ def _sentence(text: str) -> str:
 
 
 def _default(default: object) -> str:
-    if default is None or default is False or default == "":
+    if default is None or default is False or default in ("", ()):
         return ""
     if isinstance(default, float):
         default = f"{default:g}"

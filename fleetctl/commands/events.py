@@ -30,8 +30,21 @@ FORM = click.option(
 @flag("--follow", "--f", "-f", "follow_", text="go on with what happens, states of units too; without --since from now")
 @click.option("--since", type=TimeSpan(), default=None, help="only what has happened in this time, such as 1h")
 @click.option("--unit", "units", multiple=True, default=(), help="only about units that match this; may be repeated")
-@click.option("--machine", "machines", multiple=True, default=(), help="only about the machine whose id begins so")
-@click.option("--kind", "kinds", type=click.Choice(KINDS), multiple=True, default=(), help="only events of this kind")
+@click.option(
+    "--machine",
+    "machines",
+    multiple=True,
+    default=(),
+    help="only about the machine whose id begins so; may be repeated",
+)
+@click.option(
+    "--kind",
+    "kinds",
+    type=click.Choice(KINDS),
+    multiple=True,
+    default=(),
+    help=f"only events of this kind: {', '.join(KINDS)}; may be repeated",
+)
 @FORM
 def command(
     settings: Settings,
