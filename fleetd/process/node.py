@@ -243,7 +243,7 @@ class Node:
         )
 
     def _make_dial(self) -> "Dial | None":
-        """What connects to other members with this machine's certificate; None for a machine that has none."""
+        """What connects to other servers with this machine's certificate; None for a machine that has none."""
         own = self._own_trust
         if own is None:
             return None

@@ -72,7 +72,8 @@ class Events:
         happened since follows, or 410 if that cannot be said. `after=0`: from the oldest event that is kept; without
         it: from now. `kind`, `unit` (a pattern) and `machine` (how its id begins) may be repeated, and select lines.
         `since` is the Unix time of the oldest event wanted. With `follow=false`, the stream ends with what has happened
-        until now, and a `mark`."""
+        until now, and a `mark`; with `latest=true`, too, it has only the latest events, and a `gap` says first if there
+        are older ones."""
         asked = parse_request(request)
         moment = await read_moment(self._registry)
         if asked.after is not None:
