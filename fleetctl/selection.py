@@ -1,12 +1,10 @@
 """Selects units by the arguments of a command: names, and patterns as in systemctl.
 
-A pattern is matched by fnmatch(3) against the whole name, without escapes, since names may contain backslashes. An
-argument with a slash is a path, never a pattern.
+A pattern is matched against the whole name (fleetd/model/name_patterns.py). An argument with a slash is a path, never
+a pattern.
 """
 
-import re
 from collections.abc import Callable, Iterable, Sequence
-from fnmatch import translate
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -17,6 +15,7 @@ from fleetctl.local_files import parse_argument
 from fleetctl.output import printable
 from fleetctl.suggestion import suggest_unit
 from fleetd.api import schema
+from fleetd.model.name_patterns import compile_name_pattern, is_name_pattern
 from fleetd.model.names import parse_name
 from fleetd.model.unit import TargetState
 
@@ -35,7 +34,7 @@ class Selection(msgspec.Struct, frozen=True):
 
 def is_pattern(argument: str) -> bool:
     """True for a pattern; names of units have none of these characters."""
-    return "/" not in argument and not {"*", "?", "["}.isdisjoint(argument)
+    return "/" not in argument and is_name_pattern(argument)
 
 
 @cache
@@ -43,7 +42,7 @@ def match_names(argument: str) -> Callable[[str], bool]:
     """A predicate: the name is the argument, or matches it as a pattern."""
     if not is_pattern(argument):
         return parse_argument(argument).name.full.__eq__
-    matches = re.compile(translate(argument.replace("[^", "[!"))).match
+    matches = compile_name_pattern(argument).match
     return lambda name: matches(name) is not None
 
 

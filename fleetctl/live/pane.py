@@ -1,12 +1,11 @@
 """A list of the live view: its rows in order, filtered and grouped, with a cursor. Pure."""
 
-import re
 from collections.abc import Callable, Iterable, Sequence
-from fnmatch import translate
 
 import msgspec
 
 from fleetctl.live.rows import Row, template_row
+from fleetd.model.name_patterns import compile_name_pattern, is_name_pattern
 
 
 class Query(msgspec.Struct, frozen=True):
@@ -34,9 +33,9 @@ def _word_test(word: str) -> Callable[[Row], bool]:
     if word.startswith("!"):
         test = _word_test(word[1:])
         return lambda row: not test(row)
-    if {"*", "?", "["}.isdisjoint(word):
+    if not is_name_pattern(word):
         return lambda row: word in row.words
-    matches = re.compile(translate(word)).match
+    matches = compile_name_pattern(word).match
     return lambda row: matches(row.key.lower()) is not None
 
 

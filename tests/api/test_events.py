@@ -16,7 +16,7 @@ from fleetd.api.v2.event_hub import BEHIND_BYTES, EventHub
 from fleetd.api.v2.event_lines import Moment, Selection
 from fleetd.api.v2.kept_events import KeptEvents
 from fleetd.model.event import ClusterEvent, EventKind
-from fleetd.model.globs import Globs
+from fleetd.model.name_patterns import NamePatterns
 from fleetd.model.unit import UnitState
 from fleetd.registry.events import EventLog
 from fleetd.registry.moment import read_moment
@@ -26,6 +26,7 @@ from tests.api.conftest import Fleet
 
 EVENTS = "GET /fleet/v2/events"
 AT = 1_800_014_400.0
+ESCAPED = r"mnt-my\x2ddata.mount"
 PATIENCE_S = 60.0
 TURNS = 100  # of the loop; what has been written is distributed after a few
 
@@ -217,7 +218,7 @@ async def test_the_latest_of_what_is_kept_comes_in_order_and_says_if_there_is_mo
     assert len(found) == shown if shown is not None else 0 < len(found) < 30
     assert is_all == (len(found) == 30)
     assert sum(reserved) == 0
-    one, _ = await kept.read_latest(Selection(units=Globs(["29.service"])), AT, 0, now.revision)
+    one, _ = await kept.read_latest(Selection(units=NamePatterns(["29.service"])), AT, 0, now.revision)
     assert len(one) == (held_bytes > 1)
     assert await kept.read_latest(Selection(), AT, now.revision - 1, now.revision - 1) == ([], is_all)
 
@@ -237,15 +238,17 @@ async def test_what_has_happened_to_a_unit_of_late_is_asked_for_in_one_request(f
     ("query", "units"),
     [
         ("unit=web@*.service", ["web@1.service"]),
-        ("machine=m2", ["db.service"]),
+        ("machine=m2", ["db.service", ESCAPED]),
+        (f"unit={ESCAPED}", [ESCAPED]),
         ("kind=unplaced", []),
-        ("kind=placed&kind=moved", ["web@1.service", "db.service"]),
-        (f"since={AT + 1}", ["db.service"]),
+        ("kind=placed&kind=moved", ["web@1.service", "db.service", ESCAPED]),
+        (f"since={AT + 1}", ["db.service", ESCAPED]),
     ],
 )
 async def test_a_reader_gets_only_what_it_has_selected(fleet: Fleet, query: str, units: list[str]) -> None:
     await happen(fleet, placed("web@1.service"))
     await happen(fleet, placed("db.service", "m2"), at_s=AT + 5)
+    await happen(fleet, placed(ESCAPED, "m2"), at_s=AT + 6)
     found = await (await follow(fleet, f"follow=false&{query}")).rest()
     assert [line["unit"] for line in found[1:-1]] == units
 

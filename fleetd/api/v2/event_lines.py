@@ -10,7 +10,7 @@ from fleetd.api import schema
 from fleetd.api.event_schema import GAP, STATE
 from fleetd.api.v2.reports import describe_reason, describe_rejection
 from fleetd.model.event import ClusterEvent, EventRecord
-from fleetd.model.globs import Globs
+from fleetd.model.name_patterns import NamePatterns
 from fleetd.model.reason import render
 from fleetd.model.unit import UnitState
 from fleetd.registry.records import EVENTS, STATES, KeySpace, MalformedRecord
@@ -30,11 +30,11 @@ class Moment(msgspec.Struct, frozen=True):
 
 
 class Selection(msgspec.Struct, frozen=True):
-    """Which lines a reader wants: of these kinds, of machines whose ids begin like this, and of units that match these
-    patterns. Of each, one has to fit; an empty one fits everything."""
+    """Which lines a reader wants: of these kinds, of machines whose ids begin like this, and of units with these names
+    or patterns. Of each, one has to fit; an empty one fits everything."""
 
     kinds: frozenset[str] = frozenset()
-    units: Globs = Globs()
+    units: NamePatterns = NamePatterns()
     machines: tuple[str, ...] = ()
 
     def selects(self, line: schema.Event) -> bool:

@@ -16,7 +16,7 @@ from fleetd.api.v2.event_hub import STORE_CHANGED, EventHub, Reader
 from fleetd.api.v2.event_lines import Moment, Selection, encode_line, encode_server_sent
 from fleetd.api.v2.kept_events import KeptEvents
 from fleetd.model.event import EventKind
-from fleetd.model.globs import Globs
+from fleetd.model.name_patterns import NamePatterns
 from fleetd.model.token import OLDEST, InvalidToken, OutdatedToken, Token, parse_token
 from fleetd.registry.moment import read_moment
 from fleetd.registry.registry import Registry
@@ -70,10 +70,10 @@ class Events:
 
         `after` is the token of a line, or of a list (its header Fleet-Token, for requests that have one): all that has
         happened since follows, or 410 if that cannot be said. `after=0`: from the oldest event that is kept; without
-        it: from now. `kind`, `unit` (a pattern) and `machine` (how its id begins) may be repeated, and select lines.
-        `since` is the Unix time of the oldest event wanted. With `follow=false`, the stream ends with what has happened
-        until now, and a `mark`; with `latest=true`, too, it has only the latest events, and a `gap` says first if there
-        are older ones."""
+        it: from now. `kind`, `unit` (a name or pattern) and `machine` (how its id begins) may be repeated, and select
+        lines. `since` is the Unix time of the oldest event wanted. With `follow=false`, the stream ends with what has
+        happened until now, and a `mark`; with `latest=true`, too, it has only the latest events, and a `gap` says first
+        if there are older ones."""
         asked = parse_request(request)
         moment = await read_moment(self._registry)
         if asked.after is not None:
@@ -93,7 +93,7 @@ class Events:
 
     async def history(self, unit: str) -> tuple[schema.Event, ...]:
         """What has happened to a unit of late, the newest first, as far as the latest events tell."""
-        selection = Selection(units=Globs([unit]))
+        selection = Selection(units=NamePatterns([unit]))
         found, _ = await self._kept_events.read_latest(selection, self._unix_now(), 0, sys.maxsize)
         lines = [line for moment in found[-MOST_TOLD:] for line in selection.select(moment)]
         return tuple(reversed(lines[-MOST_TOLD:]))
@@ -206,7 +206,7 @@ def parse_request(request: Request) -> Asked:
     if latest and (follow or since):
         raise ApiError(400, "latest=true goes with follow=false, and without since")
     return Asked(
-        Selection(kinds, Globs(request.query_values("unit")), tuple(request.query_values("machine"))),
+        Selection(kinds, NamePatterns(request.query_values("unit")), tuple(request.query_values("machine"))),
         token,
         after == OLDEST or (not follow and token is None),
         since,

@@ -3,7 +3,6 @@
 import re
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from fnmatch import translate
 from typing import Any
 
 import msgspec
@@ -13,6 +12,7 @@ from fleetd.api.asking import Asking, Item
 from fleetd.api.http import ApiError, Request, Response, StreamedResponse, render_json
 from fleetd.api.v2.former_machines import find_former_machines
 from fleetd.model.machine_request import JournalQuery, MachineAnswer, MachineRequest, merge_entries, name_machine
+from fleetd.model.name_patterns import NamePatterns, is_name_pattern
 from fleetd.model.names import is_template
 from fleetd.registry.records import UNITS
 from fleetd.registry.registry import Reader, Registry
@@ -112,29 +112,15 @@ async def _find_units(reader: Reader, request: Request) -> list[str]:
     asked = [text for text in dict.fromkeys(request.query_values("unit")) if text]
     if not asked:
         raise ApiError(400, "name units: ?unit=NAME or ?unit=PATTERN")
-    if not any(map(_is_pattern, asked)):
+    if not any(map(is_name_pattern, asked)):
         found = await reader.get_many(UNITS, [(name,) for name in asked if "/" not in name])
         names = sorted(name for (name,) in found)
     else:
-        every = await reader.units()
-        matches = [_matcher(text) for text in asked]
-        names = [name for name in every if any(match(name) for match in matches)]
+        names = list(filter(NamePatterns(asked).match, await reader.units()))
     names = [name for name in names if not is_template(name)]
     if not names:
         raise ApiError(404, f"there is no unit {' or '.join(asked)} that can run")
     return names
-
-
-def _is_pattern(text: str) -> bool:
-    return not {"*", "?", "["}.isdisjoint(text)
-
-
-def _matcher(text: str) -> Callable[[str], bool]:
-    """A predicate: the name is the text, or matches it as a pattern (as fleetctl/selection.py has it)."""
-    if not _is_pattern(text):
-        return text.__eq__
-    expression = re.compile(translate(text.replace("[^", "[!")))
-    return lambda name: expression.match(name) is not None
 
 
 async def _find_machines(reader: Reader, request: Request) -> list[str]:
