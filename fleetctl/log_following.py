@@ -10,7 +10,7 @@ import msgspec
 from fleetctl import output
 from fleetctl.client import ApiError, Client, NotFleet
 from fleetctl.errors import ClientError, CommandFailed
-from fleetctl.logs import Entry, journal_query, render_entry, why_not
+from fleetctl.logs import Entry, LogQuery, render_entry, why_not
 from fleetctl.remote import FAILED_STATUS, End, Line, Remote
 from fleetctl.request_paths import MAX_QUERY
 from fleetctl.unit_locations import Location
@@ -20,26 +20,17 @@ SILENCE_S = 20.0  # of fleetd, which says something each five seconds
 
 
 def follow_logs(
-    client: Client,
-    remote: Remote,
-    units: Sequence[str],
-    places: Sequence[Location],
-    *,
-    lines: int,
-    since_s: float,
-    grep: str,
-    form: str,
-    command: str,
+    client: Client, remote: Remote, query: LogQuery, places: Sequence[Location], command: str
 ) -> Iterator[Line | End]:
-    """The last `lines` entries of the units on these machines, and those that come, as lines of this format; and an End
-    for each machine. `command` says the same on a machine itself: here, or over SSH where fleetd does not say it."""
-    following = _Following(client, remote, form, command)
+    """The entries on these machines, and those that come, as lines; and an End for each machine. `command` says the
+    same on a machine itself: here, or over SSH where fleetd does not say it."""
+    following = _Following(client, remote, query.form, command)
     elsewhere = [place for place in places if not remote.is_here(place)]
     for place in places:
         if place not in elsewhere:
             remote.begin(place, command, following.events.put)
-    query = journal_query(units, elsewhere, lines=lines, since_s=since_s, grep=grep) + "&follow=true"
-    threading.Thread(target=following.run, args=(query, elsewhere), daemon=True).start()
+    text = query.render(elsewhere) + "&follow=true"
+    threading.Thread(target=following.run, args=(text, elsewhere), daemon=True).start()
     left = len(places)
     while left:
         event = following.events.get()

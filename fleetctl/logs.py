@@ -22,23 +22,43 @@ MAX_LINES = 10_000
 Entry = Mapping[str, Any]
 
 
+class LogQuery(msgspec.Struct, frozen=True):
+    """Which entries are shown: the last `lines` of these units, since a Unix time (0: from the first on), whose message
+    matches `grep` ('': all); and in which format of journalctl."""
+
+    units: Sequence[str]
+    lines: int
+    since_s: float
+    grep: str
+    form: str
+
+    def render(self, places: Sequence[Location]) -> str:
+        """The query of the API for the entries on these machines; without any: on those where the units are."""
+        query = [("unit", unit) for unit in self.units] + [("machine", place.machine) for place in places]
+        query += [("lines", str(self.lines))] + ([("since", f"{self.since_s:.6f}")] if self.since_s else [])
+        query += [("grep", self.grep)] if self.grep else []
+        return urlencode(query, errors="surrogateescape")
+
+    def journalctl(self, unit_option: str) -> list[str]:
+        """The journalctl that shows the same on a machine; `unit_option` is --unit, or --user-unit."""
+        units = (f"{unit_option}={unit}" for unit in self.units)
+        argv = ["journalctl", *units, "--no-pager", "-n", str(self.lines), "--output", self.form]
+        argv += [f"--since=@{self.since_s:.0f}"] if self.since_s else []
+        return argv + ([f"--grep={self.grep}"] if self.grep else [])
+
+
 def show_logs(
     client: Client,
-    units: Sequence[str],
+    query: LogQuery,
     places: Sequence[Location],
     *,
-    lines: int,
-    since_s: float,
-    grep: str,
-    form: str,
     has_heads: bool,
     others: Sequence[Location] = (),
 ) -> list[Location]:
-    """Print the last `lines` entries of the units on each of these machines, by time, each headed by its machine if
-    `has_heads`. With `others`, which are all machines of the cluster, those are asked, too, on which the units were
-    before. Returns the machines that have to be asked otherwise; why is printed on stderr. Raises ClientError."""
-    text = journal_query(units, [] if others else places, lines=lines, since_s=since_s, grep=grep)
-    text += "&previous=true" if others else ""
+    """Print the entries of each of these machines, by time, each headed by its machine if `has_heads`. With `others`,
+    which are all machines of the cluster, those are asked, too, on which the units were before. Returns the machines
+    that have to be asked otherwise; why is printed on stderr. Raises ClientError."""
+    text = query.render([] if others else places) + ("&previous=true" if others else "")
     if len(text) > MAX_QUERY:
         return list(places)
     try:
@@ -65,17 +85,9 @@ def show_logs(
         if machine in left:
             continue
         head = terminal.paint(f"{by_id[machine]}:", colours[machine], sys.stdout) + " " if has_heads else ""
-        for line in render_entry(each, form):
+        for line in render_entry(each, query.form):
             output.result(head + (output.for_terminal(line) if sys.stdout.isatty() else line))
     return [by_id[machine] for machine in sorted(left)]
-
-
-def journal_query(units: Sequence[str], places: Sequence[Location], *, lines: int, since_s: float, grep: str) -> str:
-    """The query for the last entries of the units on these machines."""
-    query = [("unit", unit) for unit in units] + [("machine", place.machine) for place in places]
-    query += [("lines", str(lines))] + ([("since", f"{since_s:.6f}")] if since_s else [])
-    query += [("grep", grep)] if grep else []
-    return urlencode(query, errors="surrogateescape")
 
 
 def why_not(entry: Entry) -> str:

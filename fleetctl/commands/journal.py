@@ -2,7 +2,6 @@
 
 import shlex
 import time
-from functools import partial
 
 import click
 import msgspec
@@ -11,7 +10,7 @@ from fleetctl.client import open_client
 from fleetctl.command_line import flag, new_command, unit_arguments
 from fleetctl.errors import CommandFailed, failing_as
 from fleetctl.log_following import follow_logs
-from fleetctl.logs import FORMATS, MAX_LINES, show_logs
+from fleetctl.logs import FORMATS, MAX_LINES, LogQuery, show_logs
 from fleetctl.remote import Remote, show_as_they_come, show_in_order
 from fleetctl.selection import find_all, is_no_template
 from fleetctl.settings import Settings
@@ -83,21 +82,15 @@ def command(
     if machine:
         places = [pick_place(places, machine, reports[0].name)]
     remote = Remote(settings, client, ssh_port)
-    names = [report.name for report in reports]
-    option = "--user-unit" if settings.user else "--unit"
-    argv = ["sudo"] * sudo + ["journalctl", *(f"{option}={name}" for name in names), "--no-pager", "-n", str(lines)]
-    argv += ["--output", form, *([f"--since=@{since_s:.0f}"] if since_s else []), *(["-f"] if follow else [])]
-    argv += [f"--grep={grep}"] if grep else []
+    query = LogQuery([report.name for report in reports], lines, since_s, grep, form)
+    argv = ["sudo"] * sudo + query.journalctl("--user-unit" if settings.user else "--unit") + ["-f"] * follow
     if is_shown_by_fleetd and follow and not all(map(remote.is_here, places)):
-        events = follow_logs(
-            client, remote, names, places, lines=lines, since_s=since_s, grep=grep, form=form, command=shlex.join(argv)
-        )
+        events = follow_logs(client, remote, query, places, shlex.join(argv))
         return show_as_they_come(events, places, has_heads=has_heads)
     if is_shown_by_fleetd and (previous or not all(map(remote.is_here, places))):
         with failing_as("Error reading logs: "):
             others = all_locations(client) if previous else ()
-            show = partial(show_logs, client, names, places, others=others, has_heads=has_heads)
-            places = show(lines=lines, since_s=since_s, grep=grep, form=form)
+            places = show_logs(client, query, places, has_heads=has_heads, others=others)
         if not places:
             return 0
     if not has_heads:

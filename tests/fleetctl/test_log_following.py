@@ -10,6 +10,7 @@ import pytest
 from fleetctl.client import Client
 from fleetctl.endpoint import parse_endpoint
 from fleetctl.log_following import follow_logs
+from fleetctl.logs import LogQuery
 from fleetctl.remote import FAILED_STATUS, End, Line
 from fleetctl.unit_locations import Location
 from fleetd.api.http import Request, Response, StreamedResponse, render_error
@@ -79,13 +80,9 @@ def follow(fleetd: Fleetd, *places: Location, remote: ScriptedRemote | None = No
     events = follow_logs(
         client,
         remote or ScriptedRemote(),  # type: ignore[arg-type]
-        ["web.service"],
+        LogQuery(["web.service"], lines=5, since_s=0.0, grep="x y", form="cat"),
         places,
-        lines=5,
-        since_s=0.0,
-        grep="x y",
-        form="cat",
-        command="journalctl",
+        "journalctl",
     )
     return [(each.place.machine[0], each.text.decode() if isinstance(each, Line) else each.status) for each in events]
 
