@@ -36,8 +36,8 @@ class LiveState:
         self._told = 0
 
     def take(self, lists: Lists, now_s: float, *, tell: bool = True) -> bool:
-        """Show these lists, and, to `tell` it, what has changed in them; returns whether anything has. The first ones
-        are no news."""
+        """Show these lists; returns whether anything has changed in them. With `tell`, each change becomes an event,
+        but for the first lists."""
         former = self.lists
         units = {name: report for name, report in lists.units.items() if not is_template(name)}
         lists = Lists(lists.machines, units)

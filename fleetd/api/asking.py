@@ -182,7 +182,7 @@ class Asking:
 
     @asynccontextmanager
     async def _question(self, requests: Mapping[str, MachineRequest]) -> AsyncGenerator["Question", None]:
-        """Ask machines, meanwhile."""
+        """Ask machines, for as long as the `async with` block runs."""
         id_ = self._new_id()
         lease = await self._store.grant(LEASE_S)
         try:

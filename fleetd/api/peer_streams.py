@@ -44,7 +44,7 @@ class PeerStreams:
 
     @contextmanager
     def expect(self, id_: str, machines: Collection[str]) -> Iterator[Expected]:
-        """Take streams of these machines for the question of this id, meanwhile."""
+        """Take streams of these machines for the question of this id while the `with` block runs."""
         expected = self._expected[id_] = Expected(machines)
         try:
             yield expected

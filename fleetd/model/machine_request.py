@@ -37,7 +37,8 @@ def requests_prefix(prefix: str) -> str:
 
 
 def answers_prefix(prefix: str) -> str:
-    """The same of answers. Id and machine follow, so that a server that asks many machines watches one prefix."""
+    """What the keys of answers begin with. Id and machine follow, so that a server that asks many machines watches one
+    prefix."""
     return (prefix.rstrip("/") or "/") + "-answers/"
 
 

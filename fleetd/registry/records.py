@@ -326,14 +326,14 @@ class KeySpace:
 
     @property
     def requests_prefix(self) -> str:
-        """What the keys begin with of requests to single machines (model/machine_request.py): no leader reads them.
+        """What the keys of requests to single machines begin with (model/machine_request.py): no leader reads them.
         Machine and id follow."""
         return machine_request.requests_prefix(self.prefix)
 
     @property
     def answers_prefix(self) -> str:
-        """What the keys begin with of the answers to them. Id and machine follow, so that a server that asks many
-        machines watches one prefix."""
+        """What the keys of the answers begin with. Id and machine follow, so that a server that asks many machines
+        watches one prefix."""
         return machine_request.answers_prefix(self.prefix)
 
     def request_key(self, machine: str, id_: str) -> str:

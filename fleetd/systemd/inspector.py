@@ -72,7 +72,8 @@ class Entries(msgspec.Struct, frozen=True):
 
 
 class Inspector:
-    """Of the system's systemd, or of the user's. `journalctl` and `systemctl` are the programs."""
+    """Reads the journal and the systemd of the system, or of the `user`. `journalctl` and `systemctl` are the
+    programs."""
 
     def __init__(self, *, user: bool, journalctl: str = "journalctl", systemctl: str = "systemctl") -> None:
         self._user = user

@@ -27,8 +27,11 @@ STORE_CLOSED = "the watch of the store has ended"
 
 
 class Reader:
-    """What has happened and was not taken yet. `over` says why nothing follows ('': it goes on), `is_behind` is true if
-    that is because the reader is too slow. What happened until the revision `came_at` is history to it."""
+    """The queue of one reader: what has happened and was not taken yet.
+
+    `over` says why the stream ends ('': it goes on); `is_behind` is true if it ends because the reader is too slow.
+    What happened up to the revision `came_at` was there before the reader, and may take more memory.
+    """
 
     def __init__(self, now: Callable[[], float], came_at: int = 0) -> None:
         self.over = ""

@@ -53,8 +53,8 @@ class Selection(msgspec.Struct, frozen=True):
 
 
 def read_moments(keys: KeySpace, events: Iterable[Event]) -> Iterator[Moment]:
-    """What these changes below the keys' own prefix and the archive's mean, by revision; revisions that mean nothing to
-    readers are left out."""
+    """The moments of these changes, one for each revision that has lines. The changes are below the prefix of the keys
+    and that of the archive."""
     for revision, group in groupby(events, attrgetter("revision")):
         changes = list(group)
         # What the cluster has decided comes before what machines report.

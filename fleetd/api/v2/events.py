@@ -33,9 +33,12 @@ _TOO_MANY = "this fleetd has as many readers of events as it takes: ask another 
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """A request. `after`: go on after this token; None: from now, or `from_oldest` from the oldest event that is kept,
-    or from the first one `since` a Unix time. `follows`: go on with what happens; else end with what has happened, or
-    with the `latest` of that alone."""
+    """What a request asks for.
+
+    The stream begins after the token `after`. Without one it begins at the oldest event that is kept (`from_oldest`),
+    at the first one of the Unix time `since`, or now. If it `follows`, it goes on with what happens; else it ends with
+    what has happened, and has only the `latest` of that if so asked.
+    """
 
     selection: Selection
     after: Token | None = None

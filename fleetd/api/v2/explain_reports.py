@@ -17,19 +17,19 @@ def describe_explanation(snapshot: Snapshot, name: str, revision: int) -> schema
     unit, decision = snapshot.units.get(name), snapshot.decisions.get(name)
     if unit is None:
         raise ApiError(404, NOT_FOUND)
-    found_out = explain(snapshot, name)
+    found = explain(snapshot, name)
     return schema.Explanation(
         unit=name,
         revision=revision,
         target=unit.target,
-        places=tuple(schema.Place(machine, _address(snapshot, machine)) for machine in found_out.here),
+        places=tuple(schema.Place(machine, _address(snapshot, machine)) for machine in found.here),
         since=decision.since if decision and decision.machine else 0.0,
         reason=render(decision.reason) if decision else "",
         cause=describe_reason(decision.reason) if decision else None,
-        machines=found_out.machines,
-        best=found_out.best,
-        why_here=tuple(_describe_narrowing(each, name) for each in found_out.narrowings),
-        why_not=tuple(_describe_verdict(snapshot, each) for each in found_out.others),
+        machines=found.machines,
+        best=found.best,
+        why_here=tuple(_describe_narrowing(each, name) for each in found.narrowings),
+        why_not=tuple(_describe_verdict(snapshot, each) for each in found.others),
     )
 
 
@@ -37,13 +37,13 @@ def _describe_narrowing(narrowing: Narrowing, name: str) -> schema.Narrowing:
     return schema.Narrowing(
         rule=narrowing.rule,
         left=narrowing.left,
-        message=_word(narrowing, name),
+        message=_render_rule(narrowing, name),
         rejections=tuple(map(_describe, narrowing.rejections)),
         value=narrowing.value,
     )
 
 
-def _word(narrowing: Narrowing, name: str) -> str:
+def _render_rule(narrowing: Narrowing, name: str) -> str:
     """The rule in words."""
     subjects = [each.subject for each in narrowing.rejections[:_MOST_NAMED] if each.subject]
     more = len(narrowing.rejections) - _MOST_NAMED
@@ -52,7 +52,7 @@ def _word(narrowing: Narrowing, name: str) -> str:
         case Requirement.ACCEPTS:
             return "takes new units"
         case Requirement.HAS:
-            return _word_property(narrowing.rejections[0])
+            return _render_property(narrowing.rejections[0])
         case Requirement.TAKES:
             return "takes this unit"
         case Requirement.SOCKETS:
@@ -61,11 +61,11 @@ def _word(narrowing: Narrowing, name: str) -> str:
             return f"beside {listed} (MachineOf=)"
         case Requirement.CONFLICTS:
             return f"not beside {listed} (Conflicts=)"
-    return word_preference(Preference(narrowing.rule), narrowing.value, name)
+    return render_preference(Preference(narrowing.rule), narrowing.value, name)
 
 
-def _word_property(lacking: Rejection) -> str:
-    """What a machine has that is not rejected so."""
+def _render_property(lacking: Rejection) -> str:
+    """The property that the rejected machines lack, in words."""
     words = {
         RejectionKind.MACHINE_ID: f"machine {lacking.subject}",
         RejectionKind.OUTDATED: f"its fleetd knows {lacking.subject}",
@@ -74,7 +74,7 @@ def _word_property(lacking: Rejection) -> str:
     return words.get(lacking.kind, lacking.subject)
 
 
-def word_preference(preference: Preference, value: int, name: str) -> str:
+def render_preference(preference: Preference, value: int, name: str) -> str:
     """What makes a machine the better one for the unit, in words, with its value there."""
     match preference:
         case Preference.RUNS:
@@ -93,7 +93,7 @@ def _describe_verdict(snapshot: Snapshot, verdict: Verdict) -> schema.Verdict:
     return schema.Verdict(
         machine=verdict.machine,
         address=_address(snapshot, verdict.machine),
-        message=_word_verdict(verdict),
+        message=_render_verdict(verdict),
         rejections=tuple(map(_describe, verdict.rejections)),
         rule=rule,
         value=verdict.value if rule != Preference.ID else 0,
@@ -101,7 +101,7 @@ def _describe_verdict(snapshot: Snapshot, verdict: Verdict) -> schema.Verdict:
     )
 
 
-def _word_verdict(verdict: Verdict) -> str:
+def _render_verdict(verdict: Verdict) -> str:
     if verdict.rejections:
         return "; ".join(map(render_rejection, verdict.rejections))
     words = {

@@ -18,8 +18,11 @@ _by_revision = attrgetter("mod_revision")
 
 
 class KeptEvents:
-    """Reads them. Names of keys are only about in that order, since the clocks of machines differ: so each scan goes
-    through all of them, keeps the oldest that were not read yet, and the next one goes on after these."""
+    """Reads the records of events in the order of their revisions.
+
+    Their keys are in the order of the clocks of the machines that wrote them, which differ. So each scan goes through
+    all keys and keeps the oldest records that were not read yet; the next scan goes on after these.
+    """
 
     def __init__(self, registry: Registry, held_bytes: int = HELD_BYTES) -> None:
         self._registry = registry

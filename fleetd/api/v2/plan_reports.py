@@ -6,7 +6,7 @@ import msgspec
 
 from fleetd.api import schema
 from fleetd.api.v2.drain_reports import DrainData, describe_progress
-from fleetd.api.v2.explain_reports import word_preference
+from fleetd.api.v2.explain_reports import render_preference
 from fleetd.api.v2.reports import describe_reason
 from fleetd.model.names import template_of
 from fleetd.model.placement import Decision
@@ -141,7 +141,7 @@ def _describe_choice(move: ForeseenMove) -> str:
         return f"with {move.standing.unit}"
     values = move.standing.values
     told = [
-        word_preference(preference, value, move.unit)
+        render_preference(preference, value, move.unit)
         for number, (preference, value) in enumerate(values, 1)
         if number == len(values)
         or preference is Preference.UNITS

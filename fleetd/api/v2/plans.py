@@ -70,8 +70,8 @@ class Plans:
             now = Now(unix_s=self._unix_now())
             found = await self._registry.everything()
             author = Author(Actor(request.actor.name, rights=EVERY_RIGHT), now.unix_s)  # who may look may suppose
-            making = _Making(self._registry, asked, author, now, self._shadows, checkpoint)
-            return render_json(await self._offload(lambda: making.make(found)))
+            task = _PlanTask(self._registry, asked, author, now, self._shadows, checkpoint)
+            return render_json(await self._offload(lambda: task.make(found)))
         finally:
             is_abandoned = True
             self._is_busy = False
@@ -100,8 +100,8 @@ def _questions(asked: schema.PlanRequest) -> tuple[object, ...]:
     return (asked.drain, asked.operations, asked.lose, asked.join, *is_given)
 
 
-class _Making(msgspec.Struct, frozen=True):
-    """The making of one plan, in a thread. `author` is who asks; `shadows` as for Plans."""
+class _PlanTask(msgspec.Struct, frozen=True):
+    """Makes one plan, in a thread. `author` is who asks; `shadows` as for Plans."""
 
     registry: Registry
     asked: schema.PlanRequest
