@@ -64,7 +64,7 @@ class Client(HTTPConnection):
     """A plain client of an address, or one with TLS in this context."""
 
     def __init__(self, address: Address, tls: ssl.SSLContext | None = None) -> None:
-        super().__init__(address.host or "fleet", timeout=10)
+        super().__init__(address.host or "fleet", timeout=60)
         self.address = address
         self.tls = tls
 
@@ -74,7 +74,7 @@ class Client(HTTPConnection):
             self.sock.settimeout(10)
             self.sock.connect(self.address.path)
         else:
-            self.sock = socket.create_connection((self.address.host, self.address.port), timeout=10)
+            self.sock = socket.create_connection((self.address.host, self.address.port), timeout=60)
         if self.tls:
             self.sock = self.tls.wrap_socket(self.sock)
 

@@ -134,7 +134,7 @@ async def client(fleet: Any, document: Any) -> AsyncIterator[Any]:
     server = Server(fleet.api)
     await server.start([address], insecure=True)
     described = json.dumps(document).replace("$ENDPOINT", f"http://{address}")
-    http = httplib2.Http(proxy_info=None, timeout=10)
+    http = httplib2.Http(proxy_info=None, timeout=60)
     made = await asyncio.to_thread(discovery.build_from_document, described, http=http)
     yield made
     made.close()

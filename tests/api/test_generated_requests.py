@@ -42,7 +42,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedProcess]:
 
 
 def test_the_daemon_serves_the_description(api: ServedProcess) -> None:
-    with urllib.request.urlopen(f"http://{api.path}{OPENAPI}", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://{api.path}{OPENAPI}", timeout=60) as answer:
         assert answer.headers["Content-Type"] == schema.JSON_TYPE
         assert json.load(answer) == json.loads(json.dumps(DESCRIPTION))
 

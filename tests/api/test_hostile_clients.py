@@ -22,7 +22,7 @@ from tests.api.served import Client, Echo, ask
 from tests.api.served_process import ServedProcess, served_process
 
 BOUND_S = 20.0  # of any wait in which the clock is not moved forward
-SERVED_S = 4.0  # within which another client is served on a busy machine
+SERVED_S = 10.0  # within which another client is served on a busy machine
 MEMORY_MIB = 96.0  # of which requests and answers take 64 at most
 HEALTH = b"GET /health HTTP/1.1\r\nHost: fleet\r\n\r\n"
 LISTING = b"GET /fleet/v1/units?limit=1000 HTTP/1.1\r\nHost: fleet\r\n\r\n"
@@ -241,7 +241,7 @@ async def test_requests_beyond_the_shared_memory_are_refused_with_503(
     await server.start([path], insecure=False)
     reader, writer = await asyncio.open_unix_connection(path.path)
     writer.write(PUT + b"Content-Length: 900\r\n\r\n" + b" " * 899)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while limiter.reserved < 899:  # noqa: ASYNC110 (it is not for the server to tell)
             await asyncio.sleep(0.01)
     response, body = await ask(Client(path), "PUT", "/", body=b"x" * 200)

@@ -200,7 +200,7 @@ async def test_a_long_queue_is_described_at_once(fleet: Fleet) -> None:
     waiting = {id_: RebootRequest(id_, "b", at=AT) for id_ in ids}
     began = time.process_time()
     found = describe_queue(RebootQueue(machines, waiting, {ids[0]: Reboot(ids[0], "b")}, policy, AT))
-    assert time.process_time() - began < 2.0
+    assert time.process_time() - began < 5.0
     assert len(msgspec.json.encode(found)) < 1_000_000
     assert [each.place for each in found] == [0, *range(1, len(ids))]
 

@@ -23,7 +23,7 @@ class Connection:
         if body is not None:
             head += f"Content-Type: application/json\r\nContent-Length: {len(sent)}\r\n"
         self._writer.write(f"{head}\r\n".encode() + sent)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             status, *lines = (await self._reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")[:-2]
             headers = dict(line.split(": ", 1) for line in lines)
             length = 0 if method == "HEAD" else int(headers.get("Content-Length", 0))

@@ -116,7 +116,7 @@ def test_a_unit_of_the_machines_own_gets_nothing_and_does_not_start_with_an_empt
     began_s = time.monotonic()
     refused = machine.run([*asking, "touch", "/run/was-started"], check=False)
     assert refused.returncode != 0
-    assert time.monotonic() - began_s < 10.0, "systemd is told, and waits for nothing"
+    assert time.monotonic() - began_s < 30.0, "systemd is told, and waits for nothing"
     assert not machine.path("/run/was-started").exists()
     assert "its unit file has to say Secret=db.pw in [X-Fleet]" in machine.journal("fleet-credentials.service")
     connecting = f"import socket; socket.socket(socket.AF_UNIX).connect('{SOCKET}')"

@@ -200,7 +200,7 @@ def test_an_sshd_that_does_not_answer_times_out(operator: RemoteOperator) -> Non
         operator.bastion.run(["kill", "-CONT", str(daemon)])
     assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
     assert "timed out while initiating SSH connection to root@" in refused.stderr
-    assert took_s < 6
+    assert took_s < 10  # which is the time without the option
 
 
 @pytest.mark.covers("3.4.1", "3.4.2", "10.3.10")
@@ -244,7 +244,7 @@ def test_a_tunnel_that_dies_in_use_is_one_error(operator: RemoteOperator) -> Non
         "the unit starts", lambda: "\tactivating\t" in operator.cluster.fleetctl("list-units").stdout
     )
     kill_sessions(operator.bastion)
-    stdout, stderr = process.communicate(timeout=20)
+    stdout, stderr = process.communicate(timeout=60)
     assert (process.returncode, stdout) == (1, "Unit slow.service inactive\n")
     assert stderr.count("\n") == 1
     assert stderr.startswith(
@@ -265,7 +265,7 @@ def test_a_session_that_dies_in_use_is_one_error(operator: RemoteOperator) -> No
         line = process.stdout.readline()
         assert line == begun or not begun
         kill_sessions(machine)
-        _, stderr = process.communicate(timeout=20)
+        _, stderr = process.communicate(timeout=60)
         assert (process.returncode, stderr.count("\n")) == (255, 1)
         assert stderr.startswith(f"{failed}: the connection to root@{machine.address} port 22 (through root@")
 
@@ -285,7 +285,7 @@ def test_a_restarting_fleetd_is_waited_for(operator: RemoteOperator) -> None:
         "the unit starts", lambda: "\tactivating\t" in operator.cluster.fleetctl("list-units").stdout
     )
     operator.bastion.run(["systemctl", "restart", "fleet.service"])
-    stdout, stderr = process.communicate(timeout=40)
+    stdout, stderr = process.communicate(timeout=60)
     assert (process.returncode, stderr) == (0, "")
     assert stdout.splitlines()[-1].startswith("Unit slow.service launched on ")
 
@@ -297,7 +297,7 @@ def test_ctrl_c_through_the_tunnel_exits_with_130(operator: RemoteOperator) -> N
         "the unit starts", lambda: "\tactivating\t" in operator.cluster.fleetctl("list-units").stdout
     )
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=10)
+    _, stderr = process.communicate(timeout=60)
     assert (process.returncode, stderr) == (130, "\n")
 
 

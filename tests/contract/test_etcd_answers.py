@@ -157,7 +157,7 @@ async def test_an_endless_line_ends_the_stream() -> None:
         aclosing(store.watch("/", 1)) as watch,
     ):
         waiting = asyncio.ensure_future(anext(watch, None))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while len(server.paths) < 2:  # it starts again with another stream
                 assert not waiting.done()
                 await asyncio.sleep(0.05)

@@ -63,7 +63,7 @@ class Terminal:
         while self._read():
             pass
         os.close(self._master)
-        return self.process.wait(20)
+        return self.process.wait(60)
 
     def _read(self) -> bool:
         try:

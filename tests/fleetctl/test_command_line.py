@@ -319,7 +319,7 @@ def test_an_interrupt_exits_with_130_and_no_traceback(cluster: ScriptedCluster) 
         assert process.poll() is None
         signal.sigtimedwait([], 0.02)
     process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=20)
+    stdout, stderr = process.communicate(timeout=60)
     assert (process.returncode, stdout, stderr.strip()) == (130, "", "")
 
 

@@ -174,7 +174,7 @@ def test_an_interrupted_move_names_the_units_still_to_be_started(
             if asked == sys.maxsize and new.targets.get("job.service") == "loaded":
                 asked = len(old.requests)
         moving.send_signal(signal.SIGINT)
-        _, stderr = moving.communicate(timeout=20)
+        _, stderr = moving.communicate(timeout=60)
     assert moving.returncode == 1
     assert stderr.splitlines() == [
         "interrupted",

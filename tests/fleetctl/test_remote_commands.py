@@ -276,7 +276,7 @@ def test_fd_forward_prints_the_response_after_the_input_has_ended(cluster: Scrip
         [sys.executable, "-m", "fleetctl.cli", "fd-forward", cluster.unix.removeprefix("unix://")],
         input=request,
         capture_output=True,
-        timeout=20,
+        timeout=60,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, b"")
@@ -297,7 +297,7 @@ def test_fd_forward_ends_when_its_output_is_closed(cluster: ScriptedCluster) -> 
     process.stdin.flush()
     assert process.stdout.readline() == b"HTTP/1.1 200 OK\r\n"
     process.stdout.close()
-    assert process.wait(20) == 0
+    assert process.wait(60) == 0
     process.stdin.close()
 
 
