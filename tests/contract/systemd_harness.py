@@ -217,7 +217,7 @@ async def quiet(manager: ServiceManager) -> None:
     """Take pending changes until there are none for a while."""
     try:
         while True:
-            async with asyncio.timeout(0.3):
+            async with asyncio.timeout(1.0):  # signals of a busy machine are late
                 await manager.wait_for_changes()
     except TimeoutError:
         return
