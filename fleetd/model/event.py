@@ -4,7 +4,7 @@ Each is stored in the very transaction that does what it tells of. A transaction
 so the revision of that record is when they happened, and their order is that of revisions, then that of the record.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 
 import msgspec
@@ -77,14 +77,6 @@ class ClusterEvent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     reboot_failure: RebootFailure | None = None
     detail: str = ""
 
-    def names_unit(self, unit: str) -> bool:
-        """True if the event is about this unit."""
-        return unit == self.unit or unit in self.units
-
-    def names_machine(self, machine: str) -> bool:
-        """True if the event is about this machine."""
-        return machine in (self.machine, self.former)
-
 
 class EventRecord(msgspec.Struct, frozen=True, gc=False, tag_field="format", tag=FORMAT):
     """The events of one transaction, in order. Stored under `events/<name>` below the archive's prefix. `at_s` is Unix
@@ -122,8 +114,3 @@ def pick_outdated(oldest: Sequence[StoredRecord], total_bytes: int, now_s: float
         names.append(record.name)
         total_bytes -= record.size
     return tuple(names)
-
-
-def about_unit(events: Iterable[ClusterEvent], unit: str) -> tuple[ClusterEvent, ...]:
-    """Those of the events that are about this unit, in order."""
-    return tuple(event for event in events if event.names_unit(unit))

@@ -1,4 +1,4 @@
-"""model/event: the names of records, what of them is dropped, and what an event is about."""
+"""model/event: the names of records, and which of them are dropped."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -6,10 +6,7 @@ from hypothesis import strategies as st
 from fleetd.model.event import (
     KEPT_BYTES,
     KEPT_S,
-    ClusterEvent,
-    EventKind,
     StoredRecord,
-    about_unit,
     first_name_at,
     pick_outdated,
     record_name,
@@ -51,11 +48,3 @@ def test_the_oldest_are_dropped_until_the_rest_fits() -> None:
 def test_all_are_dropped_if_more_than_they_must_go() -> None:
     records = stored(3.0, 2.0)
     assert pick_outdated(records, KEPT_BYTES + 1000, NOW) == tuple(record.name for record in records)
-
-
-def test_an_event_is_about_the_units_and_machines_that_it_names() -> None:
-    moved = ClusterEvent(EventKind.MOVED, "a.service", "m2", "m1")
-    changed = ClusterEvent(EventKind.ROLLOUT, subject="web@.service", units=("web@1.service",))
-    assert about_unit([moved, changed], "a.service") == (moved,)
-    assert about_unit([moved, changed], "web@1.service") == (changed,)
-    assert [moved.names_machine(machine) for machine in ("m1", "m2", "m3")] == [True, True, False]
