@@ -32,7 +32,7 @@ __all__ = ["authority", "fleet", "other_authority", "target"]
 LEADER, VICTIM, BAD = "a" * 32, "b" * 32, "b" * 31 + "c"
 MARK = "only-the-victim-may-read-this"
 RECORDED = MachineIdentity(WORKER, "10.0.0.7", {"zone": "a"}, ("ssh-ed25519 GOOD",))
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 def unit(machine: str, mark: str) -> str:
