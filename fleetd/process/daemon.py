@@ -262,6 +262,28 @@ async def open_node(config: Config, former_lease: int = 0) -> Node:
         runtime /= "ledger"
         boot_id = user_boot_id(boot_id, await systemd.started_us())
         identity.begin_boot(runtime, boot_id)
+    environment = _make_environment(config, runtime, unit)
+    machine = _describe_machine(config, environment, machine_id, boot_id)
+    trust = worker_trust = None
+    if config.is_worker:
+        from fleetd.process.worker_store import open_worker_trust, reconnect_when_distrusted
+
+        worker_trust = open_worker_trust(config, trust_directory(config))
+        of_worker = _open_store(config, worker_trust.client_context)
+        reconnect_when_distrusted(worker_trust, of_worker)
+        store = InstrumentedStore(of_worker)
+    else:
+        store = InstrumentedStore(_open_store(config))
+    if config.peer_listen or any(address.tls for address in config.listen):
+        from fleetd.process.trusting import find_served, open_trust  # few machines serve https
+
+        machine = msgspec.structs.replace(machine, https=find_served(config.listen))
+        trust = open_trust(config, machine, store, environment.find_address)
+    return Node(config, store, systemd, machine, environment, former_lease, trust, worker_trust)
+
+
+def _make_environment(config: Config, runtime: Path, unit: str) -> HostEnvironment:
+    """What this machine gives a Node. `unit` is fleetd's own unit, '' if systemd does not run it."""
     environment = HostEnvironment(
         runtime=runtime,
         own_unit=unit,
@@ -279,7 +301,12 @@ async def open_node(config: Config, former_lease: int = 0) -> Node:
     if unit and not (config.standalone or config.systemd_user):
         park_later = partial(deferred_parking.schedule, config, runtime, unit)
         environment = msgspec.structs.replace(environment, park_later=park_later)
-    machine = Machine(
+    return environment
+
+
+def _describe_machine(config: Config, environment: HostEnvironment, machine_id: str, boot_id: str) -> Machine:
+    """This machine as it registers, but for what only some machines have."""
+    return Machine(
         id=machine_id,
         session=environment.new_id(),
         address=environment.find_address(),
@@ -297,22 +324,6 @@ async def open_node(config: Config, former_lease: int = 0) -> Node:
         accept=config.accept,
         confine=config.confine,
     )
-    trust = worker_trust = None
-    if config.is_worker:
-        from fleetd.process.worker_store import open_worker_trust, reconnect_when_distrusted
-
-        worker_trust = open_worker_trust(config, trust_directory(config))
-        of_worker = _open_store(config, worker_trust.client_context)
-        reconnect_when_distrusted(worker_trust, of_worker)
-        store = InstrumentedStore(of_worker)
-    else:
-        store = InstrumentedStore(_open_store(config))
-    if config.peer_listen or any(address.tls for address in config.listen):
-        from fleetd.process.trusting import find_served, open_trust  # few machines serve https
-
-        machine = msgspec.structs.replace(machine, https=find_served(config.listen))
-        trust = open_trust(config, machine, store, environment.find_address)
-    return Node(config, store, systemd, machine, environment, former_lease, trust, worker_trust)
 
 
 def _find_sealing(config: Config) -> Sealing | None:
