@@ -11,10 +11,10 @@ from fleetctl.errors import CommandFailed, failing_as
 from fleetctl.event_lines import describe_event
 from fleetctl.listing import JSON, TABLE
 from fleetctl.local_files import parse_argument
-from fleetctl.logins import local_time
 from fleetctl.plans import open_patient_client
 from fleetctl.settings import Settings
 from fleetd.api import schema
+from fleetd.model.timespan import render_moment
 
 MOST_SHOWN = 20  # machines
 _HERE, _NOT = "why here", "why not"
@@ -67,7 +67,7 @@ def _describe_place(found: schema.Explanation) -> str:
     if len(found.places) > 1:
         return f"{name} is on {len(found.places)} of {found.machines} machines: {reason}"
     place = output.place(found.places[0].machine, found.places[0].address)
-    since = f" since {local_time(int(found.since))}" if found.since else ""
+    since = f" since {render_moment(found.since)}" if found.since else ""
     return f"{name} is on {place}{since}: {reason}"
 
 
