@@ -288,18 +288,22 @@ async def test_an_incomplete_body_is_waited_for_with_a_limit(path: Address) -> N
 
 
 async def test_an_unread_answer_is_kept_for_a_limited_time(path: Address) -> None:
+    answered = asyncio.Event()
+
     class Large(Echo):
         async def handle(self, request: Request) -> Response:
+            answered.set()
             return Response(200, (), b"x" * 50_000_000)
 
     server = Server(Large(), client_timeout_s=0.1)
     await server.start([path], insecure=False)
     reader, writer = await asyncio.open_unix_connection(path.path, limit=1024)
     writer.write(b"GET / HTTP/1.1\r\nHost: fleet\r\n\r\n")
+    await answered.wait()
     await asyncio.sleep(0.5)
     received = 0
     with contextlib.suppress(ConnectionResetError):
-        while chunk := await asyncio.wait_for(reader.read(65536), 5):
+        while chunk := await asyncio.wait_for(reader.read(65536), 60):
             received += len(chunk)
     assert 0 < received < 50_000_000
     writer.close()
