@@ -16,7 +16,7 @@ from fleetd.store.protocol import Delete, HasValue, Put
 from fleetd.store.worker import Forbidden, WorkerStore
 from fleetd.store.worker_wire import WatchFrom
 from tests.api.served import ask
-from tests.attacks.conftest import BAD, LEADER, MARK, RECORDED, VICTIM, Attacked
+from tests.attacks.conftest import BAD, LEADER, MARK, PATIENCE_S, RECORDED, VICTIM, Attacked
 from tests.certificates import TestAuthority
 
 HEADERS = {"Content-Type": wire.CONTENT_TYPE}
@@ -36,8 +36,12 @@ async def test_a_worker_runs_what_is_placed_on_it_and_is_what_was_recorded_of_it
         RECORDED.metadata,
         RECORDED.host_keys,
     )
-    await asyncio.sleep(1)
-    assert (await cluster.registry.read(STATES, VICTIM))[VICTIM, "v.service"].active == "active"
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            state = (await cluster.registry.read(STATES, VICTIM)).get((VICTIM, "v.service"))
+            if state is not None and state.active == "active":
+                break
+            await asyncio.sleep(0.05)
 
 
 @pytest.mark.covers("R.10")
@@ -89,7 +93,7 @@ async def test_it_watches_nothing_of_the_others(cluster: Attacked) -> None:
     follower = Follower(cluster, *(WatchFrom(prefix, revision) for prefix in prefixes))
     await cluster.store.transact([], [Put(f"/fleet/placements/{VICTIM}/x.service", MARK.encode())])
     await cluster.store.transact([], [Put(f"/fleet/settings/{BAD}", b"its own")])
-    await asyncio.sleep(1)
+    await cluster.until(lambda: b"its own" in follower.read)
     await cluster.server.stop()
     await follower.task
     assert b"its own" in follower.read

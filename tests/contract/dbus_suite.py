@@ -126,7 +126,7 @@ async def test_a_stop_timeout_is_a_failure_with_systemds_result(harness: Harness
     await manager.write({"stubborn.service": text})
     await manager.start("stubborn.service")
     await until_active(manager, "stubborn.service")
-    await asyncio.sleep(0.3)  # until the shell has set its trap
+    await asyncio.sleep(2)  # until the shell has set its trap, also on a busy machine
     await manager.stop("stubborn.service")
     seen = await until_all(manager, ["stubborn.service"], lambda unit: unit.active == "failed" and not unit.job)
     assert seen["stubborn.service"].sub == "failed"
