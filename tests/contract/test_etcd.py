@@ -195,7 +195,9 @@ async def test_an_idle_watch_uses_tcp_keep_alive(shared_etcd: EtcdServer) -> Non
         before = connections_with_a_keepalive_timer(shared_etcd)
         async with aclosing(store.watch("/silent/", position)) as watch:
             waiting = asyncio.ensure_future(anext(watch, None))
-            await asyncio.sleep(0.3)
+            async with asyncio.timeout(PATIENCE_S):
+                while connections_with_a_keepalive_timer(shared_etcd) <= before:  # noqa: ASYNC110 (no event says it)
+                    await asyncio.sleep(0.05)
             assert connections_with_a_keepalive_timer(shared_etcd) == before + 1
             await store.close()
             assert await waiting is None
