@@ -181,7 +181,9 @@ async def test_a_redirect_is_not_followed_and_gets_no_password(caplog: pytest.Lo
             async with store_on(server.url) as store, aclosing(store.watch("/", 1)) as watch:
                 with caplog.at_level(logging.INFO):
                     waiting = asyncio.ensure_future(anext(watch, None))
-                    await asyncio.sleep(0.3)
+                    async with asyncio.timeout(60):
+                        while "redirects to" not in caplog.text:  # noqa: ASYNC110 (no event says it)
+                            await asyncio.sleep(0.02)
                 await store.close()
                 await waiting
     assert elsewhere.paths == []

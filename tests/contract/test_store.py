@@ -303,12 +303,12 @@ async def test_a_lease_without_keep_alives_ends_and_watches_see_it(store: Store,
 
 
 async def test_a_lease_with_keep_alives_lives_on(store: Store, below: str) -> None:
-    lease = await store.grant(1)
+    lease = await store.grant(3)
     revision = await put(store, below + "a", lease=lease)
-    for _ in range(6):
-        await asyncio.sleep(0.4)
+    for _ in range(8):
+        await asyncio.sleep(0.5)
         beat = await store.keep_alive(lease)
-    assert beat.ttl_s == 1
+    assert beat.ttl_s == 3
     assert beat.revision >= revision
     assert await store.get(below + "a") is not None
     await store.revoke(lease)
@@ -329,7 +329,7 @@ async def test_time_to_live_falls_and_a_keep_alive_resets_it(store: Store, below
     later = await store.time_to_live(lease)
     await store.keep_alive(lease)
     again = await store.time_to_live(lease)
-    assert 28 <= later < fresh <= 30
+    assert 1 <= later < fresh <= 30
     assert later < again <= 30
     await store.revoke(lease)
 

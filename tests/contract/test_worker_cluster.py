@@ -34,8 +34,8 @@ from tests.certificates import TestAuthority, TestTrust
 from tests.contract.test_worker_node import PATIENCE_S, STATE, UNIT, SharedStore, W
 from tests.scripted_inspector import ScriptedInspector, entry
 
-SERVER = parse_config("agent_ttl=1s\nlisten=https://:7443", "the test", {}, {})[0]
-WORKER_CONFIG = parse_config("agent_ttl=1s\nrole=worker\nservers=https://a", "the test", {}, {})[0]
+SERVER = parse_config("agent_ttl=3s\nlisten=https://:7443", "the test", {}, {})[0]
+WORKER_CONFIG = parse_config("agent_ttl=3s\nrole=worker\nservers=https://a", "the test", {}, {})[0]
 RECORDED = MachineIdentity(WORKER, "192.0.2.7", {"zone": "a"}, ())
 
 
@@ -126,7 +126,7 @@ async def test_a_worker_stays_registered_when_the_server_that_it_asks_leaves(clu
     for name in "ac":
         await cluster.servers[name].stop()
         await cluster.nodes[name].close()
-        await asyncio.sleep(2.5)
+        await asyncio.sleep(5)  # longer than the lease lives without a heartbeat
         assert cluster.worker.membership.lease == lease
         assert await cluster.store.get(STATE) is not None
         if name == "a":
@@ -168,7 +168,6 @@ async def test_a_worker_that_starts_again_adopts_its_registration(cluster: Clust
 
 
 async def test_a_worker_at_rest_has_two_connections_and_asks_for_nothing_but_its_lease(cluster: Cluster) -> None:
-    await asyncio.sleep(1)
     busy = cluster.servers["a"]
     seen: list[str] = []
     workers = cluster.nodes["a"].workers
@@ -181,9 +180,13 @@ async def test_a_worker_at_rest_has_two_connections_and_asks_for_nothing_but_its
             return await handle(request)  # type: ignore[arg-type]
 
     busy.api = Counting()  # type: ignore[assignment]
-    await asyncio.sleep(3)
-    assert set(seen) <= {"/fleet/worker/v1/keep-alive"}, seen
-    assert len(seen) <= 11
+    for _ in range(10):  # a busy machine takes a while to come to rest
+        seen.clear()
+        await asyncio.sleep(5)
+        if set(seen) == {"/fleet/worker/v1/keep-alive"}:
+            break
+    assert set(seen) == {"/fleet/worker/v1/keep-alive"}, seen
+    assert len(seen) <= 6
 
 
 @pytest.mark.parametrize(
@@ -279,7 +282,7 @@ async def follow(asked: Node, request: Request, first: str) -> AsyncGenerator[by
 
 async def test_a_worker_streams_its_log_to_the_server_that_asks_for_it(cluster: Cluster) -> None:
     port = free_port()
-    config = parse_config(f"agent_ttl=1s\nlisten=https://:7443\npeer_listen=127.0.0.1:{port}", "the test", {}, {})[0]
+    config = parse_config(f"agent_ttl=3s\nlisten=https://:7443\npeer_listen=127.0.0.1:{port}", "the test", {}, {})[0]
     trust = Own(cluster.authority, cluster.authority.machine("m1"))  # the name in the certificate of TestTrust
     machine = Machine(id="m1", session="m1", address="127.0.0.1")
     asked = cluster.nodes["m1"] = Node(

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from fleetd.store import worker_wire as wire
 from fleetd.store.embedded import EmbeddedStore
 from fleetd.store.protocol import Compacted, Conflict, Put, Unavailable, Unchanged
 from fleetd.store.worker import Forbidden, WorkerStore
-from tests.contract.store_harness import events_until, next_of, put
+from tests.contract.store_harness import PATIENCE_S, events_until, next_of, put
 from tests.contract.worker_server import WorkerServer
 
 TIMEOUT_S = 0.3
@@ -49,6 +49,12 @@ class Cluster:
         for server in self.servers:
             server.restore(restored, epoch)
         return restored
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not holds():  # noqa: ASYNC110 (no event says it)
+            await asyncio.sleep(0.01)
 
 
 @pytest.fixture
@@ -111,8 +117,7 @@ async def test_a_server_whose_watches_are_mute_is_left(cluster: Cluster) -> None
     """Heartbeats of the test's servers come later than the worker waits for them."""
     async with aclosing(cluster.worker.watch("/", START)) as watch:
         waiting = asyncio.ensure_future(next_of(watch))
-        await asyncio.sleep(0.8)
-        assert "watch" in cluster.servers[1].calls
+        await until(lambda: "watch" in cluster.servers[1].calls)
         await put(cluster.store, "/a")
         assert len((await waiting).events) == 1
 
@@ -187,9 +192,11 @@ async def test_all_watches_share_one_stream(cluster: Cluster) -> None:
         aclosing(worker.watch("/c", START)) as c,
     ):
         waiting = [asyncio.ensure_future(next_of(watch)) for watch in (a, b)]
+        await until(lambda: bool(cluster.servers[0].calls))
         await asyncio.sleep(0.1)
         assert cluster.servers[0].calls == ["watch"]
         waiting.append(asyncio.ensure_future(next_of(c)))
+        await until(lambda: len(cluster.servers[0].calls) > 1)
         await asyncio.sleep(0.1)
         assert cluster.servers[0].calls == ["watch", "watch"]
         for key in ("/a", "/b", "/c"):
