@@ -26,6 +26,7 @@ from fleetd.model.certificate import MACHINE, CertificateIdentity
 from fleetd.model.machine_request import InvalidAnswer, MachineAnswer
 
 MAX_STREAMS = 256  # at once; more connections are closed
+PAUSE_S = 0.01  # after a line that says nothing: an honest machine sends one each ALIVE_S
 LOST = "its stream has ended: the machine, its fleetd or the network between has failed"
 
 
@@ -94,7 +95,7 @@ class PeerStreams:
     ) -> None:
         machine = identity.name
         expected.begun.add(machine)
-        task = asyncio.create_task(_pass_on(reader, machine, expected.items))
+        task = asyncio.create_task(pass_on(reader, machine, expected.items))
         self._streams[task] = identity
         expected.tasks.add(task)
         try:
@@ -108,8 +109,8 @@ class PeerStreams:
             await expected.items.put((machine, MachineAnswer(failure="its certificate was revoked")))
 
 
-async def _pass_on(reader: asyncio.StreamReader, machine: str, items: asyncio.Queue[Item]) -> None:
-    """Put what comes into the queue, until the end."""
+async def pass_on(reader: asyncio.StreamReader, machine: str, items: asyncio.Queue[Item]) -> None:
+    """Put what a machine says into the queue, until the end. Root of that machine can send anything."""
     end = MachineAnswer(failure=LOST)
     try:
         while True:
@@ -121,7 +122,9 @@ async def _pass_on(reader: asyncio.StreamReader, machine: str, items: asyncio.Qu
             if isinstance(said, MachineAnswer):
                 end = said
                 break
-            if said is not None:
+            if said is None:
+                await asyncio.sleep(PAUSE_S)  # a flood of such lines would keep fleetd from everything else
+            else:
                 await items.put((machine, said))
     except TimeoutError:
         end = MachineAnswer(failure=f"its stream has been silent for {SILENCE_S:g} s: it is cut off, or hangs")

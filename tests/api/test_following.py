@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 
 from fleetd.agent.answers import FOLLOWED, Answers
+from fleetd.api.asking import Item
 from fleetd.api.http import StreamedResponse
-from fleetd.api.peer_streams import MAX_STREAMS, PeerListener, PeerStreams
+from fleetd.api.peer_streams import LOST, MAX_STREAMS, PeerListener, PeerStreams, pass_on
 from fleetd.api.sockets import ListenError
 from fleetd.config.options import Address
+from fleetd.model.answer_stream import ALIVE
 from fleetd.model.certificate import WORKER
 from fleetd.model.machine import Capability, Machine
-from fleetd.model.machine_request import ANSWER_S, MAX_TEXT_BYTES
+from fleetd.model.machine_request import ANSWER_S, MAX_TEXT_BYTES, MachineAnswer
 from fleetd.model.unit import UnitState
 from fleetd.store.protocol import Delete
 from fleetd.trust.dialing import CannotDial, dial
@@ -265,6 +267,19 @@ async def test_connections_are_bounded(cluster: Cluster) -> None:
     assert all(each == b"" or isinstance(each, OSError) for each in closed)
     for _, writer in opened:
         writer.transport.abort()
+
+
+async def test_a_machine_that_sends_nothing_but_signs_of_life_leaves_time_for_others() -> None:
+    reader, items = asyncio.StreamReader(), asyncio.Queue[Item]()
+    reader.feed_data(ALIVE * 20)
+    reader.feed_eof()
+    passing = asyncio.create_task(pass_on(reader, "m2", items))
+    for _ in range(3):  # turns of the loop, in which others run
+        await asyncio.sleep(0)
+    assert not reader.at_eof()
+    async with asyncio.timeout(PATIENCE_S):
+        await passing
+    assert items.get_nowait() == ("m2", MachineAnswer(failure=LOST))
 
 
 async def test_a_machine_sends_nothing_to_another_than_the_one_that_asked(cluster: Cluster) -> None:
