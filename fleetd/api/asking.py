@@ -1,6 +1,7 @@
 """Asks machines, through the store, what their units log and what systemd says of them (model/machine_request.py)."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, aclosing, asynccontextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING
@@ -16,6 +17,8 @@ from fleetd.model.machine_request import (
     ANSWER_S,
     LEASE_S,
     MAX_ANSWER_BYTES,
+    MAX_LINES,
+    MAX_STREAMED_BYTES,
     InvalidAnswer,
     MachineAnswer,
     MachineRequest,
@@ -36,6 +39,7 @@ BYTES_PER_S, BYTES_AT_ONCE = 256.0 * 2**10, float(MAX_MACHINES * MAX_ANSWER_BYTE
 REVOKE_S = 2.0
 QUEUED = 16  # items of a question that wait to be read; then its machines wait
 MAX_COLLECTED_BYTES = 16 * 2**20  # of streams that are collected at a time, for all questions
+TOO_MUCH = "it sends more than a machine may answer at once"
 
 
 Item = tuple[str, bytes | MachineAnswer]  # of a machine: an entry of its journal, or the end
@@ -210,24 +214,30 @@ class Asking:
         """The answers that come in time."""
         answers: dict[str, MachineAnswer] = {}
         entries: dict[str, list[msgspec.Raw]] = {}
-        taken = 0
+        taken: Counter[str] = Counter()  # bytes, by machine
         try:
             with suppress(TimeoutError, Compacted):
                 async with asyncio.timeout(ANSWER_S), aclosing(self._items(question)) as items:
                     async for machine, item in items:
+                        if machine in answers:
+                            continue
                         if isinstance(item, MachineAnswer):
                             streamed = tuple(entries.pop(machine, ()))
                             answers[machine] = replace(item, entries=streamed) if streamed else item
-                        elif machine not in answers:
+                        else:
                             entries.setdefault(machine, []).append(msgspec.Raw(item))
-                            taken += len(item)
+                            taken[machine] += len(item)
                             self._collected += len(item)
+                            if taken[machine] > MAX_STREAMED_BYTES or len(entries[machine]) > MAX_LINES:
+                                del entries[machine]
+                                self._collected -= taken.pop(machine)
+                                answers[machine] = MachineAnswer(failure=TOO_MUCH)
                         if self._collected > MAX_COLLECTED_BYTES:
                             break
                         if len(answers) == len(question.machines):
                             break
         finally:
-            self._collected -= taken
+            self._collected -= taken.total()
         if entries and taken:
             why = "this fleetd has no room for all that it sends"
             answers |= {machine: MachineAnswer(failure=why) for machine in entries if machine not in answers}

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fleetd.agent.answers import FOLLOWED, Answers
-from fleetd.api.asking import Item
+from fleetd.api.asking import TOO_MUCH, Item
 from fleetd.api.http import StreamedResponse
 from fleetd.api.peer_streams import LOST, MAX_STREAMS, PeerListener, PeerStreams, pass_on
 from fleetd.api.sockets import ListenError
@@ -19,9 +19,17 @@ from fleetd.config.options import Address
 from fleetd.model.answer_stream import ALIVE
 from fleetd.model.certificate import WORKER
 from fleetd.model.machine import Capability, Machine
-from fleetd.model.machine_request import ANSWER_S, MAX_TEXT_BYTES, MachineAnswer
+from fleetd.model.machine_request import (
+    ANSWER_S,
+    MAX_LINES,
+    MAX_STREAMED_BYTES,
+    MAX_TEXT_BYTES,
+    JournalQuery,
+    MachineAnswer,
+)
 from fleetd.model.unit import UnitState
 from fleetd.store.protocol import Delete
+from fleetd.systemd.inspector import Entries
 from fleetd.trust.dialing import CannotDial, dial
 from tests.api.conftest import Fleet
 from tests.certificates import TestAuthority, TestTrust
@@ -115,6 +123,13 @@ def _request(text: str) -> Any:
 
     path, _, query = text.removeprefix("GET ").partition("?")
     return Request("GET", path, tuple(parse_qsl(query)), actor=Actor(rights=EVERY_RIGHT))
+
+
+class Unbounded(ScriptedInspector):
+    """Of a machine whose root sends whatever it likes."""
+
+    async def read_journal(self, query: JournalQuery, most_bytes: int = MAX_TEXT_BYTES) -> Entries:
+        return Entries(self.entries)
 
 
 class Followed:
@@ -222,6 +237,17 @@ async def test_an_answer_without_room_in_the_store_comes_whole_as_a_stream(clust
     cluster.begin("m2", can_dial=False)
     response = await cluster.fleet.ask(f"GET /fleet/v2/journal?unit={WEB}&lines=300&machine=m2")
     assert json.loads(response.body.splitlines()[-1]) == {"machine": "m2", "cut": True}
+
+
+async def test_a_machine_that_streams_without_end_takes_no_room_from_others(cluster: Cluster) -> None:
+    entries = (entry(number, WEB, "x" * 2000) for number in range(MAX_STREAMED_BYTES // 1000))
+    cluster.inspectors["m2"] = Unbounded(*entries)
+    cluster.begin("m2")
+    response = await cluster.fleet.ask(f"GET /fleet/v2/journal?unit={WEB}&lines={MAX_LINES}")
+    assert [json.loads(line) for line in response.body.splitlines() if b"failure" in line] == [
+        {"machine": "m2", "failure": TOO_MUCH}
+    ]
+    assert [json.loads(line)["machine"] for line in response.body.splitlines() if b"MESSAGE" in line] == ["m3"]
 
 
 async def test_a_stream_is_refused_with_a_certificate_that_does_not_count(cluster: Cluster, tmp_path: Path) -> None:
