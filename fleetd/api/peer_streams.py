@@ -6,6 +6,7 @@ other.
 import asyncio
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
@@ -26,6 +27,7 @@ from fleetd.model.certificate import MACHINE, CertificateIdentity
 from fleetd.model.machine_request import InvalidAnswer, MachineAnswer
 
 MAX_STREAMS = 256  # at once; more connections are closed
+MAX_OF_MACHINE = 24  # of them; an honest machine has 16 (AT_ONCE and FOLLOWED in agent/answers.py)
 PAUSE_S = 0.01  # after a line that says nothing: an honest machine sends one each ALIVE_S
 LOST = "its stream has ended: the machine, its fleetd or the network between has failed"
 
@@ -42,6 +44,7 @@ class PeerStreams:
         self._unix_now = unix_now
         self._expected: dict[str, Expected] = {}  # by id of the question
         self._streams: dict[asyncio.Task[None], CertificateIdentity] = {}
+        self._of_machine: Counter[str] = Counter()  # connections, by machine
 
     @contextmanager
     def expect(self, id_: str, machines: Collection[str]) -> Iterator[Expected]:
@@ -74,17 +77,29 @@ class PeerStreams:
             if refusal or identity is None or identity.kind != MACHINE:
                 await _say(writer, refusal_line(refusal or "only machines of the cluster stream here"))
                 return
-            async with asyncio.timeout(BEGIN_S):
-                id_ = (await reader.readline()).decode("utf-8", "replace").strip()
-            expected = self._expected.get(id_)
-            if expected is None or identity.name not in expected.machines - expected.begun:
-                await _say(writer, refusal_line(f"nobody waits here for an answer of machine {identity.name}"))
-            else:
-                await self._receive(reader, writer, identity, expected)
+            if self._of_machine[identity.name] >= MAX_OF_MACHINE:
+                await _say(writer, refusal_line(f"machine {identity.name} has {MAX_OF_MACHINE} streams here already"))
+                return
+            with self._count(identity.name):
+                async with asyncio.timeout(BEGIN_S):
+                    id_ = (await reader.readline()).decode("utf-8", "replace").strip()
+                expected = self._expected.get(id_)
+                if expected is None or identity.name not in expected.machines - expected.begun:
+                    await _say(writer, refusal_line(f"nobody waits here for an answer of machine {identity.name}"))
+                else:
+                    await self._receive(reader, writer, identity, expected)
         except (OSError, ValueError, TimeoutError):  # ValueError: a line without end
             pass
         finally:
             writer.transport.abort()
+
+    @contextmanager
+    def _count(self, machine: str) -> Iterator[None]:
+        self._of_machine[machine] += 1
+        try:
+            yield
+        finally:
+            self._of_machine -= Counter([machine])  # without those that have none
 
     async def _receive(
         self,

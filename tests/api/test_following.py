@@ -13,7 +13,7 @@ import pytest
 from fleetd.agent.answers import FOLLOWED, Answers
 from fleetd.api.asking import TOO_MUCH, Item
 from fleetd.api.http import StreamedResponse
-from fleetd.api.peer_streams import LOST, MAX_STREAMS, PeerListener, PeerStreams, pass_on
+from fleetd.api.peer_streams import LOST, MAX_OF_MACHINE, MAX_STREAMS, PeerListener, PeerStreams, pass_on
 from fleetd.api.sockets import ListenError
 from fleetd.config.options import Address
 from fleetd.model.answer_stream import ALIVE
@@ -282,9 +282,9 @@ async def test_a_stream_of_a_person_and_of_a_stranger_is_refused(cluster: Cluste
 
 
 async def test_connections_are_bounded(cluster: Cluster) -> None:
-    context = cluster.authority.client_context(cluster.authority.machine("m2", WORKER))
     opened = []
-    for _ in range(MAX_STREAMS // 8 + 1):
+    for number in range(MAX_STREAMS // 8 + 1):
+        context = cluster.authority.client_context(cluster.authority.machine(f"m{number}", WORKER))
         opened += await asyncio.gather(
             *(asyncio.open_connection("127.0.0.1", cluster.port, ssl=context) for _ in range(8))
         )
@@ -293,6 +293,51 @@ async def test_connections_are_bounded(cluster: Cluster) -> None:
     assert all(each == b"" or isinstance(each, OSError) for each in closed)
     for _, writer in opened:
         writer.transport.abort()
+
+
+class Dialled(asyncio.Transport):
+    """A connection of a machine that says nothing. `said` is what it is told."""
+
+    def __init__(self, machine: str) -> None:
+        names = (("URI", f"fleet://machine/{machine}"), ("URI", f"fleet://role/{WORKER}"))
+        times = {"notBefore": "Jan  1 00:00:00 2020 GMT", "notAfter": "Jan  1 00:00:00 2120 GMT"}
+        super().__init__({"peercert": {"subjectAltName": names, **times}})
+        self.said = b""
+        self._is_closed = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.said += data
+
+    def is_closing(self) -> bool:
+        return self._is_closed
+
+    def abort(self) -> None:
+        self._is_closed = True
+
+    def come(self, streams: PeerStreams) -> asyncio.Task[None]:
+        """Have it taken."""
+        reader = asyncio.StreamReader()
+        protocol = asyncio.StreamReaderProtocol(reader)
+        writer = asyncio.StreamWriter(self, protocol, reader, asyncio.get_running_loop())
+        return asyncio.create_task(streams.take(reader, writer))
+
+
+async def test_one_machine_has_only_a_part_of_the_connections(cluster: Cluster) -> None:
+    tasks = [Dialled("m2").come(cluster.streams) for _ in range(MAX_OF_MACHINE)]
+    one_more, other = Dialled("m2"), Dialled("m3")
+    tasks += [one_more.come(cluster.streams), other.come(cluster.streams)]
+    await cluster.wait_for(lambda: one_more.said != b"")
+    assert one_more.said == f"machine m2 has {MAX_OF_MACHINE} streams here already\n".encode()
+    assert other.said == b""
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    again = Dialled("m2")
+    tasks = [again.come(cluster.streams)]
+    await asyncio.sleep(0)
+    assert again.said == b""
+    tasks[0].cancel()
+    await asyncio.wait(tasks)
 
 
 async def test_a_machine_that_sends_nothing_but_signs_of_life_leaves_time_for_others() -> None:
