@@ -126,6 +126,8 @@ async def test_nothing_is_left_in_the_store(cluster: Cluster) -> None:
         ("unit=none.service", 404, "there is no unit none.service"),
         ("unit=web@.service", 404, "that can run"),
         ("unit=none*", 404, "there is no unit none*"),
+        ("&".join(f"unit=*{number}*" for number in range(33)), 400, "33 patterns of units: 32"),
+        ("&".join(f"unit={number}.service" for number in range(700)), 404, "that can run"),
         (f"unit={ONE}&machine=x", 400, "is not the beginning"),
         (f"unit={ONE}&machine=m", 400, "more than one machine"),
         (f"unit={ONE}&lines=-1", 400, "lines=-1: that is no number"),

@@ -18,6 +18,7 @@ from fleetd.registry.records import UNITS
 from fleetd.registry.registry import Reader, Registry
 
 NDJSON = "application/x-ndjson"
+MAX_PATTERNS = 32  # each is compared with each unit
 STATUS_LINES = 10  # of the log of each unit, as in systemctl status
 
 _UNIT_FIELDS = ("_SYSTEMD_UNIT", "UNIT", "_SYSTEMD_USER_UNIT", "USER_UNIT")
@@ -116,6 +117,8 @@ async def _find_units(reader: Reader, request: Request) -> list[str]:
         found = await reader.get_many(UNITS, [(name,) for name in asked if "/" not in name])
         names = sorted(name for (name,) in found)
     else:
+        if (count := sum(map(is_name_pattern, asked))) > MAX_PATTERNS:
+            raise ApiError(400, f"{count} patterns of units: {MAX_PATTERNS} can be asked for at once")
         names = list(filter(NamePatterns(asked).match, await reader.units()))
     names = [name for name in names if not is_template(name)]
     if not names:
