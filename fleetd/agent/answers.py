@@ -25,6 +25,7 @@ from fleetd.model.machine_request import (
     encode_answer,
     pack_whole,
 )
+from fleetd.model.names import is_reserved
 from fleetd.registry.registry import Registry
 from fleetd.store.protocol import Compacted, CreatedAt, KeyValue, Put, StoreError, Unavailable
 from fleetd.systemd.inspector import Entries, InspectionFailed
@@ -136,6 +137,8 @@ class Answers:
         except ValueError as error:
             return _refuse(str(error))
         for unit in request.units:
+            if is_reserved(unit):  # some of these have no file
+                return _refuse(f"{unit} is not fleet's there: its name is that of what runs the machine itself")
             if path := self._shadows(unit):
                 return _refuse(f"{unit} is not fleet's there: the machine has {path}")
         if request.journal is not None and request.journal.follow:

@@ -99,6 +99,8 @@ async def test_the_answer_goes_with_the_lease_of_the_request(asked: Asked) -> No
         (MachineRequest("m9", JournalQuery(("*.service",))), "invalid character"),
         (MachineRequest("m9", JournalQuery(("ssh.service",))), "is not fleet's there"),
         (MachineRequest("m9", status=("ssh.service",)), "is not fleet's there"),
+        (MachineRequest("m9", JournalQuery(("system.slice",))), "is not fleet's there"),
+        (MachineRequest("m9", status=("session-1.scope",)), "is not fleet's there"),
     ],
 )
 async def test_what_must_not_be_told_is_refused(asked: Asked, request_: MachineRequest | bytes, cause: str) -> None:
