@@ -15,6 +15,7 @@ from fleetctl.remote import COLOURS
 from fleetctl.request_paths import MAX_QUERY
 from fleetctl.unit_locations import Location
 from fleetd.model.decoding import UNREADABLE
+from fleetd.model.names import visible
 
 FORMATS = ("short", "short-iso", "cat", "json")  # the formats of journalctl that are known here
 MAX_LINES = 10_000
@@ -108,7 +109,8 @@ def render_entry(entry: Entry, form: str) -> Iterator[str]:
     if form == "cat":
         yield from message
         return
-    head = " ".join((_moment(entry, form), _text(entry.get("_HOSTNAME")) or "-", f"{_program(entry)}: "))
+    # What logs says its own name, in which a line break would begin a line that seems to be of another.
+    head = " ".join((_moment(entry, form), visible(_text(entry.get("_HOSTNAME"))) or "-", f"{_program(entry)}: "))
     yield head + message[0]
     yield from (" " * len(head) + line for line in message[1:])
 
@@ -126,7 +128,7 @@ def _program(entry: Entry) -> str:
     """Who wrote the entry, with the id of the process."""
     name = _text(entry.get("SYSLOG_IDENTIFIER")) or _text(entry.get("_COMM")) or "unknown"
     process = _text(entry.get("SYSLOG_PID")) or _text(entry.get("_PID"))
-    return f"{name}[{process}]" if process else name
+    return visible(f"{name}[{process}]" if process else name)
 
 
 def _text(value: object) -> str:

@@ -14,6 +14,7 @@ from fleetctl.request_paths import MAX_QUERY
 from fleetctl.unit_locations import Location
 from fleetd.api import schema
 from fleetd.model.decoding import UNREADABLE
+from fleetd.model.names import visible
 
 NOT_RUNNING, NOT_FOUND = 3, 4  # exit statuses of systemctl status
 LABEL = 11  # columns of what stands before the colon
@@ -66,10 +67,10 @@ def render_status(status: schema.UnitStatus) -> Iterator[str]:
     properties = status.properties
     description = properties.get("Description", status.unit)
     bullet = {"failed": "\N{MULTIPLICATION SIGN}", "inactive": "○"}.get(properties.get("ActiveState", ""), "●")
-    yield f"{bullet} {status.unit}" + (f" - {description}" if description != status.unit else "")
+    yield f"{bullet} {status.unit}" + (f" - {visible(description)}" if description != status.unit else "")
     for label, value in _rows(properties):
         if value:
-            yield f"{label:>{LABEL}}: {value}"
+            yield f"{label:>{LABEL}}: {visible(value)}"
     if status.log:
         yield ""
     for entry in status.log:

@@ -215,6 +215,17 @@ def test_a_status_looks_like_that_of_systemctl(properties: dict[str, str], statu
     assert list(render_status(UnitStatus("a.service", "m1", properties=properties))) == shown
 
 
+def test_a_status_has_no_lines_that_a_machine_made_up() -> None:
+    properties = {"Description": "a\n● b.service", "StatusText": "c\nm2/10.0.0.2:", "ControlGroup": "/a\x1b[8m"}
+    assert list(render_status(UnitStatus("a.service", "m1", properties=properties))) == [
+        r"● a.service - a\n● b.service",
+        "     Loaded: unknown",
+        "     Active: unknown",
+        r'''     Status: "c\nm2/10.0.0.2:"''',
+        r"     CGroup: /a\x1b[8m",
+    ]
+
+
 @pytest.mark.parametrize(
     ("entry", "form", "lines"),
     [
@@ -223,6 +234,7 @@ def test_a_status_looks_like_that_of_systemctl(properties: dict[str, str], statu
         ({"MESSAGE": [104, 105]}, "cat", ["hi"]),
         ({"MESSAGE": None}, "cat", [""]),
         ({}, "short", ["- - unknown: "]),
+        ({"SYSLOG_IDENTIFIER": "i\nm2: j", "_HOSTNAME": "h\n", "SYSLOG_PID": "\n"}, "short", [r"- h\n i\nm2: j[\n]: "]),
         ({"__REALTIME_TIMESTAMP": "9" * 40}, "short-iso", ["- - unknown: "]),
     ],
 )
