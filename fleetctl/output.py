@@ -12,6 +12,7 @@ from fleetd.model.names import visible
 
 TAB = 8
 is_debugging = False
+_RESETS = ("\x1b[0m", "\x1b[m")
 _HARMLESS = re.compile(r"(\n|\t|\x1b\[[0-9;]*m)")
 
 
@@ -79,8 +80,11 @@ def write_text(text: str) -> None:
 
 
 def for_terminal(text: str) -> str:
-    """Foreign text with control characters escaped, except newlines, tabs and colours."""
-    return "".join(part if index % 2 else visible(part) for index, part in enumerate(_HARMLESS.split(text)))
+    """Foreign text with control characters escaped, except newlines, tabs and colours, which end with it."""
+    parts = _HARMLESS.split(text)
+    colours = [part for part in parts[1::2] if part.startswith("\x1b")]
+    end = "" if not colours or colours[-1] in _RESETS else _RESETS[0]
+    return "".join(part if index % 2 else visible(part) for index, part in enumerate(parts)) + end
 
 
 def indented(text: str) -> str:

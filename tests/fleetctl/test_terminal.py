@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from fleetctl.output import for_terminal
 from fleetctl.remote import local_machine_id
 from fleetctl.terminal import crop, fit_columns, shorten, width
 from fleetd.model.machine import Machine
@@ -80,6 +81,21 @@ def test_status_keeps_colours_and_escapes_other_sequences(
     terminal = at_terminal("status", "web", variables={"PATH": f"{tmp_path}:{os.environ['PATH']}", **variables})
     assert terminal.finish() == 3
     assert terminal.written == f"\x1b[32m{colours}\x1b[0m \\x1b[2J\\x07 status -l -- web.service\tb\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[8mhidden", "\x1b[8mhidden\x1b[0m"),
+        ("\x1b[0m\x1b[30;40m", "\x1b[0m\x1b[30;40m\x1b[0m"),
+        ("\x1b[31mred\x1b[0m", "\x1b[31mred\x1b[0m"),
+        ("\x1b[31mred\x1b[m\tb", "\x1b[31mred\x1b[m\tb"),
+        ("a\tb\n", "a\tb\n"),
+    ],
+)
+def test_colours_of_a_line_do_not_reach_into_the_next_one(text: str, shown: str) -> None:
+    """A unit could hide what others log."""
+    assert for_terminal(text) == shown
 
 
 def test_a_list_fits_the_terminal_by_shortening_names(
