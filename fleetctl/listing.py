@@ -154,7 +154,9 @@ def render_json(items: Iterable[T], values: Mapping[str, Callable[[T], Any]]) ->
 
 def render_objects(items: Iterable[T], values: Mapping[str, Callable[[T], Any]]) -> list[str]:
     """The items as JSON objects with these fields."""
-    return [msgspec.json.encode({field: value(item) for field, value in values.items()}).decode() for item in items]
+    return [
+        output.json_text(msgspec.json.encode({field: value(item) for field, value in values.items()})) for item in items
+    ]
 
 
 def render_watched(rows: Sequence[Sequence[str]], fields: Sequence[str], full: bool) -> str:

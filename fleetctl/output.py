@@ -12,6 +12,7 @@ from fleetd.model.names import visible
 
 TAB = 8
 is_debugging = False
+_CONTROLS = re.compile("[\x7f-\x9f]")
 _RESETS = ("\x1b[0m", "\x1b[m")
 _HARMLESS = re.compile(r"(\n|\t|\x1b\[[0-9;]*m)")
 
@@ -74,6 +75,11 @@ def printable(text: str) -> str:
     return visible(" ".join(text.split()))
 
 
+def json_text(data: bytes) -> str:
+    """JSON with those control characters escaped, too, that JSON may have as they are."""
+    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", data.decode())
+
+
 def write_text(text: str) -> None:
     """Print foreign lines as a result: unchanged into a pipe, control characters escaped at a terminal."""
     write(for_terminal(text) if sys.stdout.isatty() else text)
@@ -100,7 +106,7 @@ def short_id(machine: str, full: bool) -> str:
 
 def place(machine: str, address: str, full: bool = False) -> str:
     """A machine as lists show it: `ID8.../IP`, or `ID8...` without an address."""
-    return short_id(machine, full) + (f"/{address}" if address else "")
+    return printable(short_id(machine, full) + (f"/{address}" if address else ""))
 
 
 def unit_line(name: str, state: str, where: str = "") -> str:

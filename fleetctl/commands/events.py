@@ -79,6 +79,6 @@ def show(events: Iterable[schema.Event], form: str) -> int:
         elif event.kind == MARK:
             return 0
         elif event.kind != BEGIN:
-            output.result(msgspec.json.encode(event).decode() if form == JSON else render_event(event))
+            output.result(output.json_text(msgspec.json.encode(event)) if form == JSON else render_event(event))
     output.error(f"{FAILURE}{why}")
     return 1

@@ -45,13 +45,14 @@ def command(settings: Settings, units: tuple[str, ...], full: bool, form: str) -
     with failing_as(f"Error explaining unit {output.printable(name)}: "):
         found = client.explain(name)
     if form == JSON:
-        output.result(msgspec.json.encode(found).decode())
+        output.result(output.json_text(msgspec.json.encode(found)))
         return 0
     output.result(_describe_place(found))
     for line in _table(_HERE, list(_why_here(found))):
         output.result(line)
     shown = found.why_not if full else found.why_not[:MOST_SHOWN]
-    for line in _table(_NOT, [(output.place(each.machine, each.address), each.message) for each in shown]):
+    verdicts = [(output.place(each.machine, each.address), output.printable(each.message)) for each in shown]
+    for line in _table(_NOT, verdicts):
         output.result(line)
     for line in _table("history", [describe_event(event) for event in found.history]):
         output.result(line)

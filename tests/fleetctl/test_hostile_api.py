@@ -69,6 +69,42 @@ def test_no_response_causes_a_traceback_or_writes_control_characters(
         assert not {"\x1b", "\x07"} & set(result.stdout + result.stderr)
 
 
+# What a machine says of itself, of its units and their files, in answers that are right otherwise.
+HOSTILE = "\x1b[2J\x07\x9b2J"
+EVENT = {"kind": "state", **dict.fromkeys(("unit", "machine", "active", "sub", "error", "by", "detail"), HOSTILE)}
+PLACE = {"machine": HOSTILE, "address": HOSTILE, "message": HOSTILE}
+EXPLANATION = {
+    "revision": 1,
+    "unit": HOSTILE,
+    "reason": HOSTILE,
+    "places": [PLACE],
+    "whyNot": [PLACE],
+    "history": [EVENT],
+}
+STAYS = [{"unit": HOSTILE, "reason": HOSTILE, "state": HOSTILE, "machine": HOSTILE, "address": HOSTILE}]
+
+
+@pytest.mark.parametrize(
+    ("command", "answer"),
+    [
+        ("explain web", EXPLANATION),
+        ("explain --output=json web", EXPLANATION),
+        ("history web", EVENT),
+        ("events --output=json", EVENT),
+        ("rebalance --plan", {"revision": 1, "machines": 1, "units": 1, "stays": STAYS}),
+        ("rebalance --plan --output=json", {"revision": 1, "machines": 1, "units": 1, "stays": STAYS}),
+        ("list-units --output=json", {"states": [{"name": "web.service", "machineID": HOSTILE}]}),
+    ],
+)
+def test_no_text_from_machines_reaches_the_terminal_as_it_is(
+    fleetctl: Fleetctl, cluster: ScriptedCluster, command: str, answer: object
+) -> None:
+    cluster.intercept = always(200, json.dumps(answer).encode() + b"\n", "application/json")
+    result = fleetctl(*command.split())
+    assert "2J" in result.stdout
+    assert not {"\x1b", "\x07", "\x9b"} & set(result.stdout + result.stderr)
+
+
 @pytest.mark.parametrize("body", [b"[" * 100_000, b'{"units":' * 100_000])
 def test_deeply_nested_json_is_refused(fleetctl: Fleetctl, cluster: ScriptedCluster, body: bytes) -> None:
     cluster.intercept = always(200, body)
