@@ -102,6 +102,7 @@ class RequestBudget:
     def reserve(self, size: int) -> bool:
         """Reserve this many more bytes, or less if it is negative; False if they do not fit beside other requests'."""
         limiter = self._limiter
+        size = max(size, -self._reserved)  # what is given back after `release` was given back by that
         if self._exceeds(limiter.reserved, size, limiter.max_bytes):
             return False
         if self._client is not None:

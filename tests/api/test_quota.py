@@ -14,10 +14,12 @@ from fleetd.api.connection_limits import (
     reserve_read,
     wait_for_listing_slot,
 )
-from fleetd.api.http import ApiError, Request
+from fleetd.api.http import ApiError, Request, StreamedResponse
 from fleetd.api.routes import Api
 from fleetd.model.certificate import CertificateIdentity
+from fleetd.model.event import ClusterEvent, EventKind
 from fleetd.model.quota import Usage
+from fleetd.registry.events import EventLog
 from fleetd.registry.registry import Registry
 from tests.actors import ADMIN
 
@@ -107,6 +109,25 @@ async def test_memory_read_for_a_request_is_reserved_until_it_is_answered(fleet:
         with limiter.open_budget(), pytest.raises(ApiError):
             reserve_read(10_000)
     reserve_read(1 << 40)  # a reservation of no request
+
+
+async def test_memory_of_a_reader_of_events_that_goes_away_is_given_back_once(fleet: Any) -> None:
+    events = EventLog(fleet.registry, lambda: 1_800_000_000.0, lambda: "m1")
+    for number in range(20):
+        record = events.write_set([ClusterEvent(EventKind.LOST, machine=f"m{number}")])
+        await fleet.registry.store.transact(record.comparisons, record.operations)
+    limiter = ConnectionLimiter()
+    api = Api(Registry(fleet.registry.store, note_read=reserve_read))
+    for query in ((("after", "0"),), (("follow", "false"),)):
+        with limiter.open_budget():
+            response = await api.handle(Request("GET", "/fleet/v2/events", query, local=True, actor=ADMIN))
+            assert isinstance(response, StreamedResponse)
+            for _ in range(3):
+                await anext(response.chunks)
+            await response.chunks.aclose()
+        for _ in range(10):  # for what is closed later
+            await asyncio.sleep(0)
+        assert limiter.reserved == 0, query
 
 
 def reserve(limiter: ConnectionLimiter, certificate: CertificateIdentity | None, *sizes: int) -> list[bool]:

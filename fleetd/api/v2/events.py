@@ -116,8 +116,9 @@ class Events:
             yield [begin]
             try:
                 parts = self._latest if asked.latest else self._kept
-                async for lines in parts(asked, moment, start.revision):
-                    yield lines
+                async with aclosing(parts(asked, moment, start.revision)) as told:
+                    async for lines in told:
+                        yield lines
                 yield [schema.Event(MARK, token=str(moment))]
             except (ApiError, Unavailable) as error:
                 yield [schema.Event(END, detail=str(error))]
@@ -132,8 +133,9 @@ class Events:
                 return
             reached = begins_at
             if _reads_kept(asked) or known is None:
-                async for lines in self._kept(asked, now, start.revision):
-                    yield lines
+                async with aclosing(self._kept(asked, now, start.revision)) as kept:
+                    async for lines in kept:
+                        yield lines
                 reached = now
                 if not _reads_kept(asked):
                     yield [schema.Event(GAP, token=str(now), detail=STATES_UNKNOWN)]
