@@ -11,12 +11,15 @@ from uuid import uuid4
 
 import pytest
 
-from fleetd.api.http import StreamedResponse
+from fleetd.api.http import Request, StreamedResponse
 from fleetd.api.v2.event_hub import BEHIND_BYTES, EventHub
 from fleetd.api.v2.event_lines import Moment, Selection
+from fleetd.api.v2.events import MOST_OF_USER
 from fleetd.api.v2.kept_events import KeptEvents
+from fleetd.model.actor import Actor
 from fleetd.model.event import ClusterEvent, EventKind
 from fleetd.model.name_patterns import NamePatterns
+from fleetd.model.permission import EVERY_RIGHT
 from fleetd.model.unit import UnitState
 from fleetd.registry.events import EventLog
 from fleetd.registry.moment import read_moment
@@ -311,6 +314,20 @@ async def test_the_store_is_watched_once_and_only_while_there_are_readers(fleet:
     assert not task.cancelling()
     hub.leave(second)
     assert task.cancelling()
+
+
+async def test_one_user_takes_only_a_part_of_the_streams(fleet: Fleet) -> None:
+    def come(user: str) -> Any:
+        return fleet.api.handle(Request("GET", "/fleet/v2/events", actor=Actor(user, user, EVERY_RIGHT)))
+
+    every = [Following(await come("ann")) for _ in range(MOST_OF_USER)]
+    for each in every:
+        assert (await each.line())["kind"] == "begin"
+    assert (await come("ann")).status == 503
+    assert (await come("ben")).status == 200
+    for each in every:
+        await each.close()
+    assert (await come("ann")).status == 200
 
 
 async def test_a_reader_that_does_not_read_is_told_and_its_stream_ends(fleet: Fleet, following: Following) -> None:

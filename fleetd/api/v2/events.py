@@ -3,6 +3,7 @@
 import math
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 
@@ -24,6 +25,7 @@ from fleetd.store.protocol import Unavailable
 
 MARK_S = 15.0
 MOST_READERS = 256
+MOST_OF_USER = MOST_READERS // 4  # a quarter, as of the connections
 MOST_PATTERNS = 32  # of one reader: each is compared with the units of each event
 MOST_TOLD = 10  # events of a unit, beside other facts about it
 OLDER_EVENTS = "there are older events, which are not looked at: `fleetctl events` shows all"
@@ -67,6 +69,7 @@ class Events:
         self._now = now
         self._mark_s = mark_s
         self._kept_events = KeptEvents(registry)
+        self._of_user: Counter[str] = Counter()  # streams, by who reads them
         self.hub = EventHub(registry, now)
 
     async def get(self, request: Request, _: str) -> Response | StreamedResponse:
@@ -89,11 +92,13 @@ class Events:
                 asked = replace(asked, after=None, from_oldest=True)
         if self.hub.readers >= MOST_READERS:
             raise ApiError(503, _TOO_MANY)
+        if self._of_user[request.actor.identity] >= MOST_OF_USER:
+            raise ApiError(503, f"you read {MOST_OF_USER} streams of events here already, which is the limit")
         kind = _SERVER_SENT if asked.server_sent else _LINES
         headers = (("Content-Type", kind), ("Cache-Control", "no-store"))
         if request.method == "HEAD":
             return Response(200, headers)
-        return StreamedResponse(200, self._encode(asked, moment), headers)
+        return StreamedResponse(200, self._encode(asked, moment, request.actor.identity), headers)
 
     async def history(self, unit: str) -> tuple[schema.Event, ...]:
         """What has happened to a unit of late, the newest first, as far as the latest events tell."""
@@ -102,11 +107,15 @@ class Events:
         lines = [line for moment in found[-MOST_TOLD:] for line in selection.select(moment)]
         return tuple(reversed(lines[-MOST_TOLD:]))
 
-    async def _encode(self, asked: Asked, moment: Token) -> AsyncGenerator[bytes, None]:
+    async def _encode(self, asked: Asked, moment: Token, user: str) -> AsyncGenerator[bytes, None]:
         encode = encode_server_sent if asked.server_sent else encode_line
-        async with aclosing(self._stream(asked, moment)) as stream:
-            async for lines in stream:
-                yield b"".join(map(encode, lines))
+        self._of_user[user] += 1
+        try:
+            async with aclosing(self._stream(asked, moment)) as stream:
+                async for lines in stream:
+                    yield b"".join(map(encode, lines))
+        finally:
+            self._of_user -= Counter([user])  # without those who have none
 
     async def _stream(self, asked: Asked, moment: Token) -> AsyncGenerator[list[schema.Event], None]:
         """The lines, as many at a time as there are."""
