@@ -176,7 +176,7 @@ class Api:
         applies = Applies(self._registry, quota, shadows, audit, self._unix_now, self._new_id)
         rollouts = Rollouts(self._registry, applies.undo, audit, self._unix_now, self._new_id)
         secrets = Secrets(self._registry, self._sealing, rollouts.restart, audit, self._unix_now)
-        plans = Plans(self._registry, shadows, self._unix_now, self._offload)
+        plans = Plans(self._registry, shadows, self._unix_now, self._offload, now)
         joining = Joining(self._registry, self._trust, audit, self._unix_now)
         logins = Logins(self._registry, self._trust, audit, self._unix_now)
         clusters = Clusters(self._registry, self._trust)

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from fleetd.api import schema
-from fleetd.api.v2.plans import PlanAbandoned
+from fleetd.api.v2.plans import MOST_S, PlanAbandoned
 from fleetd.model.machine import Cordon, DrainRequest, Machine, MachineMode, MachineSettings
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.unit import TargetState, Unit, UnitState
@@ -307,6 +307,16 @@ async def test_a_fleetd_makes_one_plan_at_a_time(running: Fleet) -> None:
     may_go_on.set()
     assert (await first).status == 200
     assert (await running.ask(PLAN, {"rebalance": {}})).status == 200
+
+
+async def test_a_plan_that_takes_too_long_ends_and_leaves_room_for_others(running: Fleet) -> None:
+    moments = [0.0]
+    running.reconfigure(offload=inline, now=lambda: moments.pop() if len(moments) > 1 else moments[0])
+    moments[:] = [MOST_S + 1.0, 0.0]  # from the second question on, it is late
+    status, message = await running.refused(PLAN, {"drain": [{"machine": "m1"}]})
+    assert (status, message) == (503, "the plan was not done within 120 s: ask for less at a time")
+    running.reconfigure(offload=inline, now=lambda: 0.0)
+    assert (await running.ask(PLAN, {"drain": [{"machine": "m1"}]})).status == 200
 
 
 async def test_a_plan_that_nobody_waits_for_ends(running: Fleet) -> None:

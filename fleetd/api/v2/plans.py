@@ -1,6 +1,7 @@
 """Plans: what would become of the cluster. The server that is asked computes it, from one read of everything, in a
 thread, one plan at a time; nothing is written."""
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from fleetd.scheduler.foresight import Hypothesis
 
 MAX_MOVES = 1000
+MOST_S = 120.0  # for one plan: who may only view can suppose anything
 _PLANNED = "planned"  # the id of an apply that is only planned
 
 
@@ -40,15 +42,21 @@ class PlanAbandoned(Exception):
 
 class Plans:
     """The resource. `shadows` returns the system unit that a name would hide, '' for none. `unix_now` is the wall
-    clock."""
+    clock, `now` a monotonic one."""
 
     def __init__(
-        self, registry: Registry, shadows: Callable[[str], str], unix_now: Callable[[], float], offload: Offload
+        self,
+        registry: Registry,
+        shadows: Callable[[str], str],
+        unix_now: Callable[[], float],
+        offload: Offload,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._registry = registry
         self._shadows = shadows
         self._unix_now = unix_now
         self._offload = offload
+        self._now = now
         self._is_busy = False
 
     async def post(self, request: Request, _: str) -> Response:
@@ -61,10 +69,13 @@ class Plans:
             raise ApiError(503, "this fleetd is making another plan: try again, or ask another machine's fleetd")
         self._is_busy = True
         is_abandoned = False
+        until_s = self._now() + MOST_S
 
         def checkpoint() -> None:
             if is_abandoned:
                 raise PlanAbandoned
+            if self._now() > until_s:
+                raise ApiError(503, f"the plan was not done within {MOST_S:g} s: ask for less at a time")
 
         try:
             now = Now(unix_s=self._unix_now())
