@@ -15,12 +15,14 @@ def entry(number: int, unit: str, text: str = "said") -> bytes:
 
 class ScriptedInspector:
     """Has these entries, and for whoever follows those that are put into `later`, until None. `failure` fails every
-    question, `hangs` lets them wait for ever; `asked` are those so far, `following` those that are followed now."""
+    question, `hangs` lets them wait for ever, `others` are units that it describes though nobody asks; `asked` are
+    those so far, `following` those that are followed now."""
 
     def __init__(self, *entries: bytes) -> None:
         self.entries = entries
         self.failure = ""
         self.hangs = False
+        self.others: tuple[str, ...] = ()
         self.asked: list[JournalQuery] = []
         self.waiting = 0
         self.later: asyncio.Queue[bytes | None] = asyncio.Queue()
@@ -53,7 +55,7 @@ class ScriptedInspector:
 
     async def show_units(self, units: Sequence[str]) -> tuple[UnitProperties, ...]:
         await self._wait()
-        return tuple(UnitProperties(unit, {"Id": unit, "ActiveState": "active"}) for unit in units)
+        return tuple(UnitProperties(unit, {"Id": unit, "ActiveState": "active"}) for unit in (*self.others, *units))
 
     async def _wait(self) -> None:
         self.waiting += 1

@@ -7,8 +7,7 @@ sends lines: entries of its journal, empty ones while there is nothing to say, a
 
 import msgspec
 
-from fleetd.model.decoding import UNREADABLE
-from fleetd.model.machine_request import InvalidAnswer, MachineAnswer
+from fleetd.model.machine_request import InvalidAnswer, MachineAnswer, parse_answer
 
 ACCEPTED = b"accepted\n"
 ALIVE = b"\n"
@@ -51,7 +50,4 @@ def read_line(line: bytes) -> bytes | MachineAnswer | None:
         return rest
     if kind != _END:
         return None
-    try:
-        return msgspec.json.decode(rest, type=MachineAnswer)
-    except UNREADABLE as error:
-        raise InvalidAnswer(f"the end of its stream cannot be read: {error}") from error
+    return parse_answer(rest, "the end of its stream")

@@ -192,10 +192,19 @@ def decode_answer(value: bytes) -> MachineAnswer:
         raise InvalidAnswer(f"its answer cannot be unpacked: {error}") from error
     if not unpacking.eof:
         raise InvalidAnswer("its answer is not complete, or too large")
+    return parse_answer(text, "its answer")
+
+
+def parse_answer(text: bytes, what: str) -> MachineAnswer:
+    """The answer that a machine has written as JSON; `what` that is, in words. Raises InvalidAnswer, also for more than
+    can be asked for: what is done with it takes time."""
     try:
-        return msgspec.json.decode(text, type=MachineAnswer)
+        answer = msgspec.json.decode(text, type=MachineAnswer)
     except UNREADABLE as error:
-        raise InvalidAnswer(f"its answer cannot be read: {error}") from error
+        raise InvalidAnswer(f"{what} cannot be read: {error}") from error
+    if len(answer.entries) > MAX_LINES or len(answer.units) > MAX_UNITS:
+        raise InvalidAnswer(f"{what} has more entries or units than can be asked for")
+    return answer
 
 
 def shorten_entry(line: bytes) -> bytes:

@@ -112,6 +112,14 @@ async def test_states_on_one_machine(cluster: Cluster) -> None:
     assert "silent" not in answer
 
 
+async def test_a_machine_tells_states_only_of_units_that_it_was_asked_about(cluster: Cluster) -> None:
+    cluster.m1.others = (TWO, "other.service", ONE)  # as root of that machine can
+    cluster.m1.entries = (entry(1, ONE, "a"), b'{"_SYSTEMD_UNIT":[1],"UNIT":"%s"}' % ONE.encode(), b'{"UNIT":{}}')
+    answer = json.loads((await cluster.fleet.ask(f"GET /fleet/v2/status?unit={ONE}")).body)
+    [told] = answer["units"]
+    assert (told["unit"], len(told["log"])) == (ONE, 2)
+
+
 async def test_nothing_is_left_in_the_store(cluster: Cluster) -> None:
     await cluster.lines("unit=web@*")
     registry = cluster.fleet.registry

@@ -11,7 +11,7 @@ from fleetd.model.answer_stream import (
     read_line,
     refusal_line,
 )
-from fleetd.model.machine_request import InvalidAnswer, MachineAnswer
+from fleetd.model.machine_request import MAX_UNITS, InvalidAnswer, MachineAnswer, UnitProperties
 
 
 def test_what_is_written_is_read() -> None:
@@ -27,7 +27,10 @@ def test_a_refusal_is_one_line_of_bounded_length() -> None:
     assert len(refusal_line("x" * 2 * MAX_WORDS_BYTES)) == MAX_WORDS_BYTES
 
 
-@pytest.mark.parametrize("line", [b"+{", b"={}", b"=\n", b"={\n", b'={"format":9}\n', b"=\xff\n", b"="])
+MANY = end_line(MachineAnswer(units=(UnitProperties("a.service"),) * (MAX_UNITS + 1)))
+
+
+@pytest.mark.parametrize("line", [b"+{", b"={}", b"=\n", b"={\n", b'={"format":9}\n', b"=\xff\n", b"=", MANY])
 def test_lines_that_are_none_are_refused(line: bytes) -> None:
     with pytest.raises(InvalidAnswer, match="stream"):
         read_line(line)

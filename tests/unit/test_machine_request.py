@@ -141,6 +141,17 @@ def test_an_answer_about_too_many_units_says_so() -> None:
     assert "ask for fewer units" in read.failure
 
 
+def _pack_many(*, count: int, **item: bytes) -> bytes:
+    """An answer with so many of this item, which takes little room."""
+    [(name, value)] = item.items()
+    return zlib.compress(b'{"format":1,"%s":[%s]}' % (name.encode(), b",".join([value] * count)))
+
+
+def test_an_answer_has_as_much_as_can_be_asked_for() -> None:
+    assert len(decode_answer(_pack_many(entries=b"{}", count=MAX_LINES)).entries) == MAX_LINES
+    assert len(decode_answer(_pack_many(units=b'{"unit":"a"}', count=MAX_UNITS)).units) == MAX_UNITS
+
+
 @pytest.mark.parametrize(
     ("value", "cause"),
     [
@@ -150,6 +161,8 @@ def test_an_answer_about_too_many_units_says_so() -> None:
         (zlib.compress(b" " * (3 * MAX_TEXT_BYTES)), "too large"),
         (zlib.compress(b"[]"), "cannot be read"),
         (zlib.compress(b'{"units":' + b"[" * 100_000), "cannot be read"),
+        pytest.param(_pack_many(entries=b"{}", count=MAX_LINES + 1), "more entries or units than", id="entries"),
+        pytest.param(_pack_many(units=b'{"unit":"a"}', count=MAX_UNITS + 1), "more entries or units than", id="units"),
     ],
 )
 def test_what_is_no_answer_is_refused(value: bytes, cause: str) -> None:

@@ -1,6 +1,7 @@
 """What units log, and what systemd says of them on their machines: read there, without SSH."""
 
 import re
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -81,7 +82,11 @@ class Insight:
         }
         answers = await self._ask(requests)
         addresses = {id_: machine.address for id_, machine in (await reader.machines()).items()}
-        found = [each for id_, answer in answers.items() for each in _statuses(id_, addresses.get(id_, ""), answer)]
+        found = [
+            each
+            for id_, answer in answers.items()
+            for each in _statuses(id_, addresses.get(id_, ""), places[id_], answer)
+        ]
         silent = tuple(
             schema.SilentMachine(id_, answer.failure, addresses.get(id_, ""))
             for id_, answer in answers.items()
@@ -208,8 +213,13 @@ def _remarks(answers: Mapping[str, MachineAnswer]) -> Iterator[dict[str, Any]]:
             yield {"machine": machine, "cut": True}
 
 
-def _statuses(machine: str, address: str, answer: MachineAnswer) -> Iterator[schema.UnitStatus]:
-    entries = merge_entries([(machine, answer)])
+def _statuses(machine: str, address: str, asked: Sequence[str], answer: MachineAnswer) -> Iterator[schema.UnitStatus]:
+    """What the machine says of the units that it was asked about, each with its last entries."""
+    logs: dict[object, deque[dict[str, Any]]] = {unit: deque(maxlen=STATUS_LINES) for unit in asked}
+    for entry in merge_entries([(machine, answer)]):
+        for unit in {text for text in map(entry.get, _UNIT_FIELDS) if isinstance(text, str)}:
+            if unit in logs:
+                logs[unit].append(entry)
     for each in answer.units:
-        own = [entry for entry in entries if each.unit in map(entry.get, _UNIT_FIELDS)]
-        yield schema.UnitStatus(each.unit, machine, address, each.properties, tuple(own[-STATUS_LINES:]))
+        if (log := logs.pop(each.unit, None)) is not None:  # each once
+            yield schema.UnitStatus(each.unit, machine, address, each.properties, tuple(log))
