@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 FOLDER = "~/.fleetctl/certificates"
 _REVOKED = "revoked.json"
+AHEAD_S = 86400.0  # certificates begin a day before they are made
 FRESH_S = 600.0  # how long nobody is asked which servers were revoked
 
 
@@ -68,8 +69,12 @@ class Login(msgspec.Struct, frozen=True):
 
     def learn(self, revoked: Mapping[str, float]) -> None:
         """Keep in mind that these machines were revoked, and those that are known already: no server takes that back.
-        Raises OSError."""
-        known = self.revoked()
+        Raises OSError.
+
+        A removed server that is not known as such yet must not have the others refused for good: of what a server says
+        of a later time than AHEAD_S from now, that much counts. TLS takes no certificate from further ahead."""
+        known, latest_s = self.revoked(), time.time() + AHEAD_S
+        revoked = {machine: min(before_s, latest_s) for machine, before_s in revoked.items()}
         merged = {each: max(known.get(each, 0.0), revoked.get(each, 0.0)) for each in sorted({*known, *revoked})}
         replace_file(Path(self.folder) / _REVOKED, msgspec.json.encode(merged))
 

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from contrib.testbed.etcd import free_port
-from fleetctl.logins import find_logins
+from fleetctl.logins import AHEAD_S, Login, find_logins
 from fleetd.api.routes import Api
 from fleetd.api.server import Server
 from fleetd.config.options import Address
@@ -223,6 +223,13 @@ def test_servers_that_are_used_say_now_and_then_which_ones_were_revoked(
     Path(kept.folder, "revoked.json").unlink()  # of a login that an older fleetctl has made
     assert fleetctl("--endpoint", https.https, "list-units").status == 0
     assert list(kept.revoked()) == ["m2"]
+
+
+def test_no_server_has_others_refused_for_good(tmp_path: Path) -> None:
+    kept = Login("person/ann", 0.0, (), str(tmp_path))
+    kept.learn({"m2": 1e300, "m3": 5.0})
+    assert kept.revoked()["m2"] <= time.time() + AHEAD_S
+    assert kept.revoked()["m3"] == 5.0
 
 
 def test_what_is_known_of_revocations_outlives_a_new_authority(
