@@ -165,8 +165,6 @@ def _play(exported: Exported, play: Play) -> list[Step]:
 
     from fleetd.simulation.cluster import SimulatedCluster, run_virtually
 
-    logging.getLogger("fleetd").setLevel(logging.CRITICAL + 1)
-
     async def run(directory: str) -> list[Step]:
         cluster = SimulatedCluster(Path(directory), make_beginning(exported))
         try:
@@ -175,8 +173,14 @@ def _play(exported: Exported, play: Play) -> list[Step]:
         finally:
             await cluster.close()
 
-    with tempfile.TemporaryDirectory(prefix="fleet-simulate-") as directory:
-        return run_virtually(run(directory))
+    log = logging.getLogger("fleetd")
+    level = log.level
+    log.setLevel(logging.CRITICAL + 1)
+    try:
+        with tempfile.TemporaryDirectory(prefix="fleet-simulate-") as directory:
+            return run_virtually(run(directory))
+    finally:
+        log.setLevel(level)
 
 
 async def _take_steps(cluster: "SimulatedCluster", exported: Exported, play: Play) -> AsyncIterator[Step]:

@@ -25,11 +25,11 @@ def test_a_run_goes_through_every_phase_and_is_reported(tmp_path: Path, size: Si
     assert names[5:] == ["one machine lost", "a tenth of the machines lost", "the leader's machine lost"]
     assert [line.partition(":")[0] for line in said] == [*names, "the floor of it"]
     start = findings.phases[START]
-    assert start.counts["transaction units"].keys == size.units
+    assert start.counts["transaction units"].keys == size.units + 1  # the events that tell of it
     assert start.counts["transaction units"].requests == 1  # all at once
-    # The machine of each, what its machine reads; with each transaction at most, the usage so far.
+    # The machine of each, what its machine reads; with each transaction the events, and at most the usage so far.
     decided = start.counts["transaction decisions"]
-    assert 2 * size.units < decided.keys <= 2 * size.units + decided.requests
+    assert 2 * size.units + decided.requests < decided.keys <= 2 * size.units + 2 * decided.requests
     assert all(phase.took_s > 0 and phase.etcd_cpu_s >= 0 for phase in findings.phases.values())
     # no machine is dead before its lease ends
     assert all(findings.phases[name].took_s > size.ttl_s / 2 for name in names[5:])
@@ -46,7 +46,7 @@ def test_a_run_with_workers_has_etcd_asked_by_servers_alone(tmp_path: Path) -> N
     size = Size(machines=12, units=24, ttl_s=2.0, rest_s=1.0, processes=2, servers=3)
     findings = run_scale(size, tmp_path, lambda said: None)
     start = findings.phases[START]
-    assert start.counts["transaction units"].keys == size.units
+    assert start.counts["transaction units"].keys == size.units + 1  # the events that tell of it
     assert start.counts["transaction states"].keys >= size.units  # what the servers wrote for workers
     assert findings.phases["the leader's machine lost"].took_s > 0
     assert "3 machines are servers" in render_report(findings)

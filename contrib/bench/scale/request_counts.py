@@ -92,9 +92,11 @@ def total(parts: Iterable[Counts]) -> Counts:
 
 
 def _subject_of(operations: Sequence[Operation]) -> str:
-    """The last key, but for the count of all units: the leader brings that up to date along with what it decides."""
+    """The last key, but for the count of all units, which the leader brings up to date along with what it decides, and
+    for the record of the events, which stands beside what it tells of."""
     keys = [operation.key for operation in operations]
-    return next((key for key in reversed(keys) if key != USAGE), keys[-1] if keys else "")
+    told = (key for key in reversed(keys) if key.startswith(DEFAULT_PREFIX) and key != USAGE)
+    return next(told, keys[-1] if keys else "")
 
 
 def _size_of(item: KeyValue | None) -> int:
