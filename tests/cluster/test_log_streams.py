@@ -160,6 +160,8 @@ def test_a_worker_that_is_cut_off_while_it_streams_is_named_and_the_others_go_on
         finally:
             workers.worker.heal_network()
     workers.wait_registered()
+    workers.fleetctl("destroy", LOG_UNIT)  # else the next one is followed where it ran before, too
+    workers.cluster.wait_until("it runs nowhere", lambda: not any(each.main_pid(LOG_UNIT) for each in running))
 
 
 def test_a_machine_without_certificates_says_why_it_streams_nothing(workers: Workers) -> None:
