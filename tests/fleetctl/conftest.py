@@ -12,6 +12,7 @@ from fleetctl.cli import run
 from fleetctl.wait import CLOCK, Clock
 from tests.fleetctl.background import BackgroundLoop
 from tests.fleetctl.scripted_cluster import ScriptedCluster
+from tests.fleetctl.small_cluster import SmallCluster
 
 HELLO = "[Unit]\nDescription=Says hello\n\n[Service]\nExecStart=/bin/sleep inf\n"
 
@@ -91,6 +92,22 @@ def fleetctl(
 ) -> Fleetctl:
     """Runs a command line against the scripted cluster, whose leader and agents act after each read of states."""
     monkeypatch.setenv("FLEETCTL_ENDPOINT", cluster.unix)
+    return bare_fleetctl
+
+
+@pytest.fixture
+def small_cluster(background: BackgroundLoop, tmp_path: Path) -> Iterator[SmallCluster]:
+    """Two machines, number=1 and number=2, with real leaders and agents over simulated systemds."""
+    (tmp_path / "c").mkdir()
+    cluster = SmallCluster(background, tmp_path / "c", {})
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture
+def small_fleetctl(bare_fleetctl: Fleetctl, small_cluster: SmallCluster, monkeypatch: pytest.MonkeyPatch) -> Fleetctl:
+    """Runs a command line against the cluster of real leaders and agents."""
+    monkeypatch.setenv("FLEETCTL_ENDPOINT", small_cluster.unix)
     return bare_fleetctl
 
 

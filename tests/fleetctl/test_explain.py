@@ -1,32 +1,23 @@
 """explain: with real leaders and agents over simulated systemds."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.fleetctl.background import BackgroundLoop
 from tests.fleetctl.conftest import Fleetctl
-from tests.fleetctl.small_cluster import SmallCluster
 
 AT_1, AT_2 = "11111111.../10.0.0.1", "22222222.../10.0.0.2"
 WEB = "[Service]\nExecStart=/bin/sleep inf\n[X-Fleet]\n"
 
 
 @pytest.fixture
-def small(
-    bare_fleetctl: Fleetctl, background: BackgroundLoop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Fleetctl]:
+def small(small_fleetctl: Fleetctl, tmp_path: Path) -> Fleetctl:
     """Runs a command line against a cluster of real leaders and agents with two machines, number=1 and number=2."""
-    (tmp_path / "c").mkdir()
-    small_cluster = SmallCluster(background, tmp_path / "c", {})
-    monkeypatch.setenv("FLEETCTL_ENDPOINT", small_cluster.unix)
     (tmp_path / "web@.service").write_text(WEB + "Conflicts=web@*\n")
     (tmp_path / "pinned.service").write_text(WEB + "MachineMetadata=number=1\n")
     (tmp_path / "far.service").write_text(WEB + "MachineMetadata=number=3\n")
-    yield bare_fleetctl
-    small_cluster.close()
+    return small_fleetctl
 
 
 def test_why_a_unit_is_there_and_on_no_other_machine(small: Fleetctl) -> None:

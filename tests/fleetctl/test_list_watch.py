@@ -13,7 +13,6 @@ import pytest
 
 from fleetctl.list_watch import WatchedList
 from fleetctl.listing import Listing, View
-from tests.fleetctl.background import BackgroundLoop
 from tests.fleetctl.conftest import HELLO
 from tests.fleetctl.small_cluster import SmallCluster
 
@@ -58,14 +57,6 @@ def test_json_is_an_object_a_line_and_no_legend_leaves_out_the_header(capsys: py
     assert [json.loads(line) for line in lines] == [{"name": "a", "state": "up"}, {"name": "a", "state": None}]
     watched(no_legend=True).show([("a", "up")])
     assert capsys.readouterr().out == "a\tup\n"
-
-
-@pytest.fixture
-def small_cluster(background: BackgroundLoop, tmp_path: Path) -> Iterator[SmallCluster]:
-    (tmp_path / "c").mkdir()
-    cluster = SmallCluster(background, tmp_path / "c", {})
-    yield cluster
-    cluster.close()
 
 
 class Fleetctl:

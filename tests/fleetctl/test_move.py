@@ -1,6 +1,5 @@
 """move: with real leaders and agents over simulated systemds, and what is said while it is waited for."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -9,10 +8,8 @@ import pytest
 from fleetctl.moves import OVER
 from fleetd.api import schema
 from fleetd.api.http import Response
-from tests.fleetctl.background import BackgroundLoop
 from tests.fleetctl.conftest import Fleetctl
 from tests.fleetctl.scripted_cluster import M1, M2, ScriptedCluster
-from tests.fleetctl.small_cluster import SmallCluster
 
 AT_1, AT_2 = "11111111.../10.0.0.1", "22222222.../10.0.0.2"
 WEB = "[Service]\nExecStart=/bin/sleep inf\n[X-Fleet]\nUpdateSettleSec=100ms\n"
@@ -21,21 +18,11 @@ PINNED = WEB + "MachineMetadata=number=1\n"
 
 
 @pytest.fixture
-def small(
-    bare_fleetctl: Fleetctl, background: BackgroundLoop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Fleetctl]:
+def small(small_fleetctl: Fleetctl, tmp_path: Path) -> Fleetctl:
     """Runs a command line against a cluster of real leaders and agents."""
-    small_cluster = SmallCluster(background, _folder(tmp_path), {})
-    monkeypatch.setenv("FLEETCTL_ENDPOINT", small_cluster.unix)
     for name, text in {"web.service": WEB, "first.service": FIRST, "pinned.service": PINNED}.items():
         (tmp_path / name).write_text(text)
-    yield bare_fleetctl
-    small_cluster.close()
-
-
-def _folder(tmp_path: Path) -> Path:
-    (tmp_path / "c").mkdir()
-    return tmp_path / "c"
+    return small_fleetctl
 
 
 def test_a_unit_moves_there_and_back_and_one_that_does_not_fit_stays(small: Fleetctl) -> None:

@@ -1,14 +1,11 @@
 """plan: with real leaders and agents over simulated systemds."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.fleetctl.background import BackgroundLoop
 from tests.fleetctl.conftest import Fleetctl
-from tests.fleetctl.small_cluster import SmallCluster
 
 AT_1, AT_2 = "11111111.../10.0.0.1", "22222222.../10.0.0.2"
 WEB = "[Service]\nExecStart=/bin/sleep inf\n[X-Fleet]\nUpdateSettleSec=100ms\n"
@@ -16,22 +13,16 @@ PINNED = WEB + "MachineMetadata=number=1\n"
 
 
 @pytest.fixture
-def small(
-    bare_fleetctl: Fleetctl, background: BackgroundLoop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Fleetctl]:
+def small(small_fleetctl: Fleetctl, tmp_path: Path) -> Fleetctl:
     """Runs a command line against a cluster of real leaders and agents, where all units are on the first machine."""
-    (tmp_path / "c").mkdir()
-    small_cluster = SmallCluster(background, tmp_path / "c", {})
-    monkeypatch.setenv("FLEETCTL_ENDPOINT", small_cluster.unix)
     (tmp_path / "set").mkdir()
     (tmp_path / "web@.service").write_text(WEB)
     (tmp_path / "set" / "pinned.service").write_text(PINNED)
-    bare_fleetctl("cordon", "2222")
-    bare_fleetctl("start", "web@1")
-    bare_fleetctl("apply", "set")
-    bare_fleetctl("uncordon", "2222")
-    yield bare_fleetctl
-    small_cluster.close()
+    small_fleetctl("cordon", "2222")
+    small_fleetctl("start", "web@1")
+    small_fleetctl("apply", "set")
+    small_fleetctl("uncordon", "2222")
+    return small_fleetctl
 
 
 def lines_of(fleetctl: Fleetctl, *words: str, status: int = 0, stderr: str = "") -> list[str]:

@@ -5,7 +5,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -13,10 +12,8 @@ import pytest
 
 from fleetd.api import schema
 from fleetd.api.http import Response
-from tests.fleetctl.background import BackgroundLoop
 from tests.fleetctl.conftest import Fleetctl
 from tests.fleetctl.scripted_cluster import M1, M2, ScriptedCluster
-from tests.fleetctl.small_cluster import SmallCluster
 
 AT_1, AT_2 = "11111111.../10.0.0.1", "22222222.../10.0.0.2"
 WEB = "[Service]\nExecStart=/bin/sleep inf\n[X-Fleet]\nUpdateSettleSec=100ms\n"
@@ -25,20 +22,14 @@ LOG = WEB + "Global=true\n"
 
 
 @pytest.fixture
-def small(
-    bare_fleetctl: Fleetctl, background: BackgroundLoop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Fleetctl]:
+def small(small_fleetctl: Fleetctl, tmp_path: Path) -> Fleetctl:
     """Runs a command line against a cluster of real leaders and agents, where all units are on the first machine."""
-    (tmp_path / "c").mkdir()
-    small_cluster = SmallCluster(background, tmp_path / "c", {})
-    monkeypatch.setenv("FLEETCTL_ENDPOINT", small_cluster.unix)
     for name, text in {"web@.service": WEB, "pinned.service": PINNED, "log.service": LOG}.items():
         (tmp_path / name).write_text(text)
-    bare_fleetctl("cordon", "2222")
-    bare_fleetctl("start", "web@1", "web@2", "web@3", "pinned", "log")
-    bare_fleetctl("uncordon", "2222")
-    yield bare_fleetctl
-    small_cluster.close()
+    small_fleetctl("cordon", "2222")
+    small_fleetctl("start", "web@1", "web@2", "web@3", "pinned", "log")
+    small_fleetctl("uncordon", "2222")
+    return small_fleetctl
 
 
 def places(fleetctl: Fleetctl) -> dict[str, str]:

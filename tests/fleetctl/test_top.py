@@ -28,7 +28,6 @@ from fleetctl.live.state import Lists, LiveState
 from fleetd.api import schema
 from fleetd.api.http import Response
 from fleetd.model.unit_option import UnitOption
-from tests.fleetctl.background import BackgroundLoop
 from tests.fleetctl.conftest import Fleetctl
 from tests.fleetctl.scripted_cluster import M1, M2, NO_SSD, ScriptedCluster, ScriptedOutcome, always
 from tests.fleetctl.small_cluster import SmallCluster
@@ -174,14 +173,6 @@ async def test_tab_goes_through_the_lists(filled: ScriptedCluster) -> None:
         await watched.press("3")
         await watched.wait_until(lambda: watched.lists.feed.tells)
         await watched.wait_until(lambda: watched.shown[1:] == ["nothing has happened in the last hour"])
-
-
-@pytest.fixture
-def small_cluster(background: BackgroundLoop, tmp_path: Path) -> Iterator[SmallCluster]:
-    (tmp_path / "c").mkdir()
-    cluster = SmallCluster(background, tmp_path / "c", {})
-    yield cluster
-    cluster.close()
 
 
 async def test_events_are_told_and_have_the_lists_read(small_cluster: SmallCluster) -> None:
