@@ -21,7 +21,7 @@ RESTORED = "the store was restored: what has happened before that is not told"
 def follow(
     client: "Client", query: Query = (), after: str = "", *, silence_s: float = SILENCE_S
 ) -> Generator[schema.Event, None, None]:
-    """Yield what happens that the query selects, and first a `begin` once the stream is open; whoever reads a list then
+    """Yield what happens that the query selects, and first a `begin` once the stream is open: a list that is read then
     misses nothing. `after`: from this token, `0` from the oldest event. A `gap` says that something may be missing.
 
     Each event comes once. Raises ClientError, if temporary only after `silence_s` without an answer.

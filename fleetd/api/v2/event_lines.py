@@ -55,10 +55,11 @@ class Selection(msgspec.Struct, frozen=True):
 def read_moments(keys: KeySpace, events: Iterable[Event]) -> Iterator[Moment]:
     """The moments of these changes, one for each revision that has lines. The changes are below the prefix of the keys
     and that of the archive."""
+    prefix = events_prefix(keys)
     for revision, group in groupby(events, attrgetter("revision")):
         changes = list(group)
         # What the cluster has decided comes before what machines report.
-        lines = [line for change in changes for line in _read_record(keys, change.key, change.item)]
+        lines = [line for change in changes for line in _read_record(prefix, change.key, change.item)]
         lines += [line for change in changes for line in _read_state(keys, change)]
         if lines:
             size = sum(len(change.item.value) if change.item else len(change.key) for change in changes)
@@ -67,11 +68,12 @@ def read_moments(keys: KeySpace, events: Iterable[Event]) -> Iterator[Moment]:
 
 def read_kept(keys: KeySpace, items: Sequence[KeyValue]) -> list[Moment]:
     """What these records of events mean, in the order in which they were written."""
+    prefix = events_prefix(keys)
     ordered = sorted(items, key=attrgetter("mod_revision"))
     return [
         Moment(item.mod_revision, tuple(lines), len(item.value))
         for item in ordered
-        if (lines := list(_read_record(keys, item.key, item)))
+        if (lines := list(_read_record(prefix, item.key, item)))
     ]
 
 
@@ -80,8 +82,8 @@ def events_prefix(keys: KeySpace) -> str:
     return KeySpace(keys.archive_prefix).key(EVENTS) + "/"
 
 
-def _read_record(keys: KeySpace, key: str, item: KeyValue | None) -> Iterator[schema.Event]:
-    if item is None or not key.startswith(events_prefix(keys)):
+def _read_record(prefix: str, key: str, item: KeyValue | None) -> Iterator[schema.Event]:
+    if item is None or not key.startswith(prefix):
         return
     try:
         record = EVENTS.decode(item)
