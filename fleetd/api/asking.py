@@ -39,6 +39,7 @@ BYTES_PER_S, BYTES_AT_ONCE = 256.0 * 2**10, float(MAX_MACHINES * MAX_ANSWER_BYTE
 REVOKE_S = 2.0
 QUEUED = 16  # items of a question that wait to be read; then its machines wait
 MAX_COLLECTED_BYTES = 16 * 2**20  # of streams that are collected at a time, for all questions
+SILENCE = f"it gave no answer within {ANSWER_S:g} s"
 TOO_MUCH = "it sends more than a machine may answer at once"
 
 
@@ -90,15 +91,12 @@ class Asking:
     async def ask(self, requests: Mapping[str, MachineRequest]) -> dict[str, MachineAnswer]:
         """The answer of each machine, by id; that of one that cannot answer says why. Raises ApiError if too many are
         asked, or too often; Unavailable."""
-        absences = await self._find_absences(requests)
-        asked = self._address({id_: request for id_, request in requests.items() if not absences[id_]})
+        asked, absences = await self._prepare(requests)
         answers: dict[str, MachineAnswer] = {}
         if asked:
-            self._spend(len(asked))
             async with self._question(asked) as question:
                 answers = await self._collect(question)
-        silence = f"it gave no answer within {ANSWER_S:g} s"
-        return {id_: answers.get(id_) or MachineAnswer(failure=absences[id_] or silence) for id_ in sorted(requests)}
+        return {id_: answers.get(id_) or MachineAnswer(failure=absences[id_] or SILENCE) for id_ in sorted(requests)}
 
     async def begin_to_follow(self, requests: Mapping[str, MachineRequest]) -> AsyncGenerator[Item, None]:
         """What machines send as it comes, until all have ended: machine and entry, or machine and its end; '' and b''
@@ -109,11 +107,7 @@ class Asking:
                 "logs cannot be followed through this fleetd: machines send them to the addresses of peer_listen= in "
                 "its fleet.conf, and it has none",
             )
-        absences = await self._find_absences(requests)
-        asked = self._address({id_: request for id_, request in requests.items() if not absences[id_]})
-        if asked:
-            self._spend(len(asked))
-        return self._follow(asked, absences)
+        return self._follow(*await self._prepare(requests))
 
     async def _follow(
         self, asked: Mapping[str, MachineRequest], absences: Mapping[str, str]
@@ -145,7 +139,7 @@ class Asking:
                     elif silent and self._now() >= silent_at_s:
                         for machine in sorted(left - question.expected.begun):
                             left.discard(machine)
-                            yield machine, MachineAnswer(failure=f"it gave no answer within {ANSWER_S:g} s")
+                            yield machine, MachineAnswer(failure=SILENCE)
                     else:
                         yield "", b""
             except StoreError as error:
@@ -160,6 +154,17 @@ class Asking:
     def asker(self) -> str:
         """The id of this server."""
         return self._machine().id
+
+    async def _prepare(
+        self, requests: Mapping[str, MachineRequest]
+    ) -> tuple[dict[str, MachineRequest], dict[str, str]]:
+        """The requests to the machines that can be asked, and why each of the others cannot, '' for these. Raises
+        ApiError over a limit."""
+        absences = await self._find_absences(requests)
+        asked = self._address({id_: request for id_, request in requests.items() if not absences[id_]})
+        if asked:
+            self._spend(len(asked))
+        return asked, absences
 
     async def _find_absences(self, requests: Mapping[str, MachineRequest]) -> dict[str, str]:
         """Why each machine cannot be asked, '' if it can. Raises ApiError if they are too many."""
@@ -201,9 +206,8 @@ class Asking:
                     first = first or revision
                 yield Question(id_, lease, first - 1, frozenset(requests), expected)
         finally:
-            with suppress(
-                StoreError, TimeoutError
-            ):  # its end deletes requests and answers, at the latest after LEASE_S
+            # The end of the lease deletes requests and answers, at the latest after LEASE_S.
+            with suppress(StoreError, TimeoutError):
                 async with asyncio.timeout(REVOKE_S):
                     await self._store.revoke(lease)
 

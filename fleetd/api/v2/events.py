@@ -16,8 +16,9 @@ from fleetd.api.http import ApiError, Request, Response, StreamedResponse
 from fleetd.api.v2.event_hub import STORE_CHANGED, EventHub, Reader
 from fleetd.api.v2.event_lines import Moment, Selection, encode_line, encode_server_sent
 from fleetd.api.v2.kept_events import KeptEvents
+from fleetd.api.v2.unit_selection import select_units
 from fleetd.model.event import EventKind
-from fleetd.model.name_patterns import NamePatterns, is_name_pattern
+from fleetd.model.name_patterns import NamePatterns
 from fleetd.model.token import OLDEST, InvalidToken, OutdatedToken, Token, parse_token
 from fleetd.registry.moment import read_moment
 from fleetd.registry.registry import Registry
@@ -26,7 +27,6 @@ from fleetd.store.protocol import Unavailable
 MARK_S = 15.0
 MOST_READERS = 256
 MOST_OF_USER = MOST_READERS // 4  # a quarter, as of the connections
-MOST_PATTERNS = 32  # of one reader: each is compared with the units of each event
 MOST_TOLD = 10  # events of a unit, beside other facts about it
 OLDER_EVENTS = "there are older events, which are not looked at: `fleetctl events` shows all"
 STATES_UNKNOWN = "the states of units until now cannot be told any more: read them again"
@@ -218,13 +218,11 @@ def parse_request(request: Request) -> Asked:
     except InvalidToken as error:
         raise ApiError(400, f"after: {error}") from error
     since = _parse_since(_one(request, "since", ""))
-    units = request.query_values("unit")
-    if (count := sum(map(is_name_pattern, units))) > MOST_PATTERNS:
-        raise ApiError(400, f"{count} patterns of units: {MOST_PATTERNS} can be asked for at once")
+    units = select_units(request.query_values("unit"))
     if latest and (follow or since):
         raise ApiError(400, "latest=true goes with follow=false, and without since")
     return Asked(
-        Selection(kinds, NamePatterns(units), tuple(request.query_values("machine"))),
+        Selection(kinds, units, tuple(request.query_values("machine"))),
         token,
         after == OLDEST or (not follow and token is None),
         since,

@@ -2,7 +2,7 @@
 
 import re
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -12,14 +12,14 @@ from fleetd.api import schema
 from fleetd.api.asking import Asking, Item
 from fleetd.api.http import ApiError, Request, Response, StreamedResponse, render_json
 from fleetd.api.v2.former_machines import find_former_machines
+from fleetd.api.v2.unit_selection import select_units
 from fleetd.model.machine_request import JournalQuery, MachineAnswer, MachineRequest, merge_entries, name_machine
-from fleetd.model.name_patterns import NamePatterns, is_name_pattern
+from fleetd.model.name_patterns import is_name_pattern
 from fleetd.model.names import is_template
 from fleetd.registry.records import UNITS
 from fleetd.registry.registry import Reader, Registry
 
 NDJSON = "application/x-ndjson"
-MAX_PATTERNS = 32  # each is compared with each unit
 STATUS_LINES = 10  # of the log of each unit, as in systemctl status
 
 _UNIT_FIELDS = ("_SYSTEMD_UNIT", "UNIT", "_SYSTEMD_USER_UNIT", "USER_UNIT")
@@ -48,8 +48,9 @@ class Insight:
         follow = _truth(request, "follow") and request.method != "HEAD"
         reader = self._registry.at_one_revision()
         units = await _find_units(reader, request)
-        machines = await _find_machines(reader, request)
-        places = {machine: list(units) for machine in machines} if machines else await _find_places(reader, units)
+        known = await reader.machines()
+        machines = _find_machines(known, request)
+        places = {id_: list(units) for id_ in machines} if machines else await _find_places(reader, units, known)
         if _truth(request, "previous"):
             await self._add_former(places, units)
         requests = {
@@ -72,16 +73,16 @@ class Insight:
         units (`unit`, names or patterns), and maybe `machine` (beginnings of ids)."""
         reader = self._registry.at_one_revision()
         units = await _find_units(reader, request)
-        machines = await _find_machines(reader, request)
-        places = {
-            id_: names for id_, names in (await _find_places(reader, units)).items() if id_ in machines or not machines
-        }
+        known = await reader.machines()
+        machines = _find_machines(known, request)
+        found_there = await _find_places(reader, units, known)
+        places = {id_: names for id_, names in found_there.items() if id_ in machines or not machines}
         requests = {
             id_: MachineRequest(self._asking.asker, JournalQuery(tuple(names), STATUS_LINES * len(names)), tuple(names))
             for id_, names in places.items()
         }
         answers = await self._ask(requests)
-        addresses = {id_: machine.address for id_, machine in (await reader.machines()).items()}
+        addresses = {id_: machine.address for id_, machine in known.items()}
         found = [
             each
             for id_, answer in answers.items()
@@ -122,21 +123,17 @@ async def _find_units(reader: Reader, request: Request) -> list[str]:
         found = await reader.get_many(UNITS, [(name,) for name in asked if "/" not in name])
         names = sorted(name for (name,) in found)
     else:
-        if (count := sum(map(is_name_pattern, asked))) > MAX_PATTERNS:
-            raise ApiError(400, f"{count} patterns of units: {MAX_PATTERNS} can be asked for at once")
-        names = list(filter(NamePatterns(asked).match, await reader.units()))
+        names = list(filter(select_units(asked).match, await reader.units()))
     names = [name for name in names if not is_template(name)]
     if not names:
         raise ApiError(404, f"there is no unit {' or '.join(asked)} that can run")
     return names
 
 
-async def _find_machines(reader: Reader, request: Request) -> list[str]:
-    """The machines that the query names. Raises ApiError for a beginning that is not that of one machine's id."""
+def _find_machines(known: Collection[str], request: Request) -> list[str]:
+    """Those of the known machines that the query names. Raises ApiError for a beginning that is not that of one
+    machine's id."""
     beginnings = [text for text in dict.fromkeys(request.query_values("machine")) if text]
-    if not beginnings:
-        return []
-    known = await reader.machines()
     found: list[str] = []
     for beginning in beginnings:
         matching = [beginning] if beginning in known else [id_ for id_ in known if id_.startswith(beginning)]
@@ -147,9 +144,9 @@ async def _find_machines(reader: Reader, request: Request) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-async def _find_places(reader: Reader, units: Sequence[str]) -> Places:
-    """The machines whose systemd has these units, by id, with the units there."""
-    states = await reader.states_of(units, await reader.machines())
+async def _find_places(reader: Reader, units: Sequence[str], machines: Collection[str]) -> Places:
+    """Those of all `machines` whose systemd has these units, by id, with the units there."""
+    states = await reader.states_of(units, machines)
     places: Places = {}
     for machine, unit in sorted(states):
         if states[machine, unit].hash or states[machine, unit].runs:
