@@ -321,6 +321,7 @@ _VALUES: dict[str, Source] = {
     "machine": _machines,
     "machine_id": _machines,
     "machines": _machines,
+    "state_file": _files,
     "strict_host_key_checking": lambda cursor: map(Candidate, HostKeyChecking),
     "unit": _units,
     "units": _units,

@@ -19,12 +19,19 @@ RESTORED = "the store was restored: what has happened before that is not told"
 
 
 def follow(
-    client: "Client", query: Query = (), after: str = "", *, silence_s: float = SILENCE_S
+    client: "Client",
+    query: Query = (),
+    after: str = "",
+    *,
+    keep: Callable[[str], None] | None = None,
+    silence_s: float = SILENCE_S,
 ) -> Generator[schema.Event, None, None]:
     """Yield what happens that the query selects, and first a `begin` once the stream is open: a list that is read then
     misses nothing. `after`: from this token, `0` from the oldest event. A `gap` says that something may be missing.
 
-    Each event comes once. Raises ClientError, if temporary only after `silence_s` without an answer.
+    Each event comes once. `keep` is called with the token behind what was yielded, once the next event is asked for;
+    then an `after` of which nobody can say what followed it is a gap, too. Raises ClientError, if temporary only after
+    `silence_s` without an answer.
     """
     clock, token, has_begun = CLOCK.get(), after, False
     silent_after = clock.now() + silence_s
@@ -42,11 +49,14 @@ def follow(
                 elif event.kind != MARK:
                     moment.append(event)
                 if event.token and not (event.kind == BEGIN and any(name == _SINCE for name, _ in query)):
-                    token, query = event.token, [pair for pair in query if pair[0] != _SINCE]
+                    is_new, token = event.token != token, event.token
+                    query = [pair for pair in query if pair[0] != _SINCE]
                     yield from moment
                     moment = []
+                    if keep is not None and is_new:
+                        keep(token)
         except ClientError as error:
-            if getattr(error, "code", 0) == _GONE and token != after:
+            if getattr(error, "code", 0) == _GONE and (token != after or (token and keep is not None)):
                 token = ""
                 yield schema.Event(GAP, detail=RESTORED)
                 continue
