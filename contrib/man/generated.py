@@ -23,7 +23,7 @@ from fleetd.api.routes import Api
 from fleetd.api.v2.openapi import render_openapi
 from fleetd.config.config import ROLE_MEANING
 from fleetd.config.options import OPTIONS, RETIRED, ConfigOption
-from fleetd.model import constraints
+from fleetd.model import fleet_options
 from fleetd.registry.registry import Registry
 from fleetd.store.protocol import Store
 
@@ -173,11 +173,11 @@ def _conf_retired() -> str:
 
 def _unit_options() -> str:
     return entries(
-        (f"`{option.name}=`*{escape(option.syntax)}*", _unit_meaning(option)) for option in constraints.OPTIONS
+        (f"`{option.name}=`*{escape(option.syntax)}*", _unit_meaning(option)) for option in fleet_options.OPTIONS
     )
 
 
-def _unit_meaning(option: constraints.XFleetOption) -> str:
+def _unit_meaning(option: fleet_options.XFleetOption) -> str:
     parts = [option.meaning]
     if option.of_group:
         parts.append("Of the group: see below.")
@@ -187,7 +187,7 @@ def _unit_meaning(option: constraints.XFleetOption) -> str:
         parts.append(f"Excludes {', '.join(f'`{name}`' for name in option.excludes)}.")
     if option.deprecated:
         parts.append(f"Deprecated spellings: {', '.join(option.deprecated)}.")
-    if option.since != constraints.COREOS:
+    if option.since != fleet_options.COREOS:
         parts.append(f"Since version {option.since} of fleet; CoreOS fleet does not have it.")
     if not option.has_effect:
         parts.append("It is checked, and has no effect yet.")

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import msgspec
 
-from fleetd.model.constraints import FLEET_SECTION, OPTIONS
+from fleetd.model.fleet_options import FLEET_SECTION, OPTIONS
 from fleetd.model.unit_option import UnitOption
 from fleetd.model.unitfile import (
     MAX_UNIT_FILE_BYTES,

@@ -1,6 +1,6 @@
 """Groups: units that are changed together, and what their template's [X-Fleet] says about how.
 
-A group is the instances of one template, or one unit alone. Its options are in constraints.OPTIONS (`of_group`). Of an
+A group is the instances of one template, or one unit alone. Its options are in fleet_options.py (`of_group`). Of an
 option that is repeated, as by a drop-in, the last value counts, and an empty one stands for the default.
 """
 
@@ -13,14 +13,13 @@ from typing import Any, TypeVar
 import msgspec
 
 from fleetd.model.constraints import (
-    FLEET_SECTION,
-    OPTIONS,
     InvalidRequirements,
     parse_boolean,
     parse_requirements,
     split_list,
 )
 from fleetd.model.content import Content
+from fleetd.model.fleet_options import FLEET_SECTION, OPTIONS
 from fleetd.model.names import InvalidName, UnitName, parse_name, template_of, validate_name
 from fleetd.model.timespan import parse_time_span
 from fleetd.model.unit import TargetState

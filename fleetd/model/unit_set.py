@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from fleetd.model.admission import Shadows, refuse_unit, shadows_nothing
-from fleetd.model.constraints import FLEET_SECTION, split_list
+from fleetd.model.constraints import split_list
 from fleetd.model.content import Content, DropIn, merge_dropins, refuse_size
 from fleetd.model.decoding import FORMAT, Count
+from fleetd.model.fleet_options import FLEET_SECTION
 from fleetd.model.group import GroupOptions, parse_group_options, refuse_instance_options
 from fleetd.model.names import UnitName, is_template, parse_name, template_of
 from fleetd.model.unit_option import UnitOption

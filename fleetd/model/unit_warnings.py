@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 from fleetd.model.constraints import (
-    FLEET_SECTION,
     malformed_metadata,
     options_without_effect,
     requirement_values,
     unknown_requirements,
 )
+from fleetd.model.fleet_options import FLEET_SECTION
 from fleetd.model.group import UpdateAction, parse_group_options
 from fleetd.model.install import INSTALL_SECTION, InvalidInstall, install_values, parse_install
 from fleetd.model.names import is_reserved, parse_name, template_of, visible

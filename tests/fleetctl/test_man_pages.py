@@ -17,7 +17,7 @@ from fleetctl.commands import HIDDEN, SUMMARIES
 from fleetctl.settings import GLOBAL_OPTIONS
 from fleetd.__main__ import build_parser
 from fleetd.config.options import OPTIONS, RETIRED
-from fleetd.model.constraints import OPTIONS as FLEET_OPTIONS
+from fleetd.model.fleet_options import OPTIONS as FLEET_OPTIONS
 
 ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "contrib/man"

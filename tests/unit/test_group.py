@@ -5,8 +5,9 @@ import math
 import pytest
 
 from fleetd.model.admission import refuse_content
-from fleetd.model.constraints import OPTIONS, InvalidRequirements
+from fleetd.model.constraints import InvalidRequirements
 from fleetd.model.content import Content
+from fleetd.model.fleet_options import OPTIONS
 from fleetd.model.group import (
     MAX_INSTANCES,
     GroupOptions,
