@@ -1,7 +1,8 @@
-"""Refuses requests over TCP that a web page in an operator's browser may have made. Pure.
+"""Refuses requests that a web page of another site in an operator's browser may have made. Pure.
 
 Every client of the API has root on the cluster. A web page must not become one: neither by cross-origin requests
-(`Origin`, `Sec-Fetch-Site`), nor by DNS rebinding, which a name in `Host` that is not ours gives away.
+(`Origin`, `Sec-Fetch-Site`), nor by DNS rebinding, which a name in `Host` that is not ours gives away. A browser
+reaches a unix socket, too, through a port that SSH forwards there.
 """
 
 import ipaddress
@@ -17,11 +18,13 @@ _OWN_SITE = ("same-origin", "none")  # `none`: entered in the address bar
 def check_caller(request: Request, allowed_hosts: Collection[str]) -> None:
     """Raises ApiError for a cross-origin request, or if `Host` is neither an IP address, `localhost` nor allowed.
 
-    `allowed_hosts` are in lower case.
+    `allowed_hosts` are in lower case. Clients of a unix socket name what they like (`http://fleet/`): there, a name
+    without a dot, which is that of no site, is allowed, too.
     """
     for host in request.header_values("Host"):
         name = _host_name(host)
-        if not (name in _LOCAL_NAMES or name in allowed_hosts or _is_ip(name)):
+        is_of_no_site = request.local and "." not in name
+        if not (name in _LOCAL_NAMES or name in allowed_hosts or _is_ip(name) or is_of_no_site):
             raise ApiError(
                 403, f'host name "{host}" is not allowed: use the IP address, or set allowed_hosts={name} in fleet.conf'
             )

@@ -328,9 +328,10 @@ class Api:
         if request.metrics_only:
             if request.path not in (HEALTH, METRICS):
                 raise ApiError(404, f"this socket serves only {METRICS} and {HEALTH}")
-        elif not request.local:
+        else:
             check_caller(request, self._allowed_hosts)
-            self._check_certificate(request)
+            if not request.local:
+                self._check_certificate(request)
         if request.path not in (HEALTH, METRICS) and self._not_ready():
             await self._wait_until_ready()
         if (reason := self._not_ready()) and request.path not in _ALWAYS:

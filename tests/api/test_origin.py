@@ -1,5 +1,4 @@
-"""Which requests are answered: over TCP none from web pages of other origins, and only bodies that no HTML form can
-send."""
+"""Which requests are answered: none from web pages of other origins, and only bodies that no HTML form can send."""
 
 from typing import Any
 
@@ -69,18 +68,21 @@ def test_a_page_of_another_origin_is_refused(headers: dict[str, str]) -> None:
     assert refused.value.status == 403
 
 
-async def test_origins_are_checked_over_tcp_and_not_on_a_unix_socket(fleet: Any, path: Address) -> None:
+async def test_origins_are_checked_over_tcp_and_on_a_unix_socket(fleet: Any, path: Address) -> None:
     fleet.reconfigure(allowed_hosts=NAMES)
     tcp = Address(host=LOOPBACK, port=free_port())
     async with serving(fleet.api, path, tcp):
-        for headers, status in (
-            ({}, 200),
-            ({"Host": "m1.example.org"}, 200),
-            ({"Host": "evil.example"}, 403),
-            ({"Origin": "http://evil.example"}, 403),
+        for headers, over_tcp, on_socket in (
+            ({}, 200, 200),
+            ({"Host": "m1.example.org"}, 200, 200),
+            ({"Host": "evil.example"}, 403, 403),
+            ({"Origin": "http://evil.example"}, 403, 403),
+            ({"Sec-Fetch-Site": "cross-site"}, 403, 403),
+            ({"Host": "fleet"}, 403, 200),  # the name is not looked up
+            ({"Host": ""}, 403, 200),
         ):
-            assert (await ask(Client(tcp), "GET", "/fleet/v1/units", headers=headers))[0].status == status
-            assert (await ask(Client(path), "GET", "/fleet/v1/units", headers=headers))[0].status == 200
+            assert (await ask(Client(tcp), "GET", "/fleet/v1/units", headers=headers))[0].status == over_tcp
+            assert (await ask(Client(path), "GET", "/fleet/v1/units", headers=headers))[0].status == on_socket
 
 
 @pytest.mark.parametrize("resource", ["PATCH /fleet/v1/machines", "POST /fleet/v2/units", "POST /fleet/v2/reports"])
