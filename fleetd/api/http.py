@@ -94,7 +94,8 @@ class Route(msgspec.Struct, frozen=True):
 
     The OpenAPI description is made of the handler's docstring, the types of the body and of the answer (None: there is
     none, dict: any object, bytes: text), `query`, the names of parameters that may be repeated, and `options`, of those
-    that may not, with spaces between them. If it `is_streamed`, the answer is many of this type, one a line.
+    that may not, with spaces between them. If it `is_streamed`, the answer is many of this type, one a line. What
+    `is_page` is a file of the web page, and is not described.
     """
 
     method: str
@@ -111,6 +112,7 @@ class Route(msgspec.Struct, frozen=True):
     on_workers: bool = False
     has_token: bool = False
     is_streamed: bool = False
+    is_page: bool = False
 
     @property
     def parameter(self) -> str:

@@ -55,6 +55,7 @@ from fleetd.api.v2.reports import Reports
 from fleetd.api.v2.rollouts import Rollouts
 from fleetd.api.v2.secrets import Secrets
 from fleetd.api.v2.settings import Settings
+from fleetd.api.web_page import page_routes
 from fleetd.model.certificate import MACHINE, SERVER, CertificateIdentity
 from fleetd.model.machine import Machine
 from fleetd.model.permission import Permission
@@ -308,6 +309,7 @@ class Api:
             Route("GET", OPENAPI, self._get_openapi, view, answer=dict, on_workers=True),
             Route("GET", HEALTH, self._get_health, view, answer=dict, on_workers=True),
             Route("GET", METRICS, self._get_metrics, view, answer=bytes, on_workers=True),
+            *page_routes(),
         )
 
     async def handle(self, request: Request) -> Response | StreamedResponse:

@@ -112,7 +112,7 @@ def test_a_page_with_an_unknown_placeholder_is_refused() -> None:
         fill_in("{{ no-such-part }}")
 
 
-def test_the_package_contains_pages_and_completions(tmp_path: Path) -> None:
+def test_the_package_contains_manuals_completions_and_the_web_page(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     [wheel] = tmp_path.glob("*.whl")
@@ -120,6 +120,8 @@ def test_the_package_contains_pages_and_completions(tmp_path: Path) -> None:
         shared = {name.partition(".data/data/share/")[2] for name in archive.namelist() if ".data/" in name}
         page = next(name for name in archive.namelist() if name.endswith("man8/fleetd.8"))
         assert b'.TH "FLEETD" "8"' in archive.read(page)
+        web_page = {name.removeprefix("fleetd/ui/") for name in archive.namelist() if name.startswith("fleetd/ui/")}
+    assert web_page == {path.name for path in (ROOT / "fleetd/ui").iterdir()}
     assert shared == {
         "bash-completion/completions/fleetctl",
         "fish/vendor_completions.d/fleetctl.fish",

@@ -19,11 +19,13 @@ _JSON = schema.JSON_TYPE
 
 
 def render_openapi(routes: Sequence[Route]) -> dict[str, Any]:
-    """The description of these routes, as JSON values."""
+    """The description of these routes, without the files of the web page, as JSON values."""
     discovery = describe_api()
     paths = _describe_v1(discovery)
     types: dict[Any, None] = {schema.ErrorEntity: None}
     for route in routes:
+        if route.is_page:
+            continue
         if route.method.lower() not in paths.setdefault(route.path, {}):
             paths[route.path][route.method.lower()] = _describe(route)
             types |= {type_: None for type_ in (route.body, route.answer) if type_ not in (None, dict, bytes)}

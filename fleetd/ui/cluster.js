@@ -1,0 +1,75 @@
+// What the page knows of the cluster, and what an event says about that. Pure.
+
+import { machineRows } from "./machines.js";
+import { isTemplate, unitRow } from "./units.js";
+import { describeEvent, eventLevel } from "./words.js";
+
+const MOST_EVENTS = 2000; // that are kept; the oldest go
+const OF_MACHINES = ["joined", "lost", "back", "left", "drain", "reboot"];
+
+/** Nothing is known yet. `units` are `{ report, row }` by name, without templates; `machines` are by id. */
+export const NOTHING = {
+  who: null,
+  machines: new Map(),
+  units: new Map(),
+  machineRows: [],
+  unitRows: [],
+  events: [], // rows, the newest first
+  told: 0, // events so far
+};
+
+/** With these machines, and the reports of these units: of all (`asked` is null), or of those that were asked for. */
+export function withLists(cluster, machines, reports, asked = null) {
+  const units = asked ? new Map(cluster.units) : new Map();
+  for (const name of asked ?? []) units.delete(name);
+  for (const report of reports)
+    if (!isTemplate(report.name)) units.set(report.name, { report, row: unitRow(report) });
+  const known = machines ? new Map(machines.map((machine) => [machine.id, machine])) : cluster.machines;
+  const unitRows = [...units.values()].map(({ row }) => row);
+  const all = machineRows(known.values(), [...units.values()].map(({ report }) => report));
+  return { ...cluster, machines: known, units, unitRows, machineRows: all };
+}
+
+/** With these events, the last one being the newest; `now` is the Unix time at which those happened that do not say. */
+export function withEvents(cluster, events, now) {
+  const latest = events.slice(-MOST_EVENTS);
+  const rows = latest.map((event, number) => eventRow(event, cluster.told + number, now)).reverse();
+  return { ...cluster, events: [...rows, ...cluster.events].slice(0, MOST_EVENTS), told: cluster.told + latest.length };
+}
+
+function eventRow(event, number, now) {
+  const text = describeEvent(event);
+  const unit = event.unit ?? "";
+  return {
+    key: String(number).padStart(12, "0"),
+    number,
+    at: event.at || now,
+    text,
+    unit,
+    machine: event.machine ?? "",
+    level: eventLevel(event),
+    words: `${event.kind} ${text} ${event.machine ?? ""}`.toLowerCase(),
+  };
+}
+
+/** What is to be read again after an event: `units` by name, `machines`, what is under way (`works`: rollouts, drains
+ * and reboots), or `all`. */
+export function staleAfter(event) {
+  const stale = { units: [event.unit, ...(event.units ?? [])].filter(Boolean), machines: false, works: false, all: false };
+  if (event.kind === "gap") stale.all = true;
+  if (OF_MACHINES.includes(event.kind) || (event.kind === "asked" && event.machine)) stale.machines = true;
+  if (["rollout", "drain", "reboot", "asked"].includes(event.kind)) stale.works = true;
+  return stale;
+}
+
+/** All of these together. */
+export function joinStale(one, other) {
+  return {
+    units: new Set([...one.units, ...other.units]),
+    machines: one.machines || other.machines,
+    works: one.works || other.works,
+    all: one.all || other.all,
+  };
+}
+
+export const FRESH = { units: new Set(), machines: false, works: false, all: false };

@@ -1,0 +1,139 @@
+// Keeps what the page knows of the cluster fresh: it reads everything once, then follows events, which say what is to
+// be read again. While nobody looks at the page, it does nothing.
+
+import * as api from "./api.js";
+import { FRESH, NOTHING, joinStale, staleAfter, withEvents, withLists } from "./cluster.js";
+
+const SOON = 0.2; // seconds from an event to the read that it asks for: more may come with it
+const SHARE = 4; // after everything was read, the pause is so many times as long: a large cluster is not asked all the time
+const MOST_NAMED = 500; // units that are read by their names; if more have changed, all are
+const UNTOLD = 30; // seconds between two reads of what no event tells (metadata, expiry of certificates)
+const UNSEEN = 20; // seconds in the background after which the page stops to follow
+const LONGEST_WAIT = 30; // seconds between two attempts
+
+const now = () => Date.now() / 1000;
+const STREAM = ["begin", "mark", "behind", "end"]; // kinds of lines about the stream itself
+
+export class Feed {
+  /** `onChange(what)` is called after each change of `cluster` or `failure`; `what.works`: of what is under way, too. */
+  constructor(onChange) {
+    this.onChange = onChange;
+    this.cluster = NOTHING;
+    this.failure = "";
+    this.token = "";
+    this.stale = FRESH;
+    this.pause = SOON;
+    this.attempts = 0;
+    this.run = 0; // counts the beginnings: an answer to an earlier one is dropped
+    this.source = null;
+    this.timers = {};
+  }
+
+  start() {
+    document.addEventListener("visibilitychange", () => this.look());
+    addEventListener("online", () => this.retry(0));
+    this.begin();
+  }
+
+  /** Read everything, and follow what happens then. */
+  async begin() {
+    this.close();
+    const run = ++this.run;
+    try {
+      const who = await api.readWho();
+      const { events, token } = await api.readLatestEvents();
+      const [machines, reports] = await Promise.all([api.readMachines(), api.readUnits()]);
+      if (run !== this.run) return;
+      const told = withEvents({ ...NOTHING, who }, events, now());
+      this.cluster = withLists(told, machines, reports);
+      this.token = token;
+      this.stale = FRESH;
+    } catch (error) {
+      if (run !== this.run) return;
+      this.setFailure(error.message);
+      this.retry();
+      return;
+    }
+    this.attempts = 0;
+    this.failure = "";
+    this.onChange({ works: true });
+    this.follow();
+  }
+
+  follow() {
+    const source = (this.source = new EventSource(api.eventsPath(this.token)));
+    source.onopen = () => this.setFailure("");
+    source.onmessage = ({ data, lastEventId }) => this.hear(JSON.parse(data), lastEventId);
+    source.onerror = () => {
+      // The browser goes on by itself after the last event that it has got, unless fleetd refuses.
+      if (source.readyState === EventSource.CLOSED) this.retry();
+      else this.setFailure("the connection to fleetd was lost; trying again");
+    };
+    this.timers.untold = setInterval(() => this.note({ ...FRESH, machines: true }), UNTOLD * 1000);
+  }
+
+  hear(event, token) {
+    if (token) this.token = token;
+    if (STREAM.includes(event.kind)) return;
+    this.cluster = withEvents(this.cluster, [event], now());
+    this.note(staleAfter(event));
+    this.onChange({});
+  }
+
+  /** This is to be read again. */
+  note(stale) {
+    this.stale = joinStale(this.stale, stale);
+    this.timers.read ??= setTimeout(() => this.readAgain(), this.pause * 1000);
+  }
+
+  async readAgain() {
+    const stale = this.stale;
+    this.stale = FRESH;
+    const began = now();
+    const isAll = stale.all || stale.units.size > MOST_NAMED;
+    const names = [...stale.units];
+    try {
+      const [machines, reports] = await Promise.all([
+        stale.machines || stale.all ? api.readMachines() : null,
+        isAll ? api.readUnits() : names.length ? api.readReports(names) : [],
+      ]);
+      this.cluster = withLists(this.cluster, machines, reports, isAll ? null : names);
+      this.setFailure("");
+      this.onChange({ works: stale.works || stale.all });
+      this.pause = Math.max(SOON, (isAll ? SHARE : 1) * (now() - began));
+    } catch (error) {
+      this.stale = joinStale(this.stale, stale);
+      this.pause = Math.min(LONGEST_WAIT, 1 + 2 * this.pause);
+      this.setFailure(error.message);
+    }
+    this.timers.read = undefined;
+    if (this.stale !== FRESH) this.note(FRESH);
+  }
+
+  /** Begin anew in `seconds`; the more attempts have failed, the later. */
+  retry(seconds = Math.min(LONGEST_WAIT, 2 ** this.attempts++)) {
+    this.close();
+    this.timers.retry = setTimeout(() => this.begin(), seconds * 1000);
+  }
+
+  /** The page has come into sight, or is out of sight. */
+  look() {
+    clearTimeout(this.timers.unseen);
+    if (document.hidden) this.timers.unseen = setTimeout(() => this.close(), UNSEEN * 1000);
+    else if (!this.source && this.token) this.follow();
+    else if (!this.source) this.retry(0);
+  }
+
+  close() {
+    this.source?.close();
+    this.source = null;
+    clearTimeout(this.timers.retry);
+    clearInterval(this.timers.untold);
+  }
+
+  setFailure(failure) {
+    if (failure === this.failure) return;
+    this.failure = failure;
+    this.onChange({});
+  }
+}
