@@ -62,6 +62,6 @@ function renderPlan(found) {
   const rows = planSteps(found).map((step) => [step.action, step.unit, step.places, step.reason]);
   return [
     h("p", {}, `By the cluster at revision ${found.revision}: ${summarisePlan(found)}.`),
-    rows.length ? table("What would come of it", ["", "Unit", "Machine", "Why"], rows) : null,
+    rows.length ? table("What would come of it", ["Step", "Unit", "Machine", "Why"], rows) : null,
   ].filter(Boolean);
 }

@@ -22,17 +22,17 @@ export class RowList {
     this.heads = columns.map(({ field, title }) =>
       h("div", { role: "columnheader", class: `c-${field}` },
         h("button", { type: "button", onclick: () => onSort(field) }, title)));
+    this.head = h("div", { class: "row heads", role: "row", "aria-rowindex": "1" }, this.heads);
     this.space = h("div", { class: "space", role: "rowgroup" });
-    this.scroller = h("div", { class: "scroller" }, this.space);
     this.element = h(
       "div",
       { class: `list ${kind}`, role: "grid", "aria-label": label, tabindex: "0", onkeydown: (event) => this.press(event) },
-      h("div", { class: "row heads", role: "row", "aria-rowindex": "1" }, this.heads),
-      this.scroller,
+      this.head,
+      this.space,
     );
-    this.scroller.addEventListener("scroll", () => this.draw(), { passive: true });
+    this.element.addEventListener("scroll", () => this.draw(), { passive: true });
     this.observer = new ResizeObserver(() => this.draw());
-    this.observer.observe(this.scroller);
+    this.observer.observe(this.element);
   }
 
   close() {
@@ -45,6 +45,7 @@ export class RowList {
     this.rows = rows;
     const at = key === undefined ? -1 : rows.findIndex((row) => row.key === key);
     this.cursor = at >= 0 ? at : Math.max(0, Math.min(this.cursor, rows.length - 1));
+    this.element.setAttribute("role", rows.some((row) => row.isHead) ? "treegrid" : "grid");
     this.element.setAttribute("aria-rowcount", rows.length + 1);
     this.columns.forEach(({ field }, number) => {
       const order = field !== sort ? "none" : isReversed ? "descending" : "ascending";
@@ -74,10 +75,15 @@ export class RowList {
     return parseFloat(getComputedStyle(this.element).getPropertyValue("--row")) || 32;
   }
 
+  // The heads stay above the rows, and cover as much of the list.
+  get visibleHeight() {
+    return this.element.clientHeight - this.head.offsetHeight;
+  }
+
   draw() {
     const height = this.rowHeight;
-    const first = Math.max(0, Math.floor(this.scroller.scrollTop / height) - MARGIN);
-    const visible = Math.ceil(this.scroller.clientHeight / height) + 2 * MARGIN;
+    const first = Math.max(0, Math.floor(this.element.scrollTop / height) - MARGIN);
+    const visible = Math.ceil(this.visibleHeight / height) + 2 * MARGIN;
     const shown = this.rows.slice(first, first + visible);
     const keys = new Set(shown.map((row) => row.key));
     this.space.style.height = `${this.rows.length * height}px`;
@@ -143,7 +149,7 @@ export class RowList {
   press(event) {
     if (event.ctrlKey || event.metaKey || event.altKey || !this.rows.length) return;
     if (event.target.closest("button")) return; // in the heads
-    const page = Math.max(1, Math.floor(this.scroller.clientHeight / this.rowHeight) - 1);
+    const page = Math.max(1, Math.floor(this.visibleHeight / this.rowHeight) - 1);
     const steps = { ArrowDown: 1, ArrowUp: -1, PageDown: page, PageUp: -page, Home: -Infinity, End: Infinity };
     const row = this.rows[this.cursor];
     if (event.key in steps) this.move(steps[event.key]);
@@ -159,9 +165,10 @@ export class RowList {
     const height = this.rowHeight;
     this.cursor = Math.max(0, Math.min(this.cursor + by, this.rows.length - 1));
     const top = this.cursor * height;
-    const { scrollTop, clientHeight } = this.scroller;
-    if (top < scrollTop) this.scroller.scrollTop = top;
-    else if (top + height > scrollTop + clientHeight) this.scroller.scrollTop = top + height - clientHeight;
+    const { scrollTop } = this.element;
+    const bottom = scrollTop + this.visibleHeight;
+    if (top < scrollTop) this.element.scrollTop = top;
+    else if (top + height > bottom) this.element.scrollTop = top + height - this.visibleHeight;
     this.draw();
   }
 }

@@ -66,6 +66,7 @@ class ListView {
     this.trouble = h("button", { type: "button", onclick: () => this.sortBy(BY_TROUBLE) }, "Trouble first");
     this.counter = h("output", { class: "count" });
     this.element = h("section", { class: "view" },
+      inAddress && h("h1", { class: "unseen" }, title),
       h("div", { class: "tools" },
         this.filter,
         this.trouble,

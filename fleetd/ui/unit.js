@@ -107,7 +107,7 @@ export class UnitView {
         ["Decided", report.since && `${renderAge(Date.now() / 1000 - report.since)} ago`],
         ["Note", row.note],
       ]),
-      states.length ? table("States", ["Machine", "State", ""], states) : h("p", {}, "No machine reports it."),
+      states.length ? table("States", ["Machine", "State", "Note"], states) : h("p", {}, "No machine reports it."),
     ].filter(Boolean);
   }
 
@@ -150,7 +150,7 @@ function renderExplanation(found) {
   return [
     h("h2", {}, found.places?.length ? "Why here" : "Why nowhere"),
     found.reason ? h("p", {}, found.places?.length ? `It ${found.reason}.` : sentence(found.reason)) : null,
-    here.length ? table("Why here", ["", "Rule", "Leaves"], here) : null,
+    here.length ? table("Why here", ["Step", "Rule", "Leaves"], here) : null,
     not.length ? h("details", {}, h("summary", {}, `Why not elsewhere (${count(others.length, "machine")})`),
       table("Why not elsewhere", ["Machine", "Why not"], not)) : null,
     h("h2", {}, "History"),

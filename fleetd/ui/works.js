@@ -139,7 +139,7 @@ export class RolloutsView extends WorksView {
         ["Failed", failure && [failure.unit, failure.machine && nameMachine(failure.machine), failure.why].filter(Boolean).join(", ")],
       ]),
       rows.length ? h("details", { open: true, "data-key": `members ${group}` }, h("summary", {}, "Units"),
-        table("Units", ["Unit", "Machine", "Progress", ""], rows)) : null);
+        table("Units", ["Unit", "Machine", "Progress", "Why"], rows)) : null);
   }
 }
 
