@@ -18,12 +18,13 @@ from fleetd.model.names import InvalidName, validate_name
 
 MAX_MACHINE_BYTES = 64 * 1024  # of the record of a machine
 MAX_STATE_BYTES = 64 * 1024  # of the state of one unit; its log lines are the longest part
+MAX_SERVICE_BYTES = 4 * 1024  # of what one unit announces under one name
 
 # Keys below the prefix of the cluster, without it. registry/records.py has the kinds of record by the same names.
 _SHARED = ("cluster", "history")
 _OF_MACHINE = ("machines", "reboot-requests", "reboots", "settings", "synced")  # KIND/MACHINE
 _BELOW_MACHINE = ("placements", "sealed-secrets", "states")  # KIND/MACHINE/NAME
-_PUBLIC = ("trust/authorities/", "trust/revocations/")  # prefixes of what anybody may know
+_PUBLIC = ("services/", "trust/authorities/", "trust/revocations/")  # prefixes of what anybody may know
 
 _MACHINE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 
@@ -63,7 +64,8 @@ class Access(Protocol):
 
 class WorkerAccess(msgspec.Struct, frozen=True):
     """What a worker may do. Made by find_access alone. It may read what is of its machine, and what is public.
-    `requests_prefix` is that of the requests to its machine, `answers_prefix` that of the answers of all."""
+    `requests_prefix` is that of the requests to its machine, `answers_prefix` and `services_prefix` those of the
+    answers of all, and of what all announce."""
 
     machine: str
     readable: Selection
@@ -71,6 +73,7 @@ class WorkerAccess(msgspec.Struct, frozen=True):
     states_prefix: str
     requests_prefix: str
     answers_prefix: str
+    services_prefix: str
 
     def may_read(self, key: str) -> bool:
         """True for keys of the machine, and those that are about the whole cluster."""
@@ -84,9 +87,12 @@ class WorkerAccess(msgspec.Struct, frozen=True):
         return Selection(keys, tuple(own for own in self.readable.prefixes if own.startswith(prefix)))
 
     def refuse_put(self, key: str, lease: int) -> str:
-        """Why the worker may not write the key on this lease; '' if it may. What it says ends with its lease."""
+        """Why the worker may not write the key on this lease; '' if it may. What it says ends with its lease, but for
+        what its units announce."""
         if refusal := self.refuse_delete(key):
             return refusal
+        if self._is_service(key):
+            return f"{key!r} is written on no lease" if lease else ""
         if not lease:
             return f"a worker writes {key!r} on its lease only"
         try:
@@ -95,6 +101,11 @@ class WorkerAccess(msgspec.Struct, frozen=True):
         except InvalidName as error:
             return f"{key!r} is not the state of a unit: {error}"
         return ""
+
+    def _is_service(self, key: str) -> bool:
+        """True for the key of what a unit of the machine announces."""
+        names = key.removeprefix(self.services_prefix).split("/")
+        return key.startswith(self.services_prefix) and len(names) == 3 and names[1] == self.machine and all(names)
 
     def is_answer(self, key: str) -> bool:
         """True for the key of the machine's answer to a request. It may be written on the lease of the request alone,
@@ -108,7 +119,9 @@ class WorkerAccess(msgspec.Struct, frozen=True):
 
     def refuse_delete(self, key: str) -> str:
         """Why the worker may not delete the key; '' if it may."""
-        if key == self.machine_key or key.startswith(self.states_prefix) or self.is_answer(key):
+        if key == self.machine_key or key.startswith(self.states_prefix):
+            return ""
+        if self.is_answer(key) or self._is_service(key):
             return ""
         return f"a worker may write only its own machine and the states of the units on it, not {key!r}"
 
@@ -129,6 +142,7 @@ def find_access(prefix: str, machine: str) -> WorkerAccess:
         f"{prefix}states/{machine}/",
         requests,
         answers_prefix(prefix),
+        f"{prefix}services/",
     )
 
 

@@ -8,6 +8,7 @@ import msgspec
 from msgspec.structs import replace
 
 from fleetd.model import machine_request
+from fleetd.model.announcement import ServiceRecord
 from fleetd.model.certificate import Revocation, TrustedAuthority
 from fleetd.model.cluster_settings import ClusterSettings
 from fleetd.model.content import DropIn, InvalidDropIn, check_dropin_name
@@ -72,6 +73,7 @@ Record = (
     | MachineIdentity
     | Secret
     | SealedSecret
+    | ServiceRecord
 )
 T = TypeVar("T")
 R_co = TypeVar("R_co", bound=Record, covariant=True)
@@ -201,6 +203,12 @@ def _complete_secret(secret: Secret, names: Names, revision: int) -> Secret:
     return replace(secret, revision=revision)
 
 
+def _complete_service(record: ServiceRecord, names: Names, _revision: int) -> ServiceRecord:
+    service, machine, unit = names
+    address = record.address if is_address(record.address) else ""
+    return replace(record, service=service, machine=_intern(machine), unit=unit, address=_intern(address))
+
+
 UNITS = Kind("units", Unit, identify=lambda unit: (unit.name,), complete=_complete_unit)
 SETTINGS = Kind("settings", MachineSettings)
 CLUSTER_SETTINGS = Kind("cluster-settings", ClusterSettings, name_count=0)
@@ -234,6 +242,7 @@ JOIN_TOKENS = Kind("trust/tokens", JoinToken)
 MACHINE_IDENTITIES = Kind("trust/machines", MachineIdentity)
 SECRETS = Kind("secrets", Secret, complete=_complete_secret)
 SEALED_SECRETS = Kind("sealed-secrets", SealedSecret, name_count=2)
+SERVICES = Kind("services", ServiceRecord, name_count=3, complete=_complete_service)
 
 KINDS: tuple[Kind[Record], ...] = (
     UNITS,
@@ -261,6 +270,7 @@ KINDS: tuple[Kind[Record], ...] = (
     MACHINE_IDENTITIES,
     SECRETS,
     SEALED_SECRETS,
+    SERVICES,
 )
 _BY_NAME: Mapping[str, Kind[Record]] = {kind.name: kind for kind in KINDS}
 _BY_RECORD: Mapping[type, Kind[Record]] = {kind.record: kind for kind in KINDS}
@@ -273,6 +283,8 @@ def encode(record: Record) -> bytes:
         record = replace(record, generation=0)
     elif isinstance(record, Decision | Rollout | Move | RebootRequest | Reboot | UnitSet | Secret):
         record = replace(record, revision=0)
+    elif isinstance(record, ServiceRecord):
+        record = replace(record, service="", machine="", unit="")
     return _ENCODER.encode(record)
 
 

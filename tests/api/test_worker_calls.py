@@ -9,9 +9,12 @@ import pytest
 from msgspec.structs import replace
 
 from fleetd.api.worker.limits import Limits
+from fleetd.model.announcement import Announcement, ServicePort, ServiceRecord
 from fleetd.model.certificate import MACHINE, PERSON, SERVER, CertificateIdentity
 from fleetd.model.machine import Machine
-from fleetd.registry.records import MACHINES, Leader, encode
+from fleetd.model.placement import Placement
+from fleetd.model.unit import TargetState
+from fleetd.registry.records import MACHINES, SERVICES, Leader, encode
 from fleetd.store import worker_wire as wire
 from fleetd.store.protocol import CreatedAt, Delete, HasValue, Put, Unchanged
 from tests.api.worker_caller import (
@@ -154,6 +157,40 @@ async def test_one_refused_operation_prevents_all(worker: Caller) -> None:
         status, _ = await worker.transact(state, refused)
         assert status == wire.FORBIDDEN
     assert await worker.store.get(STATE_KEY) is None
+
+
+def service(*ports: int, address: str = "10.0.0.7", note: str = "") -> bytes:
+    return encode(ServiceRecord(address, tuple(map(ServicePort, ports)), failing=note))
+
+
+async def test_a_worker_announces_what_its_units_do_at_its_recorded_address(worker: Caller) -> None:
+    text = "[X-Fleet]\nAnnounce=80\n"
+    placed = encode(Placement(OWN, UNIT, text, TargetState.LAUNCHED, 1))
+    await worker.store.transact([], [Put(PLACEMENT_KEY, placed)])
+    key = f"/fleet/services/web/{OWN}/{UNIT}"
+    written = await worker.transact(Put(key, service(80, address="10.66.66.66")))
+    assert isinstance(written, wire.TransactAnswer)
+    item = await worker.store.get(key)
+    assert item is not None
+    assert SERVICES.decode(item).announcements() == (Announcement("web", UNIT, OWN, RECORDED.address, 80, "tcp"),)
+    found = await worker.range("/fleet/services/")
+    assert [each.key for each in found.found.items] == [key]
+    for refused, cause in (
+        (Put(f"/fleet/services/db/{OWN}/{UNIT}", service(80)), "does not announce db"),
+        (Put(f"/fleet/services/web/{OWN}/x.service", service(80)), "x.service of machine ab12 does not announce web"),
+        (Put(key, service(81)), "does not announce web"),
+        (Put(key, service(80, note="x" * 5000)), "at most 4096 bytes"),
+        (Put(key, b"x"), "holds no services record"),
+        (Put(f"/fleet/services/web/{OTHER}/{UNIT}", service(80)), "only its own machine"),
+        (Delete(f"/fleet/services/web/{OTHER}/{UNIT}"), "only its own machine"),
+    ):
+        status, failure = await worker.transact(refused)
+        assert (status, cause in failure.message) == (wire.FORBIDDEN, True), failure.message
+    await worker.store.transact([], [Put(PLACEMENT_KEY, b"no placement")])
+    status, failure = await worker.transact(Put(key, service(80)))
+    assert (status, "holds no placements record" in failure.message) == (wire.FORBIDDEN, True)
+    assert isinstance(await worker.transact(Delete(key)), wire.TransactAnswer)
+    assert await worker.store.get(key) is None
 
 
 async def test_states_take_bounded_room(worker: Caller) -> None:

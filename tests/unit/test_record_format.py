@@ -8,6 +8,7 @@ import pytest
 from fleetd.api.http import Request
 from fleetd.api.routes import Api
 from fleetd.leader.election import NEWER_RECORD_S
+from fleetd.model.announcement import ServicePort, ServiceRecord
 from fleetd.model.certificate import Revocation, TrustedAuthority
 from fleetd.model.cluster_settings import ClusterSettings
 from fleetd.model.decoding import FORMAT
@@ -60,6 +61,10 @@ RECORDS: dict[str, tuple[Record, str]] = {
     "applies": (Apply(), "r1"),
     "secrets": (Secret((SecretVersion(1),)), "db.pw"),
     "sealed-secrets": (SealedSecret("k", (SealedVersion(1, b"k", b"b"),)), "m1/db.pw"),
+    "services": (
+        ServiceRecord("10.0.0.1", (ServicePort(53, "udp"),), "eu", "tcp:53: refused", "dns", "m1", "a.service"),
+        "dns/m1/a.service",
+    ),
     "sets": (UnitSet(("a.service",)), "deploy"),
     "trust/tokens": (JoinToken("ab", 0.0, 1.0), "h"),
     "trust/machines": (MachineIdentity("worker"), "m1"),

@@ -38,6 +38,7 @@ READABLE = (
     f"/fleet/sealed-secrets/{OWN}/db.pw",
     "/fleet/trust/authorities/1",
     "/fleet/trust/revocations/7",
+    f"/fleet/services/web/{OTHER}/{UNIT}",
     KEYS.request_key(OWN, "r1"),
 )
 UNREADABLE = (
@@ -95,7 +96,8 @@ def test_a_worker_reads_nothing_else(key: str) -> None:
         ("/fleet/", len(ACCESS.readable.keys), len(ACCESS.readable.prefixes) - 1),
         ("/fleet-requests/", 0, 1),
         (f"/fleet-requests/{OTHER}/", 0, 0),
-        ("/fleet/s", 2, 2),
+        ("/fleet/s", 2, 3),
+        ("/fleet/services/web/", 0, 1),
         ("/fleet/placements/", 0, 1),
         (f"/fleet/placements/{OWN}", 0, 1),
         (f"/fleet/placements/{OWN}/web", 0, 1),
@@ -141,6 +143,12 @@ def test_a_prefix_is_answered_with_the_own_part(prefix: str, keys: int, prefixes
         (f"/fleet-answers/{OWN}", 7, "only its own machine"),
         (f"/fleet-answers/r1/x/{OWN}", 7, "only its own machine"),
         (f"/fleet-requests/{OWN}/r1", 7, "only its own machine"),
+        (f"/fleet/services/web/{OWN}/{UNIT}", 0, ""),
+        (f"/fleet/services/web/{OWN}/{UNIT}", 7, "on no lease"),
+        (f"/fleet/services/web/{OTHER}/{UNIT}", 0, "only its own machine"),
+        (f"/fleet/services/web/{OWN}/{UNIT}/x", 0, "only its own machine"),
+        (f"/fleet/services/web/{OWN}/", 0, "only its own machine"),
+        (f"/fleet/services/{OWN}", 0, "only its own machine"),
     ],
 )
 def test_a_worker_writes_its_machine_and_states_on_a_lease(key: str, lease: int, cause: str) -> None:
@@ -179,6 +187,7 @@ def test_no_access_is_for_what_is_no_id_of_a_machine(machine: str) -> None:
         ("/fleet/history", ""),
         ("/fleet/units/a.service", "a.service"),
         ("/fleet/trust/revocations/7", ""),
+        (f"/fleet/services/web/{OWN}/{UNIT}", ""),
         (f"/fleet/trust/machines/{OWN}", "machines"),
     ],
 )
@@ -226,8 +235,8 @@ def test_what_a_worker_says_of_itself_does_not_decide() -> None:
 
 words = st.sampled_from(
     f"/ // . .. \0 * {OWN} {OTHER} {OWN[:2]} fleet fleet-authority machines states synced placements sealed-secrets "
-    f"secrets units history cluster leases trust authorities revocations fleet-requests fleet-answers {UNIT} é "
-    "\U0010ffff".split(" ")
+    f"secrets services units history cluster leases trust authorities revocations fleet-requests fleet-answers {UNIT} "
+    "é \U0010ffff".split(" ")
 )
 keys = st.one_of(
     st.lists(words, max_size=6).map("".join),
@@ -250,7 +259,7 @@ def is_own(key: str) -> bool:
             return machine == OWN
         case ["placements" | "states" | "sealed-secrets", machine, _, *_]:
             return machine == OWN
-        case ["trust", "authorities" | "revocations", _, *_]:
+        case ["trust", "authorities" | "revocations", _, *_] | ["services", _, *_]:
             return True  # public
     return False
 
@@ -271,13 +280,13 @@ def test_a_selection_has_each_own_key_below_the_prefix_once_and_no_other(prefix:
 @given(keys, st.integers(0, 3))
 def test_what_may_be_written_is_the_machines_own_and_readable(key: str, lease: int) -> None:
     if not ACCESS.refuse_put(key, lease):
-        assert lease
+        assert bool(lease) is not key.startswith("/fleet/services/")
         assert not ACCESS.refuse_delete(key)
     if not ACCESS.refuse_delete(key) and key.startswith("/fleet-answers/"):
         assert key.split("/")[3:] == [OWN]
     elif not ACCESS.refuse_delete(key):
         assert is_own(key)
-        assert key.split("/")[2] in ("machines", "states")
+        assert key.split("/")[2] in ("machines", "states", "services")
         assert ACCESS.may_read(key)
 
 

@@ -3,14 +3,20 @@
 from collections.abc import Sequence
 from typing import TypeVar
 
+from msgspec import structs
+
 from fleetd.api.worker.errors import Forbidden
+from fleetd.model.announce_options import announce_options_of
+from fleetd.model.announcement import ServiceRecord
 from fleetd.model.certificate import WORKER
 from fleetd.model.machine_identity import MachineIdentity
 from fleetd.model.machine_request import MAX_ANSWER_BYTES
-from fleetd.model.worker_access import MAX_MACHINE_BYTES, MAX_STATE_BYTES, record_of_worker
+from fleetd.model.worker_access import MAX_MACHINE_BYTES, MAX_SERVICE_BYTES, MAX_STATE_BYTES, record_of_worker
 from fleetd.registry.records import (
     MACHINE_IDENTITIES,
     MACHINES,
+    PLACEMENTS,
+    SERVICES,
     STATES,
     Kind,
     MalformedRecord,
@@ -50,8 +56,9 @@ class WorkerRecords:
             if operation.key.startswith(self._registry.answers_prefix):
                 _check_answer(operation)
                 prepared.append(operation)
-            elif key is not None and key.kind is MACHINES:
-                guard, put = await self._prepare_machine(machine, operation)
+            elif key is not None and key.kind in (MACHINES, SERVICES):
+                prepare = self._prepare_machine if key.kind is MACHINES else self._prepare_service
+                guard, put = await prepare(machine, operation)
                 comparisons.append(guard)
                 prepared.append(put)
             else:
@@ -65,6 +72,11 @@ class WorkerRecords:
         if len(put.value) > MAX_MACHINE_BYTES:
             raise Forbidden(f"the record of a machine has at most {MAX_MACHINE_BYTES} bytes")
         said = _decode(MACHINES, (machine,), put)
+        guard, recorded = await self._read_identity(machine)
+        return guard, Put(put.key, encode(record_of_worker(said, recorded)), put.lease)
+
+    async def _read_identity(self, machine: str) -> tuple[Comparison, MachineIdentity]:
+        """What was recorded when the machine joined, and the guard that this has not changed."""
         key = self._registry.key(MACHINE_IDENTITIES, machine)
         item = await self._registry.store.get(key)
         try:
@@ -72,8 +84,30 @@ class WorkerRecords:
             recorded = MACHINE_IDENTITIES.decode(item) if item else MachineIdentity(WORKER)
         except MalformedRecord as error:
             raise Forbidden(f"{error}; repair or delete this key in the store") from error
-        stored = record_of_worker(said, recorded)
-        return Unchanged(key, item.mod_revision if item else 0), Put(put.key, encode(stored), put.lease)
+        return Unchanged(key, item.mod_revision if item else 0), recorded
+
+    async def _prepare_service(self, machine: str, put: Put) -> tuple[Comparison, Put]:
+        """The record with the address that was recorded when the machine joined, and the guard that this has not
+        changed. A worker announces what the units that are placed on it do: another name would draw the requests of
+        others to it."""
+        if len(put.value) > MAX_SERVICE_BYTES:
+            raise Forbidden(f"what a unit announces under one name has at most {MAX_SERVICE_BYTES} bytes")
+        key = self._registry.parse_key(put.key)
+        said = _decode(SERVICES, key.names if key else (), put)
+        await self._check_announced(machine, said)
+        guard, recorded = await self._read_identity(machine)
+        return guard, Put(put.key, encode(structs.replace(said, address=recorded.address)))
+
+    async def _check_announced(self, machine: str, said: ServiceRecord) -> None:
+        """Raises Forbidden unless the unit is placed there, and announces this."""
+        item = await self._registry.store.get(self._registry.key(PLACEMENTS, machine, said.unit))
+        try:
+            placement = PLACEMENTS.decode(item) if item else None
+        except MalformedRecord as error:
+            raise Forbidden(str(error)) from error
+        services = announce_options_of(placement.content, said.unit).services if placement else ()
+        if (said.service, said.ports) not in services:
+            raise Forbidden(f"{said.unit} of machine {machine} does not announce {said.service} on these ports")
 
     def _check_state(self, key: RecordKey | None, put: Put) -> None:
         if key is None or key.kind is not STATES:
@@ -100,6 +134,8 @@ class WorkerRecords:
         for operation in operations:
             if operation.key.startswith(self._registry.answers_prefix):
                 continue  # it ends with the request
+            if operation.key.startswith(self._registry.key(SERVICES) + "/"):
+                continue  # there are no more of them than its units announce
             if isinstance(operation, Put):
                 sizes[operation.key] = len(operation.value)
             else:

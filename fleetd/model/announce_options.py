@@ -1,0 +1,171 @@
+"""Announce= and Check= in [X-Fleet]: the names that a unit announces, and how its machine finds out whether it works.
+
+An empty value takes back those before it, as in systemd, so that a drop-in can.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+
+import msgspec
+
+from fleetd.model.announcement import MAX_PORT, PROTOCOLS, ServicePort, refuse_service_name
+from fleetd.model.constraints import InvalidRequirements, requirement_values
+from fleetd.model.content import Content
+from fleetd.model.names import InvalidName, UnitName, expand_specifiers, parse_name
+from fleetd.model.timespan import parse_time_span
+from fleetd.model.unit_option import UnitOption
+from fleetd.model.unitfile import UnitFileError
+
+MAX_ANNOUNCED = 16  # values of Announce= of one unit
+DEFAULT_INTERVAL_S, DEFAULT_FAILURES = 5.0, 2
+SHORTEST_INTERVAL_S, LONGEST_INTERVAL_S, MAX_FAILURES = 1.0, 3600.0, 100
+LONGEST_CHECK_S = 10.0
+HTTP, TCP, EXEC = "http", "tcp", "exec"
+ANNOUNCE, CHECK, INTERVAL, FAILURES = "Announce", "Check", "CheckInterval", "CheckFailures"
+
+_NUMBER = re.compile("[0-9]{1,6}", re.ASCII)
+_PATH = re.compile(r"/[!-~]{0,1023}", re.ASCII)
+
+
+class Check(msgspec.Struct, frozen=True):
+    """How a machine finds out whether a unit works. `kind` is HTTP (GET of `path` at `port`; a status of 200 to 399 is
+    well), TCP (`port` takes a connection) or EXEC (`command`, its program first, exits with 0)."""
+
+    kind: str
+    port: int = 0
+    path: str = ""
+    command: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{' '.join(self.command) if self.command else f'{self.port}{self.path}'}"
+
+
+class AnnounceOptions(msgspec.Struct, frozen=True):
+    """What a unit announces: ports by name. `check` is None if being active is enough; it is made each `interval_s`,
+    and `failures` in a row mean that the unit does not work."""
+
+    services: tuple[tuple[str, tuple[ServicePort, ...]], ...] = ()
+    check: Check | None = None
+    interval_s: float = DEFAULT_INTERVAL_S
+    failures: int = DEFAULT_FAILURES
+
+    @property
+    def timeout_s(self) -> float:
+        """How long one check may take."""
+        return min(self.interval_s, LONGEST_CHECK_S)
+
+
+NOTHING = AnnounceOptions()
+
+
+def parse_announce_options(options: Iterable[UnitOption], name: UnitName) -> AnnounceOptions:
+    """What a unit of this name and these options announces. Raises InvalidRequirements."""
+    values = requirement_values(options)
+    if values.keys().isdisjoint((ANNOUNCE, CHECK, INTERVAL, FAILURES)):
+        return NOTHING
+    ports: dict[str, dict[ServicePort, None]] = {}
+    announced = _since_reset(values.get(ANNOUNCE, ()))
+    if len(announced) > MAX_ANNOUNCED:
+        raise InvalidRequirements(f"{ANNOUNCE} has {len(announced)} values, and at most {MAX_ANNOUNCED} are allowed")
+    for value in announced:
+        service, port = _parse_announce(expand_specifiers(value, name), name)
+        ports.setdefault(service, {})[port] = None
+    checks = _since_reset(values.get(CHECK, ()))
+    check = _parse_check(expand_specifiers(checks[-1], name)) if checks else None
+    intervals, failures = _since_reset(values.get(INTERVAL, ())), _since_reset(values.get(FAILURES, ()))
+    interval_s = _parse_interval(intervals[-1]) if intervals else DEFAULT_INTERVAL_S
+    count = _parse_failures(failures[-1]) if failures else DEFAULT_FAILURES
+    if not ports:
+        given = [option for option in (CHECK, INTERVAL, FAILURES) if _since_reset(values.get(option, ()))]
+        if given:
+            raise InvalidRequirements(f"{given[0]} has no effect without {ANNOUNCE}: add {ANNOUNCE}=NAME PORT")
+        return NOTHING
+    if check is None and (intervals or failures):
+        raise InvalidRequirements(
+            f"{INTERVAL if intervals else FAILURES} has no effect without {CHECK}: add {CHECK}=tcp:PORT, or another"
+        )
+    return AnnounceOptions(tuple((each, tuple(sorted(ports[each]))) for each in ports), check, interval_s, count)
+
+
+def validate_announcing(options: Sequence[UnitOption], name: str = "") -> None:
+    """Raises InvalidRequirements for the first value that cannot be carried out. Without a name, and for a template,
+    what depends on the instance is taken to be well."""
+    given = name if "." in name else "any.service"
+    parsed = parse_name(given)
+    if not parsed.is_instance:
+        parsed = msgspec.structs.replace(parsed, instance="1")
+    parse_announce_options(options, parsed)
+
+
+@lru_cache(maxsize=1024)
+def announce_options_of(content: Content, name: str) -> AnnounceOptions:
+    """What a unit of this content and name announces: nothing if that cannot be parsed (it was refused)."""
+    if ANNOUNCE not in content.text and not any(ANNOUNCE in dropin.text for dropin in content.dropins):
+        return NOTHING  # most units
+    try:
+        return parse_announce_options(content.options(), parse_name(name))
+    except (InvalidRequirements, UnitFileError, InvalidName):
+        return NOTHING
+
+
+def _since_reset(values: Iterable[str]) -> list[str]:
+    found: list[str] = []
+    for value in values:
+        found = [*found, value.strip()] if value.strip() else []
+    return found
+
+
+def _parse_announce(value: str, name: UnitName) -> tuple[str, ServicePort]:
+    words = value.split()
+    if len(words) > 2:
+        raise InvalidRequirements(f"{ANNOUNCE}={value} has {len(words)} words: write {ANNOUNCE}=NAME PORT")
+    service = words[0] if len(words) == 2 else name.prefix
+    if refusal := refuse_service_name(service):
+        hint = "" if len(words) == 2 else f"; the unit's own name is none, so write {ANNOUNCE}=NAME {value}"
+        raise InvalidRequirements(f"{ANNOUNCE}={value}: {refusal}{hint}")
+    number, slash, protocol = words[-1].partition("/")
+    if slash and protocol not in PROTOCOLS:
+        raise InvalidRequirements(f'{ANNOUNCE}={value}: "{protocol}" is no protocol; write tcp or udp')
+    port = _parse_port(f"{ANNOUNCE}={value}", number)
+    return service, ServicePort(port, protocol or PROTOCOLS[0])
+
+
+def _parse_port(where: str, text: str) -> int:
+    if not _NUMBER.fullmatch(text) or not 1 <= int(text) <= MAX_PORT:
+        raise InvalidRequirements(f'{where}: "{text}" is no port; write a number from 1 to {MAX_PORT}')
+    return int(text)
+
+
+def _parse_check(value: str) -> Check:
+    where = f"{CHECK}={value}"
+    kind, _, rest = value.partition(":")
+    if kind == HTTP:
+        number, slash, path = rest.partition("/")
+        if not _PATH.fullmatch(f"/{path}"):
+            raise InvalidRequirements(f"{where}: the path has to be of printable ASCII characters without spaces")
+        return Check(HTTP, _parse_port(where, number), slash + path or "/")
+    if kind == TCP:
+        return Check(TCP, _parse_port(where, rest))
+    if kind == EXEC:
+        command = tuple(rest.split())
+        if not command or not command[0].startswith("/"):
+            raise InvalidRequirements(f"{where}: a program begins with /; write {CHECK}=exec:/PROGRAM ARGUMENT…")
+        return Check(EXEC, command=command)
+    raise InvalidRequirements(f"{where} is no check: write http:PORT/PATH, tcp:PORT or exec:/PROGRAM ARGUMENT…")
+
+
+def _parse_interval(text: str) -> float:
+    try:
+        interval_s = parse_time_span(text)
+    except ValueError as error:
+        raise InvalidRequirements(f"{INTERVAL}: {error}") from error
+    if not SHORTEST_INTERVAL_S <= interval_s <= LONGEST_INTERVAL_S:
+        raise InvalidRequirements(f"{INTERVAL}={text} has to be from 1s to 1h")
+    return interval_s
+
+
+def _parse_failures(text: str) -> int:
+    if not _NUMBER.fullmatch(text) or not 1 <= int(text) <= MAX_FAILURES:
+        raise InvalidRequirements(f"{FAILURES}={text} has to be a number from 1 to {MAX_FAILURES}")
+    return int(text)
