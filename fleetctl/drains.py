@@ -2,20 +2,21 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from fleetctl import output
 from fleetctl.errors import failing_as
 from fleetctl.progress import ProgressLines
 from fleetctl.unit_locations import Location
-from fleetctl.wait import CLOCK, observe
+from fleetctl.wait import CLOCK, PATIENT, observe
+from fleetctl.wakeups import Query, Wakeups, about_units
 from fleetd.api import schema
+from fleetd.model.event import EventKind
 
 if TYPE_CHECKING:
     from fleetctl.client import Client
 
-LONGEST_PAUSE_S = 1.0  # between two looks
 NOTICE_S = 3.0  # how long a unit must wait before that is printed: between two moves it does for a moment
 LEFT = frozenset({"proven", "moved", "failed", "unplaced"})
 _ON_THE_WAY = frozenset({"pending", "waits", "finishing", "moving", "starting-first", "stopping", "starting"})
@@ -25,8 +26,13 @@ def follow_drains(client: "Client", places: Sequence[Location], *, is_quiet: boo
     """Wait until each machine is drained, as far as it can be, and what has left is proven or has failed. Returns the
     last reports. `is_quiet`: no events are printed."""
     followers = [DrainFollower(client, place, is_quiet=is_quiet) for place in places]
-    with ProgressLines() as live, failing_as("Error following drains: "):
-        for events in observe(lambda: [_look(each) for each in followers], math.inf, longest_pause_s=LONGEST_PAUSE_S):
+
+    def look() -> list[list[str]]:
+        return [[] if each.is_over else each.look() for each in followers]
+
+    wakeups = Wakeups(client, lambda: _select(followers))
+    with ProgressLines() as live, wakeups, failing_as("Error following drains: "):
+        for events in observe(look, math.inf, pace=PATIENT, wakeups=wakeups):
             for text in (text for told in events for text in told):
                 live.clear()
                 output.result(text)
@@ -36,8 +42,10 @@ def follow_drains(client: "Client", places: Sequence[Location], *, is_quiet: boo
     return [follower.report for follower in followers]
 
 
-def _look(follower: "DrainFollower") -> list[str]:
-    return [] if follower.is_over else follower.look()
+def _select(followers: Sequence["DrainFollower"]) -> Query:
+    """The events that are waited for: of units that leave, wherever; without one, of the drains themselves."""
+    names = sorted({name for follower in followers for name in follower.awaited})
+    return about_units(names) or [("kind", EventKind.DRAIN)]
 
 
 class DrainFollower:
@@ -56,6 +64,11 @@ class DrainFollower:
         self._awaited: dict[str, None] = {}  # units that were there, and are neither proven nor failed
         self._waits: dict[str, tuple[str, float]] = {}  # what waits, for what, and since when
         self._said: set[tuple[str, str]] = set()
+
+    @property
+    def awaited(self) -> Collection[str]:
+        """The units that were there, and are neither proven elsewhere nor failed."""
+        return self._awaited.keys()
 
     def note_units(self) -> None:
         """Note the units that are there before the drain begins, and that may leave. Raises ClientError."""

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 from fleetctl import output
 from fleetctl.errors import failing_as
 from fleetctl.progress import ProgressLines
-from fleetctl.wait import CLOCK, observe
+from fleetctl.wait import CLOCK, PATIENT, observe
+from fleetctl.wakeups import Wakeups, about_units
 from fleetd.api import schema
 
 if TYPE_CHECKING:
     from fleetctl.client import Client
 
-LONGEST_PAUSE_S = 1.0  # between two looks
 NOTICE_S = 3.0  # how long a unit must wait before that is printed
 OVER = ("placed", "unplaced")
 STARTING = {"starting": "is not proven yet on {}", "starting-first": "starts on {} first"}
@@ -22,8 +22,9 @@ def follow_move(client: "Client", name: str) -> schema.MoveReport:
     """Wait until the move is over, and say what the unit waits for. Returns the last report."""
     clock = CLOCK.get()
     waiting, since_s, said = "", clock.now(), ""
-    with ProgressLines() as live, failing_as(f"Error waiting for unit {name}: "):
-        for report in observe(lambda: client.move_report(name), math.inf, longest_pause_s=LONGEST_PAUSE_S):
+    wakeups = Wakeups(client, lambda: about_units([name]))
+    with ProgressLines() as live, wakeups, failing_as(f"Error waiting for unit {name}: "):
+        for report in observe(lambda: client.move_report(name), math.inf, pace=PATIENT, wakeups=wakeups):
             if report.state in OVER:
                 break
             text = f"it {output.indented(report.reason)}"

@@ -4,17 +4,32 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from fleetctl import output
-from fleetctl.drains import LONGEST_PAUSE_S, NOTICE_S, DrainFollower
+from fleetctl.drains import NOTICE_S, DrainFollower
 from fleetctl.errors import ClientError, failing_as
 from fleetctl.progress import ProgressLines
 from fleetctl.unit_locations import Location
-from fleetctl.wait import CLOCK, observe
+from fleetctl.wait import CLOCK, PATIENT, observe
+from fleetctl.wakeups import Wakeups
 from fleetd.api import schema
+from fleetd.model.event import EventKind
 
 if TYPE_CHECKING:
     from fleetctl.client import Client
 
+# What a queue of reboots waits for. States are not among them: a proof elsewhere is seen later.
+_KINDS = (
+    EventKind.REBOOT,
+    EventKind.DRAIN,
+    EventKind.MOVED,
+    EventKind.UNPLACED,
+    EventKind.LOST,
+    EventKind.BACK,
+    EventKind.JOINED,
+)
+_PACE = msgspec.structs.replace(PATIENT, between_events_s=2.0)
 SILENCE_S = 600.0  # how long the API may be away: it may be that of a machine that reboots
 
 
@@ -29,8 +44,9 @@ def follow_reboots(
     `is_quiet`: no events are printed. Raises CommandFailed if the API is away for longer than `silence_s`."""
     followers = [RebootFollower(client, place, report, is_quiet=is_quiet) for place, report in asked.items()]
     look = _Look(client, followers, silence_s)
-    with ProgressLines() as live, failing_as("Error following reboots: "):
-        for events in observe(look, math.inf, longest_pause_s=LONGEST_PAUSE_S):
+    wakeups = Wakeups(client, lambda: [("kind", kind) for kind in _KINDS])
+    with ProgressLines() as live, wakeups, failing_as("Error following reboots: "):
+        for events in observe(look, math.inf, pace=_PACE, wakeups=wakeups):
             for text in events:
                 live.clear()
                 output.result(text)

@@ -12,14 +12,16 @@ import msgspec
 from fleetctl import output
 from fleetctl.errors import failing_as
 from fleetctl.progress import ProgressLines
-from fleetctl.wait import CLOCK, observe
+from fleetctl.wait import CLOCK, PATIENT, observe
+from fleetctl.wakeups import Wakeups, about_units
 from fleetd.api import schema
+from fleetd.model.names import is_template
 
 if TYPE_CHECKING:
     from fleetctl.client import Client
 
-LONGEST_PAUSE_S = 1.0  # between two looks
-GROWTH = 1.2  # of this pause: the end is seen at most a fifth of the time later that the rollout has taken
+# The end is seen at most a fifth of the time later that the rollout has taken.
+PACE = msgspec.structs.replace(PATIENT, growth=1.2)
 NOTICE_S = 3.0  # how long a rollout must wait for others before that is printed: between two steps it does for a moment
 OVER = ("done", "reverted")
 _GOES_ON = ("resume", "continue")
@@ -39,11 +41,10 @@ def follow(client: "Client", groups: Collection[str]) -> int:
     """Wait until the rollout of each group is over. Returns the exit status: 0 if each is done, 1 if one is reverted,
     paused, replaced by another, or gone. Call it after the requests that the rollouts carry out."""
     follower = _Follower(groups)
+    wakeups = Wakeups(client, lambda: about_units(map(pattern_of, follower.left)))
     try:
-        with follower.live, failing_as("Error following rollouts: "):
-            for rollouts in observe(
-                lambda: client.rollouts(follower.left), math.inf, longest_pause_s=LONGEST_PAUSE_S, growth=GROWTH
-            ):
+        with follower.live, wakeups, failing_as("Error following rollouts: "):
+            for rollouts in observe(lambda: client.rollouts(follower.left), math.inf, pace=PACE, wakeups=wakeups):
                 follower.look(rollouts)
                 if not follower.left:
                     break
@@ -55,6 +56,11 @@ def follow(client: "Client", groups: Collection[str]) -> int:
         )
         raise
     return follower.status
+
+
+def pattern_of(group: str) -> str:
+    """A pattern that the units of a group match, and the group itself."""
+    return group.replace("@.", "@*.") if is_template(group) else group
 
 
 class _Follower:

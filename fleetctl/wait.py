@@ -22,7 +22,7 @@ from fleetctl.wait_outcome import (
     is_held_up,
     still_there,
 )
-from fleetctl.wakeups import Wakeups
+from fleetctl.wakeups import Wakeups, about_units
 from fleetd.api import schema
 
 if TYPE_CHECKING:
@@ -32,9 +32,22 @@ T = TypeVar("T")
 
 FIRST_PAUSE_S = 0.025
 LONGEST_PAUSE_S = 0.25
-LONGEST_BETWEEN_EVENTS_S = 2.0  # the pause while events end it: what is waited for may change without one
-GROWTH = 1.5  # of each pause over the last one
 SILENCE_S = 10.0  # how long the API may be away meanwhile: fleetd may just be restarting
+
+
+class Pace(msgspec.Struct, frozen=True):
+    """How often the API is asked. Each pause is `growth` times the last one, up to `longest_s`. While events end the
+    pauses, they are up to `between_events_s`, for what is waited for may change without one; and there is at most one
+    in `spacing_s`, however much happens."""
+
+    longest_s: float = LONGEST_PAUSE_S
+    growth: float = 1.5
+    between_events_s: float = 2.0
+    spacing_s: float = FIRST_PAUSE_S
+
+
+USUAL = Pace()
+PATIENT = Pace(longest_s=1.0, between_events_s=5.0, spacing_s=1.0)  # for what takes minutes
 
 
 class Clock(msgspec.Struct, frozen=True):
@@ -52,14 +65,13 @@ def observe(
     ask: Callable[[], T],
     bound_s: float,
     due_s: Callable[[], float] = lambda: math.inf,
-    longest_pause_s: float = LONGEST_PAUSE_S,
-    growth: float = GROWTH,
+    pace: Pace = USUAL,
     wakeups: Wakeups | None = None,
 ) -> Iterator[T]:
     """Poll `ask` with growing pauses until `bound_s` has passed, and yield its answers, the first at once.
 
-    Each pause is `growth` times the last one, up to `longest_pause_s`. It is at least as long as the last answer took,
-    and ends at the time (by the clock) that `due_s` returns. Raises ClientError, if temporary only after SILENCE_S.
+    Each pause is at least as long as the last answer took, and ends at the time (by the clock) that `due_s` returns.
+    Raises ClientError, if temporary only after SILENCE_S.
 
     A wait that has come to the longest pause opens the `wakeups`: then a pause is longer, but ends when something
     happens.
@@ -84,18 +96,20 @@ def observe(
         now = clock.now()
         if now >= deadline:
             return
-        if wakeups and pause_s >= longest_pause_s and not (wakeups.are_open or wakeups.is_refused):
+        if wakeups and pause_s >= pace.longest_s and not (wakeups.are_open or wakeups.is_refused):
             wakeups.open()
         is_woken = wakeups is not None and wakeups.are_open
-        pause_s = min(pause_s, LONGEST_BETWEEN_EVENTS_S if is_woken else longest_pause_s)
+        pause_s = min(pause_s, pace.between_events_s if is_woken else pace.longest_s)
         left_s = max(0.0, min(max(pause_s, took_s), deadline - now, max(due_s() - now, FIRST_PAUSE_S)))
         if wakeups is None or not is_woken:
             clock.sleep(left_s)
         elif wakeups.pause(left_s):
-            clock.sleep(min(left_s, max(FIRST_PAUSE_S, took_s)))  # what happens together ends one pause
+            # What happens together ends one pause.
+            gathering_s = max(FIRST_PAUSE_S, took_s, began + pace.spacing_s - clock.now())
+            clock.sleep(max(0.0, min(now + left_s - clock.now(), gathering_s)))
             if not wakeups.are_open:
                 pause_s = FIRST_PAUSE_S  # it is opened again after a while
-        pause_s *= growth
+        pause_s *= pace.growth
 
 
 class Wait:
@@ -125,7 +139,7 @@ class Wait:
         self.late = dict.fromkeys(names, "the API has not reported it yet")
         if not names:
             return
-        with self._live, Wakeups(self._client, names) as wakeups:
+        with self._live, Wakeups(self._client, lambda: about_units(self.late)) as wakeups:
             for reports in observe(lambda: self._client.reports(self.late), bound_s, self._due_s, wakeups=wakeups):
                 self._check_all(reports)
                 if not self.late:
@@ -219,7 +233,7 @@ def wait_until_gone(client: "Client", names: Collection[str], bound_s: float) ->
     """Yield each destroyed unit as soon as no machine reports it; those that stay until `bound_s` are not yielded."""
     left = list(names)
     notified: set[str] = set()
-    with ProgressLines() as live, Wakeups(client, left) as wakeups:
+    with ProgressLines() as live, Wakeups(client, lambda: about_units(left)) as wakeups:
         for held in observe(lambda: client.remains(left), bound_s, wakeups=wakeups) if left else ():
             gone = [name for name in left if name not in held]
             if gone:

@@ -1,29 +1,35 @@
-"""Ends the pauses of a wait as soon as something happens to the units that it waits for."""
+"""Ends the pauses of a wait as soon as something happens to what it waits for."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from fleetctl.errors import ClientError
+from fleetctl.errors import ClientError, Unreachable
 
 if TYPE_CHECKING:
     from fleetctl.client import Client
     from fleetctl.http_transport import StreamedLines
 
 MOST_BYTES = 4000  # of names in a request
+Query = Sequence[tuple[str, str]]
+
+
+def about_units(names: Iterable[str]) -> Query:
+    """What selects the events about these units, or about units that match these patterns."""
+    return [("unit", name) for name in names]
 
 
 class Wakeups:
-    """The events of some units, followed from `open` on. They cannot be followed (`is_refused`) at an older fleetd,
-    without the permission, and if there are more units than a request can name."""
+    """The events that `select` says, followed from `open` on. They cannot be followed (`is_refused`) at an older
+    fleetd, without the permission, and if there is more than a request can name."""
 
-    def __init__(self, client: "Client", units: Collection[str]) -> None:
+    def __init__(self, client: "Client", select: Callable[[], Query]) -> None:
         self._client = client
-        self._query = [("unit", name) for name in units]
+        self._select = select
         self._lines: StreamedLines | None = None
         self._stream = ExitStack()
-        self.is_refused = sum(map(len, units)) > MOST_BYTES
+        self.is_refused = False
 
     def __enter__(self) -> Self:
         return self
@@ -38,10 +44,14 @@ class Wakeups:
 
     def open(self) -> None:
         """Follow the events if that is possible. The first pause then ends at once."""
-        try:
-            self._lines = self._stream.enter_context(self._client.open_events(self._query))
-        except ClientError:
+        query = self._select()
+        if sum(len(value) for _, value in query) > MOST_BYTES:
             self.is_refused = True
+            return
+        try:
+            self._lines = self._stream.enter_context(self._client.open_events(query))
+        except ClientError as error:
+            self.is_refused = not isinstance(error, Unreachable)  # it may come back
 
     def pause(self, longest_s: float) -> bool:
         """Wait until something happens, at most so long. True if something may have happened."""

@@ -8,10 +8,10 @@ from typing import TypeVar, cast
 import pytest
 
 from fleetctl.client import Client
-from fleetctl.rollouts import LONGEST_PAUSE_S, follow
+from fleetctl.rollouts import PACE, follow
 from fleetctl.wait import CLOCK, FIRST_PAUSE_S, Clock, Wait, observe, wait_until_gone
 from fleetctl.wait_outcome import ACTIVE_S, FAILED_S, check_launched
-from fleetctl.wakeups import Wakeups
+from fleetctl.wakeups import Wakeups, about_units
 from fleetd.api.schema import AllocationReport, Cause, Rollout, UnitReport
 
 M1 = "1" * 32
@@ -94,7 +94,7 @@ def test_the_end_of_a_rollout_is_seen_soon_after_it(end_s: float) -> None:
 
     client = cast(Client, SimpleNamespace(rollouts=report))
     assert timeline.run(lambda: follow(client, ["web@.service"])) == 0
-    assert timeline.now_s - end_s <= min(LONGEST_PAUSE_S, FIRST_PAUSE_S + end_s / 5)
+    assert timeline.now_s - end_s <= min(PACE.longest_s, FIRST_PAUSE_S + end_s / 5)
 
 
 def test_a_socket_counts_as_active_at_once() -> None:
@@ -223,6 +223,8 @@ def test_a_failure_counts_when_it_has_lasted_and_not_at_the_next_poll() -> None:
 
 
 def test_more_units_than_a_request_can_name_are_polled() -> None:
-    client = cast(Client, SimpleNamespace())
-    assert Wakeups(client, [f"web@{number}.service" for number in range(500)]).is_refused
-    assert not Wakeups(client, ["web@1.service"]).is_refused
+    wakeups = Wakeups(
+        cast(Client, SimpleNamespace()), lambda: about_units(f"web@{number}.service" for number in range(500))
+    )
+    wakeups.open()
+    assert (wakeups.is_refused, wakeups.are_open) == (True, False)

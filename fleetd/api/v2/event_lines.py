@@ -9,7 +9,7 @@ import msgspec
 from fleetd.api import schema
 from fleetd.api.event_schema import GAP, STATE
 from fleetd.api.v2.reports import describe_reason, describe_rejection
-from fleetd.model.event import ClusterEvent, EventRecord
+from fleetd.model.event import ClusterEvent, EventKind, EventRecord
 from fleetd.model.name_patterns import NamePatterns
 from fleetd.model.reason import render
 from fleetd.model.unit import UnitState
@@ -31,7 +31,7 @@ class Moment(msgspec.Struct, frozen=True):
 
 class Selection(msgspec.Struct, frozen=True):
     """Which lines a reader wants: of these kinds, of machines whose ids begin like this, and of units with these names
-    or patterns. Of each, one has to fit; an empty one fits everything."""
+    or patterns (also the group of a rollout). Of each, one has to fit; an empty one fits everything."""
 
     kinds: frozenset[str] = frozenset()
     units: NamePatterns = NamePatterns()
@@ -45,7 +45,8 @@ class Selection(msgspec.Struct, frozen=True):
             return False
         if self.machines and not (line.machine.startswith(self.machines) or line.former.startswith(self.machines)):
             return False
-        return not self.units or any(map(self.units.match, (line.unit, *line.units)))
+        subjects = (line.subject,) if line.kind == EventKind.ROLLOUT else ()
+        return not self.units or any(map(self.units.match, (line.unit, *line.units, *subjects)))
 
     def select(self, moment: Moment) -> list[schema.Event]:
         """Those lines of the moment that the reader wants, in order."""
