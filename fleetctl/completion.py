@@ -17,6 +17,7 @@ from fleetctl.listing import FieldNames
 from fleetctl.settings import GLOBAL_OPTIONS, HostKeyChecking, resolve_settings
 from fleetd.model.group import group_of
 from fleetd.model.names import UNIT_TYPES, is_template
+from fleetd.model.quadlet.translation import CONTAINER_SUFFIX
 
 MAX_WAIT_S = 0.3
 _JOURNAL_FORMATS = (
@@ -286,7 +287,7 @@ def _files(cursor: Cursor, is_wanted: Callable[[str], bool] = lambda name: True)
 
 
 def _unit_files(cursor: Cursor) -> Iterator[Candidate]:
-    return _files(cursor, lambda name: name.rpartition(".")[2] in UNIT_TYPES)
+    return _files(cursor, lambda name: name.rpartition(".")[2] in UNIT_TYPES or name.endswith(CONTAINER_SUFFIX))
 
 
 _ARGUMENTS: dict[Completable, Source] = {

@@ -1,7 +1,8 @@
 """Reads a folder of unit files, as apply and diff take it.
 
 `list_files` looks at the folder; `parse_folder` is pure and does the rest. The folder may hold unit files, folders of
-drop-ins (`NAME.d/*.conf`) of its units, and links of instances to their template (`web@eu.service → web@.service`).
+drop-ins (`NAME.d/*.conf`) of its units, links of instances to their template (`web@eu.service → web@.service`), and
+containers, volumes and networks, of which services are made.
 """
 
 import os
@@ -14,6 +15,10 @@ import msgspec
 from fleetctl.errors import CommandFailed, cause_of
 from fleetd.model.content import Content, DropIn, InvalidDropIn, check_dropin_name, make_dropins
 from fleetd.model.names import UNIT_TYPES, InvalidName, is_template, parse_name, template_of, validate_name, visible
+from fleetd.model.quadlet.container import named_files
+from fleetd.model.quadlet.errors import InvalidQuadlet
+from fleetd.model.quadlet.translation import CONTAINER_SUFFIX, SUFFIXES, service_name, translate
+from fleetd.model.unit_option import UnitOption
 from fleetd.model.unit_set import InvalidSet, SetUnit, expand, refuse_members
 from fleetd.model.unit_warnings import advise
 from fleetd.model.unitfile import (
@@ -86,7 +91,7 @@ def list_files(path: str) -> tuple[list[Entry], list[str]]:
                 _list_dropins(path, name, entries, left_out)
             else:
                 left_out.append(f"{name}/")
-        elif name.rpartition(".")[2] in UNIT_TYPES:
+        elif name.rpartition(".")[2] in UNIT_TYPES or name.endswith(SUFFIXES):
             entries.append(_read(path, name))
         else:
             left_out.append(name)
@@ -133,7 +138,8 @@ def _link_within(path: str, full: str) -> str:
 
 
 class _File(msgspec.Struct, frozen=True):
-    """A file that could be parsed: its path as the user sees it, its text, and what it renders to."""
+    """A file that could be parsed: its path as the user sees it, its text, and what it renders to; of a container what
+    its service renders to."""
 
     path: str
     text: str
@@ -154,10 +160,12 @@ class _Parser:
         self._files: dict[str, _File] = {}  # of units, by name
         self._links: set[str] = set()
         self._dropins: dict[str, dict[str, _File]] = {}  # unit → name of the drop-in → file
+        self._quadlets: dict[str, _File] = {}  # containers, volumes and networks, by name
 
     def parse(self, entries: Iterable[Entry], left_out: Sequence[str]) -> Folder:
         for entry in entries:
             self._take(entry)
+        self._translate_containers()
         units = [*self._make_units()]
         contents = self._expand(units)
         if self._faults:
@@ -167,18 +175,18 @@ class _Parser:
     def _take(self, entry: Entry) -> None:
         folder, slash, name = entry.path.rpartition("/")
         unit = folder.removesuffix(_DROPINS) if slash else name
-        if refusal := _refuse_name(unit):
+        if refusal := _refuse_name(service_name(unit) if unit.endswith(SUFFIXES) else unit):
             self._fault(folder or entry.path, 0, refusal)
         elif entry.fault:
             self._fault(entry.path, 0, entry.fault)
         elif slash:
             self._take_dropin(unit, name, entry)
         elif entry.link and template_of(name) == entry.link != name:
-            self._links.add(name)
+            self._links.add(service_name(name) if name.endswith(SUFFIXES) else name)
         elif entry.link:
             self._fault(entry.path, 0, _explain_link(name, entry.link))
         elif file := self._parse_file(entry):
-            self._files[name] = file
+            (self._quadlets if name.endswith(SUFFIXES) else self._files)[name] = file
 
     def _take_dropin(self, unit: str, name: str, entry: Entry) -> None:
         try:
@@ -200,6 +208,34 @@ class _Parser:
             self._fault(entry.path, 0, "it holds no option")
             return None
         return _File(self._place(entry.path), text, rendered)
+
+    def _translate_containers(self) -> None:
+        """Add the services that containers make. The drop-ins of a container, a volume or a network change the file
+        that they belong to, as with Quadlet."""
+        options = {name: self._merge(name, file) for name, file in sorted(self._quadlets.items())}
+        used: set[str] = set()
+        for name in options:
+            if not name.endswith(CONTAINER_SUFFIX):
+                continue
+            service, file = service_name(name), self._quadlets[name]
+            used.update(named_files(options[name]))
+            if service in self._files:
+                self._fault(name, 0, f"{service} stands in the folder, too: keep one of them")
+                continue
+            try:
+                rendered = render_unit_file(translate(name, options[name], options.get))
+            except InvalidQuadlet as error:
+                self._fault_of_file(file, str(error).removeprefix(f"{name}: "))
+                continue
+            self._files[service] = _File(file.path, file.text, rendered)
+        for name in options:
+            if not name.endswith(CONTAINER_SUFFIX) and name not in used:
+                self._fault(name, 0, "no container of the folder names it: name it in one, or remove it")
+
+    def _merge(self, name: str, file: _File) -> tuple[UnitOption, ...]:
+        dropins = self._dropins.pop(name, {})
+        texts = [file.rendered, *(dropins[each].rendered for each in sorted(dropins))]
+        return tuple(option for text in texts for option in parse_unit_file(text))
 
     def _make_units(self) -> Iterator[SetUnit]:
         counted = self._instances()
@@ -245,12 +281,16 @@ class _Parser:
         files = self._files_of(name)
         if not files:
             return  # an instance without any file of its own: its template is refused as well
+        self._fault_of_file(files[0], refusal, *files[1:])
+
+    def _fault_of_file(self, first: _File, refusal: str, *others: _File) -> None:
+        """A refusal of what stands in these files, with the line of the option that it names."""
         for option in _OPTION.findall(refusal):
-            for file in reversed(files):
+            for file in (*reversed(others), first):
                 if line := _find_option(file.text, option):
-                    self._faults.append(f"{file.path}:{line}: {refusal}")
+                    self._faults.append(f"{file.path}:{line}: {visible(refusal)}")
                     return
-        self._faults.append(f"{files[0].path}: {refusal}")
+        self._faults.append(f"{first.path}: {visible(refusal)}")
 
     def _files_of(self, name: str) -> list[_File]:
         """The unit file and the drop-ins of a unit, in systemd's order."""

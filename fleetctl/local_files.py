@@ -3,30 +3,43 @@
 import os
 import stat
 from collections.abc import Iterable
+from functools import partial
 
 import msgspec
 
 from fleetctl.errors import CommandFailed, cause_of
 from fleetd.model.names import InvalidName, UnitName, parse_name, validate_name, with_default_suffix
-from fleetd.model.unitfile import MAX_UNIT_FILE_BYTES, UnitFile, UnitFileError, decode_unit_file, surprising_lines
+from fleetd.model.quadlet.errors import InvalidQuadlet
+from fleetd.model.quadlet.translation import CONTAINER_SUFFIX, SUFFIXES, service_name, translate
+from fleetd.model.unit_option import UnitOption
+from fleetd.model.unitfile import (
+    MAX_UNIT_FILE_BYTES,
+    UnitFile,
+    UnitFileError,
+    decode_unit_file,
+    parse_unit_file,
+    surprising_lines,
+)
 
 
 class UnitArgument(msgspec.Struct, frozen=True):
-    """A unit argument: the text as written, the unit's name, and the directory part."""
+    """A unit argument: the text as written, the unit's name, the directory part, and the name of the file, which for a
+    container is not that of the unit."""
 
     text: str
     name: UnitName
     directory: str
+    file: UnitName
 
     @property
     def path(self) -> str:
         """Path of the unit's own file."""
-        return os.path.join(self.directory, self.name.full)
+        return os.path.join(self.directory, self.file.full)
 
     @property
     def template_path(self) -> str:
         """Path of its template's file, '' unless it is an instance."""
-        return os.path.join(self.directory, self.name.template) if self.name.is_instance else ""
+        return os.path.join(self.directory, self.file.template) if self.file.is_instance else ""
 
 
 class LocalFile(msgspec.Struct, frozen=True):
@@ -38,9 +51,13 @@ class LocalFile(msgspec.Struct, frozen=True):
 
 
 def parse_argument(argument: str) -> UnitArgument:
-    """The unit that an argument names: the last part of the path, `.service` if no type is given."""
+    """The unit that an argument names: the last part of the path, `.service` if no type is given. A container is the
+    service that is made of it."""
     directory, base = os.path.split(argument.rstrip("/") or argument)
-    return UnitArgument(argument, parse_name(with_default_suffix(base)), directory)
+    if base.endswith(SUFFIXES):
+        return UnitArgument(argument, parse_name(service_name(base)), directory, parse_name(base))
+    name = parse_name(with_default_suffix(base))
+    return UnitArgument(argument, name, directory, name)
 
 
 def parse_arguments(arguments: Iterable[str]) -> list[UnitArgument]:
@@ -50,6 +67,7 @@ def parse_arguments(arguments: Iterable[str]) -> list[UnitArgument]:
     found: dict[str, UnitArgument] = {}
     for argument in map(parse_argument, arguments):
         check_name(argument)
+        _refuse_resource(argument)
         first = found.setdefault(argument.name.full, argument)
         if first.path != argument.path:
             one, other = read_local_file(first.path), read_local_file(argument.path)
@@ -69,25 +87,60 @@ def check_name(argument: UnitArgument) -> None:
         raise CommandFailed(f"Error creating units: failed creating unit {argument.name.full!r}: {error}") from error
 
 
+def _refuse_resource(argument: UnitArgument) -> None:
+    """Raises CommandFailed for a volume or a network."""
+    file = argument.file.full
+    if file.endswith(SUFFIXES) and not file.endswith(CONTAINER_SUFFIX):
+        raise CommandFailed(
+            f"Error creating units: {argument.text} is no unit of its own: each container that names {file} takes it "
+            "along; submit the container"
+        )
+
+
 def explain_missing(argument: UnitArgument) -> str:
     """A hint if the argument is a directory, else ''."""
     return f" ({argument.text} is a directory: name the unit files in it)" if os.path.isdir(argument.text) else ""
 
 
 def read_local_file(path: str) -> LocalFile | None:
-    """The unit file at a path, None if there is none or no path. Raises CommandFailed if it is invalid."""
+    """The unit file at a path, None if there is none or no path; of a container the service that it makes. Raises
+    CommandFailed if it is invalid."""
     try:
-        data = _read_bounded(path) if path else None
-        if data is None:
+        text = _read_text(path) if path else None
+        if text is None:
             return None
-        text = decode_unit_file(data)
+        if path.endswith(SUFFIXES):
+            options = translate(os.path.basename(path), parse_unit_file(text), partial(_read_beside, path))
+            return LocalFile(path, UnitFile.from_options(options), surprising_lines(text))
         return LocalFile(path, UnitFile.parse(text), surprising_lines(text))
     except UnitFileError as error:
         where = f" (line {error.line})" if error.line is not None and f"line {error.line}" not in str(error) else ""
         why = f"{error}{where}"
+    except InvalidQuadlet as error:
+        why = str(error)
     except OSError as error:
         why = cause_of(error)
     raise CommandFailed(f"Error creating units: failed getting Unit({path}) from file: {why}")
+
+
+def _read_beside(path: str, name: str) -> tuple[UnitOption, ...] | None:
+    """The options of the file of this name in the folder of the file `path`, None if there is none. Raises
+    CommandFailed."""
+    beside = os.path.join(os.path.dirname(path), name)
+    try:
+        text = _read_text(beside)
+        return None if text is None else parse_unit_file(text)
+    except UnitFileError as error:
+        why = f"{error} (line {error.line})" if error.line else str(error)
+    except OSError as error:
+        why = cause_of(error)
+    raise CommandFailed(f"Error creating units: cannot read {beside}: {why}")
+
+
+def _read_text(path: str) -> str | None:
+    """The text of the unit file at a path, None if there is none. Raises UnitFileError and OSError."""
+    data = _read_bounded(path)
+    return None if data is None else decode_unit_file(data)
 
 
 def _read_bounded(path: str) -> bytes | None:

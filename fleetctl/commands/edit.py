@@ -25,7 +25,10 @@ from fleetd.api import schema
 from fleetd.model.constraints import parse_requirements
 from fleetd.model.content import Content, InvalidDropIn, check_dropin_name, make_dropins
 from fleetd.model.names import parse_name
-from fleetd.model.unitfile import UnitFile, UnitFileError, decode_unit_file, render_unit_file
+from fleetd.model.quadlet.errors import InvalidQuadlet
+from fleetd.model.quadlet.source import sources_of
+from fleetd.model.quadlet.translation import translate
+from fleetd.model.unitfile import UnitFile, UnitFileError, decode_unit_file, parse_unit_file, render_unit_file
 
 OVERRIDE = "override.conf"
 BEGIN = "### Anything between here and the comment below will become the new contents of the file"
@@ -72,7 +75,7 @@ def command(
     content = _fetch(client, name)
     if stdin:
         return _submit(settings, client, content, drop_in, _read_stdin(), bound_s(block_attempts), no_block)
-    page = render_unit_file(content.options) if full else render_page(content, drop_in)
+    page = _render_file(content) if full else render_page(content, drop_in)
     path = _open_editor(page, name, drop_in)
     try:
         text = path.read_text(encoding="utf-8")
@@ -102,6 +105,12 @@ def _fetch(client: Client, name: str) -> schema.UnitContent:
     if not content.generation:
         raise CommandFailed(f"Unit {name} cannot be edited: this fleetd is older and has no drop-ins; upgrade it")
     return content
+
+
+def _render_file(content: schema.UnitContent) -> str:
+    """The unit file, or the container that it was made of."""
+    files = sources_of(content.options)
+    return files[0].text if files else render_unit_file(content.options)
 
 
 def _text_of(content: schema.UnitContent, drop_in: str) -> str:
@@ -199,9 +208,9 @@ def _apply(
 def _plan_file(content: schema.UnitContent, text: str) -> schema.UnitOperation | None:
     """The operation that replaces the unit file, None if that is the same. Raises CommandFailed."""
     try:
-        file = UnitFile.parse(text)
-    except UnitFileError as error:
-        where = f"line {error.line}: " if error.line else ""
+        file = _parse_file(content, text)
+    except (UnitFileError, InvalidQuadlet) as error:
+        where = f"line {error.line}: " if isinstance(error, UnitFileError) and error.line else ""
         raise CommandFailed(f"The unit file of {content.name} cannot be read: {where}{error}") from error
     if not file.options:
         raise CommandFailed(f"The unit file of {content.name} has no options: nothing is changed")
@@ -211,6 +220,16 @@ def _plan_file(content: schema.UnitContent, text: str) -> schema.UnitOperation |
     return schema.UnitOperation(
         content.name, file.options, desired_state=content.desired_state, generation=content.generation
     )
+
+
+def _parse_file(content: schema.UnitContent, text: str) -> UnitFile:
+    """The new unit file; of a container, the service that is made of this text and the volumes and networks that the
+    unit has. Raises UnitFileError and InvalidQuadlet."""
+    files = sources_of(content.options)
+    if not files or not (options := parse_unit_file(text)):
+        return UnitFile.parse(text)
+    others = {file.name: parse_unit_file(file.text) for file in files}
+    return UnitFile.from_options(translate(files[0].name, options, others.get))
 
 
 def _plan_dropin(content: schema.UnitContent, drop_in: str, text: str) -> tuple[schema.UnitOperation | None, str]:

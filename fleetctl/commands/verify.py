@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import tempfile
 
 import click
 
@@ -13,6 +14,8 @@ from fleetctl.local_files import LocalFile, UnitArgument, check_name, explain_mi
 from fleetctl.settings import Settings
 from fleetd.model.content import Content
 from fleetd.model.group import refuse_joined
+from fleetd.model.quadlet.source import without_sources
+from fleetd.model.quadlet.translation import SUFFIXES
 from fleetd.model.unitfile import render_unit_file
 
 # Dependencies are not checked: they may exist only in the cluster.
@@ -25,6 +28,7 @@ def command(settings: Settings, units: tuple[str, ...]) -> int:
     """Checks unit files by the same rules as submit and the API, without the cluster: syntax, name, and the sections
     [X-Fleet] and [Install]. Warns of options without effect, and of lines that CoreOS fleet reads differently. Runs
     systemd-analyze(1) if it is installed, which checks the rest for this machine: a program missing here is an error.
+    Of a container, a volume or a network, the service that it makes is checked.
 
     Exits with 1 if one of them has an error. Warnings of fleet do not count.
     """
@@ -50,7 +54,13 @@ def _verify(unit: str, contents: dict[str, Content]) -> int:
         return 1
     contents[argument.name.full] = Content(render_unit_file(file.content.options))
     warn(argument.name.full, file.content, file)
-    return _ask_systemd(file.path)
+    if not file.path.endswith(SUFFIXES):
+        return _ask_systemd(os.path.abspath(file.path))
+    with tempfile.TemporaryDirectory() as folder:  # where the service has the name that systemd expects
+        path = os.path.join(folder, argument.name.full)
+        with open(path, "w", encoding="utf-8") as made:
+            made.write(render_unit_file(without_sources(file.content.options)))
+        return _ask_systemd(path)
 
 
 def _read(argument: UnitArgument) -> LocalFile:
@@ -63,9 +73,7 @@ def _read(argument: UnitArgument) -> LocalFile:
 
 def _ask_systemd(path: str) -> int:
     try:
-        found = subprocess.run(
-            [*_SYSTEMD_ANALYZE, os.path.abspath(path)], stdin=subprocess.DEVNULL, capture_output=True, check=False
-        )
+        found = subprocess.run([*_SYSTEMD_ANALYZE, path], stdin=subprocess.DEVNULL, capture_output=True, check=False)
     except OSError:
         return 0  # systemd is not installed
     for line in found.stderr.decode(errors="replace").splitlines():

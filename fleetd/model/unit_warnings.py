@@ -12,6 +12,7 @@ from fleetd.model.fleet_options import FLEET_SECTION
 from fleetd.model.group import UpdateAction, parse_group_options
 from fleetd.model.install import INSTALL_SECTION, InvalidInstall, install_values, parse_install
 from fleetd.model.names import is_reserved, parse_name, template_of, visible
+from fleetd.model.quadlet.source import without_sources
 from fleetd.model.secret_options import advise_on_secrets
 from fleetd.model.unit_option import UnitOption
 
@@ -23,6 +24,7 @@ _SYSTEMD_SECTIONS = frozenset(
 
 def advise(name: str, options: Sequence[UnitOption]) -> tuple[str, ...]:
     """Warnings, as sentences about the unit: what has no effect in fleet, or another effect than in systemd."""
+    options = without_sources(options)
     advice = [
         f'unrecognized requirement in [X-Fleet] section: "{visible(option)}"'
         for option in unknown_requirements(options)

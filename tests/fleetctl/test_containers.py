@@ -1,0 +1,163 @@
+"""Containers on the command line: files become services, and the cluster shows both."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fleetctl.folder import BrokenFolder, read_folder
+from fleetd.model.unitfile import UnitFile
+from tests.fleetctl.conftest import Fleetctl
+from tests.fleetctl.scripted_cluster import ScriptedCluster
+
+HELLO = "[Unit]\nDescription=hello\n\n[Container]\nImage=reg.example/hello:1\nVolume=data.volume:/data\n"
+DATA = "[Volume]\nLabel=a=b\n"
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """The working directory, with a container and its volume."""
+    (tmp_path / "hello.container").write_text("# mine\n" + HELLO)
+    (tmp_path / "data.volume").write_text(DATA)
+    return tmp_path
+
+
+def test_a_container_is_submitted_as_the_service_that_it_makes(
+    fleetctl: Fleetctl, cluster: ScriptedCluster, files: Path
+) -> None:
+    result = fleetctl("submit", "./hello.container")
+    assert (result.status, result.stdout, result.stderr) == (0, "Unit hello.service inactive\n", "")
+    text = cluster.units["hello.service"].text
+    assert "ExecStart=/usr/bin/podman run --name systemd-%N" in text
+    assert "-v systemd-data:/data reg.example/hello:1\n" in text
+    assert fleetctl("submit", "hello.container").stderr == ""  # it is the same
+    (files / "hello.container").write_text(HELLO.replace(":1", ":2"))
+    assert "differs from local unit file hello.container" in fleetctl("submit", "hello.container").stderr
+    assert fleetctl("submit", "--replace", "hello.container").status == 0
+    assert "reg.example/hello:2\n" in cluster.units["hello.service"].text
+
+
+def test_an_instance_is_made_of_the_container_of_its_template(
+    fleetctl: Fleetctl, cluster: ScriptedCluster, tmp_path: Path
+) -> None:
+    (tmp_path / "web@.container").write_text("[Container]\nImage=i\n")
+    assert fleetctl("submit", "web@1.container").stdout == "Unit web@1.service inactive\n"
+    assert "--name systemd-%p_%i " in cluster.units["web@1.service"].text
+
+
+def test_cat_shows_the_files_and_rendered_the_service(
+    fleetctl: Fleetctl, cluster: ScriptedCluster, files: Path
+) -> None:
+    fleetctl("submit", "hello.container")
+    for name in ("hello", "hello.container"):
+        assert fleetctl("cat", name).stdout == f"{HELLO}\n# data.volume\n{DATA}"
+    rendered = fleetctl("cat", "--rendered", "hello").stdout
+    assert "ExecStart=/usr/bin/podman run" in rendered
+    assert "X-Source" not in rendered
+    cluster.add("plain.service", "[Service]\nExecStart=/bin/true\n")
+    assert fleetctl("cat", "--rendered", "plain").stdout == fleetctl("cat", "plain").stdout
+
+
+def test_edit_changes_the_container(
+    fleetctl: Fleetctl, cluster: ScriptedCluster, files: Path, say: Callable[[bytes], None]
+) -> None:
+    fleetctl("submit", "hello.container")
+    say(HELLO.replace("hello:1", "hello:2").encode())
+    edited = fleetctl("edit", "--full", "--stdin", "hello")
+    assert (edited.status, edited.stderr) == (0, "")
+    assert fleetctl("cat", "hello").stdout == f"{HELLO.replace('hello:1', 'hello:2')}\n# data.volume\n{DATA}"
+    assert "reg.example/hello:2\n" in cluster.units["hello.service"].text
+    say(HELLO.replace("data.volume", "more.volume").encode())
+    refused = fleetctl("edit", "--full", "--stdin", "hello")
+    assert refused.status == 1
+    assert "names more.volume, and there is no such file beside it" in refused.stderr
+    say(b"")
+    assert "has no options" in fleetctl("edit", "--full", "--stdin", "hello").stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "complaint"),
+    [
+        ("bad.container", "[Container]\nImage=i\nAutoUpdate=registry\n", "bad.container: AutoUpdate= in [Container]"),
+        ("bad.container", "[Container]\nno option\n", "unexpected newline encountered"),
+        ("bad.container", "[Container]\nImage=i\n[X-Fleet]\nGlobal=yes\nMachineOf=a\n", "Global cannot be used with"),
+        ("bad.container", "[Container]\nImage=i\nVolume=no.volume:/d\n", "names no.volume, and there is no such file"),
+        ("bad.container", "[Container]\nImage=i\nVolume=broken.volume:/d\n", "cannot read broken.volume: "),
+        ("bad.container", "[Container]\nImage=i\nVolume=folder.volume:/d\n", "it is a directory"),
+        ("broken.volume", "[Volume\n", "unable to find end of section"),
+    ],
+)
+def test_verify_says_what_is_wrong_with_a_container(
+    bare_fleetctl: Fleetctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str, complaint: str
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # which has no systemd-analyze
+    (tmp_path / "broken.volume").write_text("[Volume\n")
+    (tmp_path / "folder.volume").mkdir()
+    (tmp_path / name).write_text(text)
+    result = bare_fleetctl("verify", name)
+    assert (result.status, result.stdout) == (1, "")
+    assert complaint in result.stderr
+
+
+def test_verify_checks_the_service_with_systemd(
+    bare_fleetctl: Fleetctl, files: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    programs = tmp_path_factory.mktemp("bin")
+    script = '#!/bin/sh\nwhile read -r line; do echo "${5##*/}: $line" >&2; done < "$5"\n'
+    (programs / "systemd-analyze").write_text(script)
+    (programs / "systemd-analyze").chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs))
+    result = bare_fleetctl("verify", "hello.container", "data.volume")
+    assert result.status == 0
+    assert "hello.service: ExecStart=/usr/bin/podman run" in result.stderr
+    assert "data-volume.service: ExecStart=/usr/bin/podman volume create --ignore" in result.stderr
+    assert "X-Source" not in result.stderr
+
+
+@pytest.mark.parametrize("name", ["data.volume", "./data.volume", "net.network"])
+def test_a_volume_is_no_unit_of_its_own(fleetctl: Fleetctl, cluster: ScriptedCluster, files: Path, name: str) -> None:
+    result = fleetctl("start", name)
+    assert (result.status, cluster.operations) == (1, [])
+    assert f"{name} is no unit of its own: each container that names" in result.stderr
+
+
+def test_a_folder_may_hold_containers_with_drop_ins(tmp_path: Path) -> None:
+    for name, text in {
+        "hello.container": HELLO,
+        "data.volume": DATA,
+        "hello.container.d/10-image.conf": "[Container]\nImage=reg.example/hello:2\n",
+        "hello.service.d/10-limit.conf": "[Service]\nMemoryMax=1G\n",
+        "web@.container": "[Container]\nImage=i\n",
+        "plain.service": "[Service]\nExecStart=/bin/true\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / "web@1.container").symlink_to("web@.container")
+    found = read_folder(str(tmp_path))
+    assert sorted(found.contents) == ["hello.service", "plain.service", "web@.service", "web@1.service"]
+    assert "reg.example/hello:2\n" in found.contents["hello.service"].text
+    assert [dropin.name for dropin in found.contents["hello.service"].dropins] == ["10-limit.conf"]
+    assert found.contents["hello.service"].text == UnitFile.parse(found.contents["hello.service"].text).text
+    assert found.warnings == ()
+
+
+def test_faults_of_containers_are_named_with_file_and_line(tmp_path: Path) -> None:
+    for name, text in {
+        "a.container": "[Container]\nImage=i\nAutoUpdate=x\n",
+        "b.container": "[Container]\nImage=i\n\n[X-Fleet]\nGlobal=yes\nMachineOf=a\n",
+        "c.container": "[Container]\nImage=i\n",
+        "c.service": "[Service]\nExecStart=/bin/true\n",
+        "d d.container": "[Container]\nImage=i\n",
+        "e.container.d/x.conf": "[Container]\nImage=i\n",
+        "f.volume": DATA,
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    with pytest.raises(BrokenFolder) as broken:
+        read_folder(str(tmp_path))
+    faults = [fault.removeprefix(f"{tmp_path}/") for fault in broken.value.faults]
+    assert [fault for fault in faults if fault.startswith("a.container:3: AutoUpdate= in [Container] is refused")]
+    assert "c.container: c.service stands in the folder, too: keep one of them" in faults
+    assert [fault for fault in faults if fault.startswith("d d.container: invalid character ' '")]
+    assert [fault for fault in faults if fault.startswith("e.container.d: the folder has no unit e.container")]
+    assert "f.volume: no container of the folder names it: name it in one, or remove it" in faults

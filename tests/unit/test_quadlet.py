@@ -1,0 +1,376 @@
+"""Containers, volumes and networks: the services that are made of them, and what is refused."""
+
+import shlex
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fleetd.model.quadlet.errors import InvalidQuadlet
+from fleetd.model.quadlet.keys import BOOLEANS, HEALTH, STRINGS
+from fleetd.model.quadlet.source import SourceFile, sources_of, without_sources
+from fleetd.model.quadlet.translation import service_name, translate
+from fleetd.model.unit_option import UnitOption
+from fleetd.model.unitfile import UnitFileError, check_options, parse_unit_file, render_unit_file
+
+IMAGE = "Image=reg.example/hello:1"
+
+
+def convert(text: str, file: str = "hello.container", **others: str) -> tuple[UnitOption, ...]:
+    """The service of a file with this text; `others` are the volumes and networks beside it (`data_volume`)."""
+    files = {name.replace("_", "."): parse_unit_file(other) for name, other in others.items()}
+    options = translate(file, parse_unit_file(text), files.get)
+    check_options(options)
+    return without_sources(options)
+
+
+def container(*lines: str, file: str = "hello.container", **others: str) -> tuple[UnitOption, ...]:
+    return convert("\n".join(("[Container]", IMAGE, *lines)) + "\n", file, **others)
+
+
+def values(options: tuple[UnitOption, ...], key: str, section: str = "Service") -> list[str]:
+    return [each.value for each in options if (each.section, each.name) == (section, key)]
+
+
+def arguments(options: tuple[UnitOption, ...]) -> list[str]:
+    """The arguments of `podman run`, as systemd splits them."""
+    [command] = values(options, "ExecStart")
+    program, verb, *rest = shlex.split(command)
+    assert (program, verb) == ("/usr/bin/podman", "run")
+    return rest
+
+
+def has(words: list[str], *wanted: str) -> bool:
+    """Whether these words follow each other somewhere."""
+    return any(words[at : at + len(wanted)] == list(wanted) for at in range(len(words)))
+
+
+def test_a_container_becomes_a_service_that_systemd_is_notified_of() -> None:
+    options = container()
+    assert render_unit_file(options) == (
+        "[Unit]\n"
+        "Wants=network-online.target\n"
+        "After=network-online.target\n"
+        "RequiresMountsFor=%t/containers\n"
+        "\n"
+        "[Service]\n"
+        "Environment=PODMAN_SYSTEMD_UNIT=%n\n"
+        "KillMode=mixed\n"
+        "ExecStop=/usr/bin/podman rm -v -f -i --cidfile=%t/%N.cid\n"
+        "ExecStopPost=-/usr/bin/podman rm -v -f -i --cidfile=%t/%N.cid\n"
+        "Delegate=yes\n"
+        "Type=notify\n"
+        "NotifyAccess=all\n"
+        "SyslogIdentifier=%N\n"
+        "ExecStart=/usr/bin/podman run --name systemd-%N --cidfile=%t/%N.cid --replace --rm --cgroups=split "
+        "--sdnotify=conmon -d reg.example/hello:1\n"
+    )
+
+
+def test_what_systemd_and_fleet_read_stays() -> None:
+    text = (
+        "[Unit]\nDescription=x\n[Container]\nImage=i\n[Service]\nRestart=always\nSyslogIdentifier=me\n"
+        "NotifyAccess=main\nKillMode=control-group\n[Install]\nWantedBy=a.target\n[X-Fleet]\nGlobal=true\n"
+    )
+    options = convert(text)
+    assert values(options, "Description", "Unit") == ["x"]
+    assert values(options, "Restart") == ["always"]
+    assert values(options, "SyslogIdentifier") == ["me"]
+    assert values(options, "NotifyAccess") == ["all"]
+    assert values(options, "KillMode") == ["control-group"]
+    assert values(options, "WantedBy", "Install") == ["a.target"]
+    assert values(options, "Global", "X-Fleet") == ["true"]
+
+
+def test_a_oneshot_is_waited_for() -> None:
+    options = convert("[Container]\nImage=i\n[Service]\nType=oneshot\n")
+    assert values(options, "Type") == ["oneshot"]
+    assert values(options, "NotifyAccess") == []
+    assert arguments(options)[-2:] == ["--cgroups=split", "i"]
+
+
+def test_dependencies_on_containers_are_those_on_their_services() -> None:
+    text = "[Unit]\nAfter=db.container data.volume a.service\nRequires=n.network\nWants=b.service\nBefore=\n"
+    options = convert(text + "[Container]\nImage=i\n[Quadlet]\nDefaultDependencies=no\n")
+    assert values(options, "After", "Unit") == ["db.service a.service"]
+    assert values(options, "Requires", "Unit") == []
+    assert values(options, "Wants", "Unit") == ["b.service"]
+    assert values(options, "Before", "Unit") == [""]
+
+
+@pytest.mark.parametrize(
+    ("lines", "wanted"),
+    [
+        (["ContainerName=web-%i"], ["--name", "web-%i", "--cidfile=%t/%N.cid"]),
+        (["User=u"], ["--user", "u"]),
+        (["User=u", "Group=g"], ["--user", "u:g"]),
+        (["ReadOnly=yes"], ["--read-only"]),
+        (["ReadOnly=no"], ["--read-only=false"]),
+        (["RunInit=true", "RunInit="], ["--cgroups=split", "--sdnotify=conmon"]),
+        (["EnvironmentHost=on"], ["--env-host"]),
+        (["NoNewPrivileges=1"], ["--security-opt=no-new-privileges"]),
+        (
+            ["DropCapability=ALL", "AddCapability=CAP_A CAP_B"],
+            ["--cap-drop", "all", "--cap-add", "cap_a", "--cap-add", "cap_b"],
+        ),
+        (["AddCapability=CAP_A \\", "  CAP_B"], ["--cap-add", "cap_a", "--cap-add", "cap_b"]),
+        (["Tmpfs=/a", "Tmpfs=", "Tmpfs=/b:size=1M"], ["--cgroups=split", "--tmpfs", "/b:size=1M"]),
+        (["PublishPort=8080:80", "PublishPort=[::]:1:1/udp"], ["--publish", "8080:80", "--publish", "[::]:1:1/udp"]),
+        (["Network=host"], ["--network", "host"]),
+        (["Network=pod:ip=1.2.3.4"], ["--network", "pod:ip=1.2.3.4"]),
+        (["Environment=B=1 'A=x y'", 'Environment="B=2" C'], ["--env", "A=x y", "--env", "B=2", "--env", "C"]),
+        (["Label=a=1"], ["--label", "a=1"]),
+        (["EnvironmentFile=/etc/a %h/b"], ["--env-file", "/etc/a", "--env-file", "%h/b"]),
+        (["Secret=s,type=env t"], ["--secret", "s,type=env", "--secret", "t"]),
+        (["Volume=/data"], ["-v", "/data"]),
+        (["Volume=:/data:ro"], ["-v", "/data"]),
+        (["Volume=/a:/b:ro,z"], ["-v", "/a:/b:ro,z"]),
+        (["Volume=named:/b"], ["-v", "named:/b"]),
+        (["Mount=type=tmpfs,destination=/t"], ["--mount", "type=tmpfs,destination=/t"]),
+        (["Mount=src=v,dst=/d"], ["--mount", "type=volume,source=v,dst=/d"]),
+        (["Mount=type=volume,dst=/d"], ["--mount", "type=volume,dst=/d"]),
+        (['Mount=type=bind,\\"source=/a,b\\",dst=/d'], ["--mount", 'type=bind,"source=/a,b",dst=/d']),
+        (["HealthCmd=curl -f x || exit 1"], ["--health-cmd", "curl -f x || exit 1"]),
+        (['HealthCmd="quoted as a whole"'], ["--health-cmd", "quoted as a whole"]),
+        (["PodmanArgs=--foo 'a b'", "PodmanArgs=--bar"], ["--foo", "a b", "--bar", "reg.example/hello:1"]),
+        (["Exec=a", 'Exec=/bin/sh -c "echo \\"$A\\" ; x"'], ["reg.example/hello:1", "/bin/sh", "-c", 'echo "$A" ; x']),
+    ],
+)
+def test_keys_become_arguments_of_podman(lines: list[str], wanted: list[str]) -> None:
+    words = arguments(container(*lines))
+    assert has(words, *wanted), words
+
+
+@pytest.mark.parametrize(("key", "option"), [*STRINGS.items(), *HEALTH.items()])
+def test_keys_with_one_value_give_the_last_one(key: str, option: str) -> None:
+    assert has(arguments(container(f"{key}=1", f"{key}=two")), option, "two")
+    assert option not in arguments(container(f"{key}=1", f"{key}="))
+
+
+@pytest.mark.parametrize(("key", "option"), BOOLEANS.items())
+def test_switches_are_given_or_denied(key: str, option: str) -> None:
+    assert option in arguments(container(f"{key}=yes"))
+    assert f"{option}=false" in arguments(container(f"{key}=no"))
+
+
+def test_a_template_names_its_containers_by_instance() -> None:
+    assert has(arguments(container(file="hello@.container")), "--name", "systemd-%p_%i")
+
+
+def test_paths_that_are_mounted_are_waited_for() -> None:
+    options = container("Volume=/a:/x", "Volume=%h:/y", "Mount=type=bind,source=/b,dst=/z")
+    assert values(options, "RequiresMountsFor", "Unit") == ["%t/containers", "/a", "/b"]
+
+
+def test_volumes_and_networks_travel_with_the_container() -> None:
+    options = container(
+        "Volume=data.volume:/data:ro",
+        "Mount=type=volume,source=data.volume,dst=/again",
+        "Network=net.network:alias=x",
+        data_volume="[Unit]\nDescription=d\n[Volume]\nType=bind\nDevice=/disk\nLabel=a='b c'\nVolumeName=it's\n",
+        net_network="[Network]\nNetworkDeleteOnStop=yes\n",
+    )
+    words = arguments(options)
+    assert has(words, "-v", "it's:/data:ro")
+    assert has(words, "--mount", "type=volume,source=it's,dst=/again")
+    assert has(words, "--network", "systemd-net:alias=x")
+    assert values(options, "RequiresMountsFor", "Unit") == ["%t/containers", "/disk"]
+    [network, volume] = [shlex.split(value) for value in values(options, "ExecStartPre")]
+    assert network[:2] == ["/bin/sh", "-c"]
+    assert network[2] == (
+        "/usr/bin/podman network exists systemd-net || /usr/bin/podman network create systemd-net"
+        " || /usr/bin/podman network exists systemd-net"
+    )
+    create = volume[2].split(" || ")[1]
+    assert shlex.split(create)[1:] == (
+        ["volume", "create", "--opt", "device=/disk", "--opt", "type=bind", "--label", "a=b c", "it's"]
+    )
+    assert values(options, "ExecStopPost")[-1] == "-/usr/bin/podman network rm systemd-net"
+
+
+def test_a_unit_keeps_the_files_that_it_was_made_of() -> None:
+    text = f"[Unit]\nDescription=x\n\n[Container]\n{IMAGE}\nVolume=data.volume:/d\n"
+    volume = "[Volume]\nLabel=a=b\n"
+    options = translate(
+        "hello.container", parse_unit_file("# mine\n" + text), {"data.volume": parse_unit_file(volume)}.get
+    )
+    read_back = parse_unit_file(render_unit_file(options))
+    assert sources_of(read_back) == (SourceFile("hello.container", text), SourceFile("data.volume", volume))
+    assert not [each for each in without_sources(read_back) if each.section.startswith("X-Source")]
+    assert sources_of(parse_unit_file("[Service]\nExecStart=/bin/true\n")) == ()
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ([], []),
+        (["VolumeName=x"], []),
+        (["Driver=d"], ["--driver", "d"]),
+        (["Driver=image", "Image=reg/i:1"], ["--driver", "image", "--opt", "image=reg/i:1"]),
+        (["Copy=yes"], ["--opt", "copy"]),
+        (["Copy=no"], ["--opt", "nocopy"]),
+        (["User=1", "Group=2"], ["--opt", "o=uid=1,gid=2"]),
+        (
+            ["Device=/dev/x", "Type=ext4", "Options=ro", "User=0"],
+            ["--opt", "device=/dev/x", "--opt", "type=ext4", "--opt", "o=uid=0,ro"],
+        ),
+        (["Label=b=1 a=2"], ["--label", "a=2", "--label", "b=1"]),
+        (["PodmanArgs=--x y"], ["--x", "y"]),
+    ],
+)
+def test_a_volume_alone_becomes_a_service_that_creates_it(lines: list[str], words: list[str]) -> None:
+    options = convert("\n".join(["[Volume]", *lines]), "data.volume")
+    name = "x" if "VolumeName=x" in lines else "systemd-data"
+    assert shlex.split(values(options, "ExecStart")[0]) == (
+        ["/usr/bin/podman", "volume", "create", "--ignore", *words, name]
+    )
+    assert values(options, "Type") == ["oneshot"]
+    assert values(options, "RemainAfterExit") == ["yes"]
+
+
+def test_a_volume_of_a_path_waits_for_that() -> None:
+    text = "[Volume]\nDevice=/disk\nType=bind\n[Service]\nType=exec\n"
+    options = convert(text, "data.volume")
+    assert values(options, "RequiresMountsFor", "Unit") == ["%t/containers", "/disk"]
+    assert values(options, "Type") == ["exec"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ([], []),
+        (["DisableDNS=yes", "Internal=no", "IPv6=yes"], ["--disable-dns", "--internal=false", "--ipv6"]),
+        (["Driver=bridge", "IPAMDriver=none"], ["--driver", "bridge", "--ipam-driver", "none"]),
+        (["InterfaceName=i"], ["--interface-name", "i"]),
+        (["DNS=1.1.1.1", "DNS=8.8.8.8"], ["--dns", "1.1.1.1", "--dns", "8.8.8.8"]),
+        (
+            ["Subnet=10.0.0.0/24", "Subnet=fd00::/64", "Gateway=10.0.0.1", "IPRange=10.0.0.128/25"],
+            [
+                "--subnet",
+                "10.0.0.0/24",
+                "--gateway",
+                "10.0.0.1",
+                "--ip-range",
+                "10.0.0.128/25",
+                "--subnet",
+                "fd00::/64",
+            ],
+        ),
+        (["Options=isolate=true", "Label=l"], ["--opt", "isolate=true", "--label", "l"]),
+    ],
+)
+def test_a_network_alone_becomes_a_service_that_creates_it(lines: list[str], words: list[str]) -> None:
+    options = convert("\n".join(["[Network]", *lines]), "net.network")
+    assert shlex.split(values(options, "ExecStart")[0]) == (
+        ["/usr/bin/podman", "network", "create", "--ignore", *words, "systemd-net"]
+    )
+    assert values(options, "ExecStopPost") == []
+
+
+def test_global_arguments_stand_before_the_command() -> None:
+    text = "[Network]\nGlobalArgs=--log-level debug\nContainersConfModule=/m\nNetworkDeleteOnStop=yes\nNetworkName=n\n"
+    options = convert(text, "net.network")
+    podman = "/usr/bin/podman --module=/m --log-level debug network"
+    assert values(options, "ExecStart") == [f"{podman} create --ignore n"]
+    assert values(options, "ExecStopPost") == [f"{podman} rm n"]
+
+
+REFUSED = [
+    ("[Container]\n", "names no image: add Image="),
+    ("[Service]\nRestart=always\n", "names no image"),
+    ("[Container]\nImage=x.image\n", "Image=x.image names another file"),
+    ("[Container]\nImage=i\nAutoUpdate=registry\n", "AutoUpdate= in .Container. is refused: it would change the image"),
+    ("[Container]\nImage=i\nHostName=x\n", "HostName= in .Container. is refused: .* write PodmanArgs=--hostname="),
+    ("[Container]\nImage=i\nPod=x.pod\n", "fleet has no pods"),
+    ("[Container]\nImage=i\npublishport=1\n", "it is spelt PublishPort="),
+    (
+        "[Container]\nImage=i\nNonsense=1\n",
+        "hello.container: Nonsense= in .Container. is refused: fleet does not know it",
+    ),
+    ("[Container]\nImage=i\n[Quadlet]\nX=1\n", "X= in .Quadlet. is refused"),
+    ("[Container]\nImage=i\nReadOnly=maybe\n", "ReadOnly=maybe is neither yes nor no"),
+    ("[Container]\nImage=i\nGroup=g\n", "Group=g needs User="),
+    ("[Container]\nImage=i\nExec=\\q\n", 'Exec=: there is no escape "..q*"'),
+    ("[Container]\nImage=i\nEnvironmentFile=a\n", "EnvironmentFile=a is a path that is not absolute"),
+    ("[Container]\nImage=i\nEnvironmentFile=%%a\n", "EnvironmentFile=%%a is a path that is not absolute"),
+    ("[Container]\nImage=i\nVolume=./a:/b\n", "Volume=./a is a path that is not absolute"),
+    ("[Container]\nImage=i\nVolume=a.volume:/b\n", 'names a.volume, and there is no such file beside it: .*".volume"'),
+    ("[Container]\nImage=i\nNetwork=a.network\n", "names a.network, and there is no such file beside it"),
+    ("[Container]\nImage=i\nNetwork=a.container\n", "containers of two units are on different machines"),
+    ("[Container]\nImage=i\nMount=type=image,source=a.image,dst=/d\n", "names another file: name the image"),
+    ("[Container]\nImage=i\nMount=type=bind,source,dst=/d\n", "source has no value"),
+    ("[Container]\nImage=i\nMount='type=bind,\"x'\n", "cannot be read"),
+    ("[Container]\nImage=i\n[Service]\nType=simple\n", "Type=simple is not possible for a container"),
+    ("[Container]\nImage=i\n[Service]\nKillMode=none\n", "KillMode=none would leave parts"),
+    ("[Container]\nImage=i\n[Service]\nExecStart=/bin/true\n", "ExecStart= is made of .Container."),
+    ("[Unit]\nAfter=x.pod\n[Container]\nImage=i\n", "After=x.pod: fleet has no such units"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), REFUSED)
+def test_what_no_service_can_be_made_of_is_refused_with_the_remedy(text: str, message: str) -> None:
+    with pytest.raises(InvalidQuadlet, match=message):
+        convert(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[Volume]\nAutoUpdate=x\n", "data.volume: AutoUpdate= in .Volume. is refused"),
+        ("[Volume]\nDriver=image\n", "Driver=image needs an image"),
+        ("[Volume]\nDriver=image\nImage=a.build\n", "Image=a.build names another file"),
+        ("[Volume]\nType=ext4\n", "Type= needs Device="),
+        ("[Volume]\nOptions=ro\n", "Options= needs Device="),
+        ("[Volume]\nUser=me\n", "User=me is no number"),
+        ("[Volume]\nGroup=4294967296\n", "Group=4294967296 is no number"),
+        ("[Volume]\nServiceName=x\n", "rename the file"),
+    ],
+)
+def test_what_no_volume_can_be_made_of_is_refused(text: str, message: str) -> None:
+    with pytest.raises(InvalidQuadlet, match=message):
+        convert(text, "data.volume")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[Network]\nGateway=1.1.1.1\n", "more Gateway= than Subnet="),
+        ("[Network]\nSubnet=1.0.0.0/8\nIPRange=a\nIPRange=b\n", "more IPRange= than Subnet="),
+    ],
+)
+def test_what_no_network_can_be_made_of_is_refused(text: str, message: str) -> None:
+    with pytest.raises(InvalidQuadlet, match=message):
+        convert(text, "net.network")
+
+
+@pytest.mark.parametrize(
+    ("file", "unit"),
+    [
+        ("hello.container", "hello.service"),
+        ("hello@.container", "hello@.service"),
+        ("hello@1.container", "hello@1.service"),
+        ("data.volume", "data-volume.service"),
+        ("net.network", "net-network.service"),
+    ],
+)
+def test_a_unit_is_named_like_its_file(file: str, unit: str) -> None:
+    assert service_name(file) == unit
+
+
+KEYS = st.sampled_from(
+    ["Image", "Exec", "Environment", "Volume", "Mount", "Network", "ReadOnly", "HealthCmd", "User", "Secret", "Foo"]
+)
+LINES = st.lists(st.tuples(KEYS, st.text(max_size=30)).map("=".join), max_size=8)
+
+
+@given(LINES)
+def test_each_text_makes_a_unit_or_a_clear_refusal(lines: list[str]) -> None:
+    try:
+        options = parse_unit_file("[Container]\nImage=i\n" + "\n".join(lines))
+        service = translate("a.container", options, lambda name: ())
+    except (UnitFileError, InvalidQuadlet):  # and nothing else
+        return
+    assert len(values(tuple(service), "ExecStart")) == 1
+    if "\0" not in "".join(lines):
+        check_options(service)
+    assert sources_of(service)[0].name == "a.container"
