@@ -45,6 +45,7 @@ from fleetd.api.v2.explanations import Explanations
 from fleetd.api.v2.host_keys import HostKeys
 from fleetd.api.v2.insight import Insight
 from fleetd.api.v2.joining import Joining
+from fleetd.api.v2.locks import Locks
 from fleetd.api.v2.logins import Logins
 from fleetd.api.v2.moves import Moves
 from fleetd.api.v2.operations import Operations
@@ -56,6 +57,7 @@ from fleetd.api.v2.rollouts import Rollouts
 from fleetd.api.v2.secrets import Secrets
 from fleetd.api.v2.settings import Settings
 from fleetd.api.web_page import page_routes
+from fleetd.membership.store_epoch import StoreEpoch
 from fleetd.model.certificate import MACHINE, SERVER, CertificateIdentity
 from fleetd.model.machine import Machine
 from fleetd.model.permission import Permission
@@ -106,7 +108,8 @@ class Api:
     `new_id` returns a unique word, and `machine` this machine. `audit` keeps the fields of an entry for each change.
     `trust` is the authority of the cluster, None where there is none. `workers` answers workers (worker/server.py),
     None where they cannot come. `servers` are those that a worker asks. `offload` runs long work in a thread, `sealing`
-    seals secrets with this machine's key. `event_mark_s` is how long a stream of events may be silent.
+    seals secrets with this machine's key. `event_mark_s` is how long a stream of events may be silent. `epoch` is what
+    this fleetd knows of the store's.
     """
 
     def __init__(
@@ -134,7 +137,9 @@ class Api:
         sealing: Sealing | None = None,
         peers: "PeerStreams | None" = None,
         event_mark_s: float = MARK_S,
+        epoch: StoreEpoch | None = None,
     ) -> None:
+        self._epoch = epoch if epoch is not None else StoreEpoch(registry, "")
         self._registry = registry
         registry.record_events(EventLog(registry, unix_now, lambda: machine().session))
         self._servers = servers
@@ -186,6 +191,7 @@ class Api:
         insight = Insight(self._registry, asking, self._unix_now)
         events = Events(self._registry, self._unix_now, mark_s=self._event_mark_s)
         explanations = Explanations(self._registry, self._offload, events.history)
+        locks = Locks(self._registry, self._epoch, audit, now, self._unix_now)
         view, operate, submit, admin = Permission
         v1, v2, results, found = schema.V1, schema.V2, schema.Results, schema.UnitReports
         return (
@@ -290,6 +296,7 @@ class Api:
                 by_name=True,
             ),
             Route("DELETE", f"{v2}/secrets/{{secret}}", secrets.delete, submit, query="force", by_name=True),
+            *locks.routes(),
             Route("GET", f"{v2}/settings", settings.get_all, view, answer=schema.Settings),
             Route("PATCH", f"{v2}/settings", settings.patch, admin, schema.SettingChanges),
             Route("POST", f"{v2}/login", logins.post, view, schema.LoginRequest, schema.Login),

@@ -56,6 +56,12 @@ from fleetd.api.join_schema import MachineTokenRequest as MachineTokenRequest
 from fleetd.api.join_schema import NewAuthority as NewAuthority
 from fleetd.api.join_schema import Renewal as Renewal
 from fleetd.api.join_schema import RenewalRequest as RenewalRequest
+from fleetd.api.lock_schema import Lock as Lock
+from fleetd.api.lock_schema import LockAnswer as LockAnswer
+from fleetd.api.lock_schema import LockEviction as LockEviction
+from fleetd.api.lock_schema import LockRequest as LockRequest
+from fleetd.api.lock_schema import Locks as Locks
+from fleetd.api.lock_schema import LockSession as LockSession
 from fleetd.api.login_schema import Login as Login
 from fleetd.api.login_schema import LoginRequest as LoginRequest
 from fleetd.api.login_schema import RevocationRequest as RevocationRequest

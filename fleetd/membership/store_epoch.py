@@ -7,6 +7,7 @@ last one known was set back to before that restore.
 """
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum, auto
 
@@ -58,6 +59,8 @@ class StoreEpoch:
     `name` is the epoch's as last accepted, perhaps by an earlier fleetd; '' if none was. `highest_revision` is the
     highest revision the store is known to have had. `set_back` is set from a reported fall until a reading shows it.
     On a worker it records nothing: the servers do, and let a worker see no fall before they have.
+    By the clock `now`, the epoch has been known `since` then; `has_changed` is true once it followed another one that
+    this process knew.
     """
 
     def __init__(
@@ -68,7 +71,11 @@ class StoreEpoch:
         highest_revision: int = 0,
         *,
         is_worker: bool = False,
+        now: Callable[[], float] = lambda: 0.0,
     ) -> None:
+        self._now = now
+        self.since = now()
+        self.has_changed = False
         self._store = registry.store
         self.key = registry.history_key
         self._machine_id = machine_id
@@ -112,6 +119,7 @@ class StoreEpoch:
         """Take this reading as the store's state; after a fall, the highest revision starts again from it."""
         if reading.fell or reading.name != self.name:
             self.set_back.clear()
+            self.since, self.has_changed = self._now(), self.has_changed or self.name != ""
         # A worker is told of a fall by servers. Under the known name, it is the one that it has seen already.
         self._fell |= reading.fell and not (self._is_worker and reading.name == self.name)
         self.name = reading.name

@@ -134,7 +134,12 @@ class Node:
         registration = Registration(machine.session, loop_time)
         ledger = environment.open_ledger(environment.runtime)
         self._epoch = StoreEpoch(
-            registry, machine.id, ledger.store.cluster_id, ledger.store.revision, is_worker=config.is_worker
+            registry,
+            machine.id,
+            ledger.store.cluster_id,
+            ledger.store.revision,
+            is_worker=config.is_worker,
+            now=loop_time,
         )
         self.agent = self._make_agent(machine, registry, ledger, registration)
         self.membership = Membership(
@@ -229,6 +234,7 @@ class Node:
             workers=self.workers,
             sealing=self._environment.sealing,
             peers=self.peers,
+            epoch=self._epoch,
         )
 
     def _make_peer_streams(self) -> "PeerStreams":

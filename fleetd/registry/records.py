@@ -357,6 +357,22 @@ class KeySpace:
         return f"{self.answers_prefix}{id_}/{machine}"
 
     @property
+    def locks_prefix(self) -> str:
+        """What the keys of locks begin with (model/lock.py), in the layout of etcd's concurrency package: no leader
+        reads them. The name of the lock and the lease of a session in hexadecimal follow."""
+        return KeySpace(self.prefix.rstrip("/") + "-locks").prefix
+
+    @property
+    def lock_records_prefix(self) -> str:
+        """What the keys begin with that say who holds a lock. Its name follows."""
+        return KeySpace(self.prefix.rstrip("/") + "-lock-state").prefix + "names/"
+
+    @property
+    def lock_epoch_key(self) -> str:
+        """The key of the epoch in which locks are taken."""
+        return KeySpace(self.prefix.rstrip("/") + "-lock-state").prefix + "epoch"
+
+    @property
     def archive_prefix(self) -> str:
         """What the keys begin with of what is kept for people: no leader and no agent reads them."""
         return KeySpace(self.prefix.rstrip("/") + ".archive").prefix

@@ -56,6 +56,8 @@ def test_a_daemon_imports_the_description_only_when_asked() -> None:
 def test_every_route_is_described_and_tested() -> None:
     assert sorted(OPERATIONS) == [
         "DELETE /fleet/v1/units/{unitName}",
+        "DELETE /fleet/v2/lock-sessions/{session}",
+        "DELETE /fleet/v2/locks/{lock}",
         "DELETE /fleet/v2/machines/{machine}",
         "DELETE /fleet/v2/machines/{machine}/cordon",
         "DELETE /fleet/v2/machines/{machine}/drain",
@@ -74,6 +76,7 @@ def test_every_route_is_described_and_tested() -> None:
         "GET /fleet/v2/explain/{unitName}",
         "GET /fleet/v2/host-keys",
         "GET /fleet/v2/journal",
+        "GET /fleet/v2/locks",
         "GET /fleet/v2/machines/{machine}/drain",
         "GET /fleet/v2/openapi.json",
         "GET /fleet/v2/reboots",
@@ -95,6 +98,7 @@ def test_every_route_is_described_and_tested() -> None:
         "POST /fleet/v2/authorities",
         "POST /fleet/v2/join",
         "POST /fleet/v2/leave",
+        "POST /fleet/v2/locks/{lock}",
         "POST /fleet/v2/login",
         "POST /fleet/v2/machine-tokens",
         "POST /fleet/v2/machines/{machine}/remove",
@@ -107,6 +111,7 @@ def test_every_route_is_described_and_tested() -> None:
         "POST /fleet/v2/scale",
         "POST /fleet/v2/units",
         "PUT /fleet/v1/units/{unitName}",
+        "PUT /fleet/v2/lock-sessions/{session}",
         "PUT /fleet/v2/machines/{machine}/cordon",
         "PUT /fleet/v2/machines/{machine}/drain",
         "PUT /fleet/v2/machines/{machine}/reboot",
@@ -118,11 +123,12 @@ def test_every_route_is_described_and_tested() -> None:
 def takes_only_text(label: str) -> bool:
     """True for a route without a body and with text parameters alone."""
     return label.startswith(
-        ("GET", "DELETE", "POST /fleet/v2/leave", "POST /fleet/v2/authorities")
+        ("GET", "DELETE", "POST /fleet/v2/leave", "POST /fleet/v2/authorities", "PUT /fleet/v2/lock-sessions")
     ) and not label.endswith(("v1/machines", "v1/state", "v1/units"))
 
 
-STREAMS = ("GET /fleet/v2/events",)  # answers that do not end; test_events.py has their requests
+# Answers that do not end; test_events.py and tests/locks have their requests.
+STREAMS = ("GET /fleet/v2/events", "POST /fleet/v2/locks/{lock}")
 RIGHT, WRONG = GenerationMode.POSITIVE, GenerationMode.NEGATIVE
 MODES = [
     (label, mode)

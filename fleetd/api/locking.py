@@ -1,0 +1,413 @@
+"""Takes, renews and releases locks on the store (model/lock.py decides who holds one).
+
+Nothing about a session that holds a lock is kept in memory: any fleetd renews and releases it. Of those who wait here
+for one lock, one at a time has a session in the store; the others wait in line behind it.
+"""
+
+import asyncio
+import logging
+import math
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager, suppress
+from typing import TypeVar
+
+import msgspec
+
+from fleetd.membership.store_epoch import StoreEpoch
+from fleetd.model.decoding import UNREADABLE
+from fleetd.model.lock import (
+    RENEW_PART,
+    Claim,
+    Decision,
+    Holder,
+    LockEpoch,
+    LockRecord,
+    Session,
+    SessionId,
+    SessionValue,
+    begin_epoch,
+    decide,
+    find_other_slots,
+    read_session,
+)
+from fleetd.registry.records import MalformedRecord
+from fleetd.registry.registry import Registry
+from fleetd.store.protocol import (
+    Compacted,
+    Comparison,
+    Conflict,
+    CreatedAt,
+    Delete,
+    KeyValue,
+    LeaseNotFound,
+    Operation,
+    Put,
+    StoreError,
+    Unavailable,
+    Unchanged,
+)
+
+R = TypeVar("R", LockRecord, LockEpoch)
+
+RETRY_S = 1.0
+MOST_GONE = 10_000  # holders whose keys are gone, of which is remembered since when
+
+log = logging.getLogger(__name__)
+
+
+class SlotsDiffer(Exception):
+    """Others take the lock to have another number of slots. The message is for people."""
+
+
+class SessionGone(Exception):
+    """The session does not hold the lock any more. The message says why."""
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """What somebody asks for."""
+
+    name: str
+    ttl_s: float
+    slots: int
+    by: str = ""
+    holder: str = ""
+
+
+class LockView(msgspec.Struct, frozen=True):
+    """A lock as it was read: its sessions in the order of their creation, and its record. The lock may be taken under
+    the `guards`, which compare all else that was read. `epoch` is None while no lock may be taken, until `begins` at
+    least; `begins_epoch`: it has to be stored. It was read `at` this time by the machine's clock."""
+
+    sessions: tuple[Session, ...]
+    record: LockRecord
+    guards: tuple[Comparison, ...]
+    epoch: LockEpoch | None
+    begins: float
+    begins_epoch: bool
+    revision: int
+    at: float
+
+
+class Held(msgspec.Struct, frozen=True):
+    """A session that holds a lock."""
+
+    session: SessionId
+    holder: Holder
+
+
+class Locking:
+    """The locks of the cluster. `epoch` is what this fleetd knows of the store's, `now` its clock, `unix_now` gives
+    Unix time."""
+
+    def __init__(
+        self, registry: Registry, epoch: StoreEpoch, now: Callable[[], float], unix_now: Callable[[], float]
+    ) -> None:
+        self._registry = registry
+        self._store = registry.store
+        self._epoch = epoch
+        self._now = now
+        self._unix_now = unix_now
+        self._lines: dict[str, tuple[asyncio.Lock, int]] = {}  # those who wait for a lock here, and how many
+        self._gone: dict[tuple[str, str], float] = {}  # (name, lease) of a holder → since when its key is gone
+        self._cleaning: set[asyncio.Task[None]] = set()
+
+    @property
+    def waiting(self) -> int:
+        """How many wait here, for all locks."""
+        return sum(count for _, count in self._lines.values())
+
+    def is_waited_for(self, name: str) -> bool:
+        """True if somebody waits here for this lock."""
+        return name in self._lines
+
+    async def read(self, name: str) -> LockView:
+        """A lock as it is now. Raises Unavailable, MalformedRecord."""
+        registry, known = self._registry, self._epoch.highest_revision
+        keys = (self._record_key(name), registry.lock_epoch_key, registry.history_key)
+        prefix = self._prefix(name)
+        found = await self._store.get_many(keys)
+        items = {item.key: item for item in found.items}
+        keyed = await self._store.range(prefix)
+        self._check_not_set_back(known, found.revision)
+        record = _decode(items.get(keys[0]), LockRecord) or LockRecord()
+        epoch, begins = self._begin_epoch(items)
+        revisions = [items[key].mod_revision if key in items else 0 for key in keys]
+        guards = [Unchanged(key, revision) for key, revision in zip(keys, revisions, strict=True)]
+        sessions = [
+            read_session(item.key.removeprefix(prefix), item.create_revision, item.value) for item in keyed.items
+        ]
+        view = LockView(
+            tuple(sorted(sessions, key=lambda session: session.created)),
+            record,
+            tuple(guards),
+            epoch,
+            begins,
+            epoch != _decode(items.get(keys[1]), LockEpoch),
+            keyed.revision,
+            self._now(),
+        )
+        self.note_gone(name, view.sessions, record)
+        return view
+
+    async def acquire(self, asked: Asked) -> Held:
+        """Wait for the lock, in line, and take it. Raises SlotsDiffer, MalformedRecord. Cancelled, it takes nothing."""
+        with self._line_up(asked.name) as turn:
+            async with turn:
+                while True:
+                    try:
+                        if held := await self._contend(asked, waits=True):
+                            return held
+                    except LeaseNotFound:
+                        log.info("the session that waits for lock %s has vanished, and begins anew", asked.name)
+                    except Unavailable as error:
+                        log.info("waiting for lock %s goes on: %s", asked.name, error)
+                        await asyncio.sleep(RETRY_S)
+
+    async def check(self, asked: Asked) -> None:
+        """Raises SlotsDiffer, Unavailable, MalformedRecord if the lock cannot be waited for."""
+        self._check_slots(asked, await self.read(asked.name))
+
+    async def try_to_acquire(self, asked: Asked) -> Held | None:
+        """Take the lock if that is possible at once. Raises SlotsDiffer, MalformedRecord, Unavailable."""
+        if self.is_waited_for(asked.name):
+            return None
+        view = await self.read(asked.name)
+        last = Holder("-", view.revision + 1, asked.ttl_s, 0, asked.slots)
+        sessions = (*view.sessions, Session("-", last.created, SessionValue(asked.slots)))
+        if view.epoch is None or self._decide(asked.name, last, sessions, view).claim is not Claim.TAKE:
+            return None
+        try:
+            return await self._contend(asked, waits=False)
+        except LeaseNotFound as error:
+            raise Unavailable(f"the session has vanished while it took the lock: {error}") from error
+
+    async def renew(self, session: SessionId) -> Holder:
+        """Renew a session that holds its lock; what it holds. Raises SessionGone, Unavailable, MalformedRecord."""
+        known, registry = self._epoch.highest_revision, self._registry
+        try:
+            await self._store.keep_alive(session.lease)
+        except LeaseNotFound as error:
+            raise SessionGone("its lease has expired or was revoked") from error
+        own = self._prefix(session.name) + session.hex
+        keys = (own, self._record_key(session.name), registry.lock_epoch_key, registry.history_key)
+        found = await self._store.get_many(keys)
+        self._check_not_set_back(known, found.revision)
+        items = {item.key: item for item in found.items}
+        record = _decode(items.get(keys[1]), LockRecord) or LockRecord()
+        epoch, holder = _decode(items.get(keys[2]), LockEpoch), record.find(session.hex)
+        if holder is None or own not in items or items[own].create_revision != holder.created:
+            raise SessionGone("it was released, or taken away with `fleetctl unlock --force`")
+        if epoch is None or epoch.number != holder.epoch or _entries(epoch.name) != _history(items, registry):
+            raise SessionGone("the store was restored from a backup")
+        return holder
+
+    async def release(self, session: SessionId) -> bool:
+        """Release a session, so that the next one has its place at once. False if it was not there."""
+        key, record_key = self._prefix(session.name) + session.hex, self._record_key(session.name)
+        while True:
+            found = {item.key: item for item in (await self._store.get_many([key, record_key])).items}
+            record = _decode(found.get(record_key), LockRecord) or LockRecord()
+            if key not in found and record.find(session.hex) is None:
+                return False
+            guards: list[Comparison] = []
+            operations: list[Operation] = [Delete(key)]
+            if record.find(session.hex) is not None:
+                guards = [Unchanged(record_key, found[record_key].mod_revision)]
+                operations.append(self._write(session.name, record.without([session.hex])))
+            with suppress(Conflict):
+                await self._store.transact(guards, operations)
+                self._clean(lambda: self._store.revoke(session.lease))
+                return True
+
+    async def evict(self, sessions: Sequence[Session]) -> None:
+        """End the leases of sessions. Their holders learn of it when they renew them; who comes next waits for that."""
+        for session in sessions:
+            await self._store.revoke(int(session.lease, 16))
+
+    def abandon(self, session: SessionId) -> None:
+        """Release a session in the background."""
+        self._clean(lambda: self.release(session))
+
+    def note_gone(self, name: str, sessions: Sequence[Session], record: LockRecord) -> dict[str, float]:
+        """Remember since when holders of a lock are gone, and return that: lease → time."""
+        present = {session.lease for session in sessions}
+        gone = {holder.lease for holder in record.holders} - present
+        for known in [known for known in self._gone if known[0] == name and known[1] not in gone]:
+            del self._gone[known]
+        if len(self._gone) >= MOST_GONE:
+            self._gone.clear()  # they are waited for longer than they have to
+        return {lease: self._gone.setdefault((name, lease), self._now()) for lease in gone}
+
+    async def _contend(self, asked: Asked, *, waits: bool) -> Held | None:
+        """Take the lock with a session of its own; without `waits`, return None if that is not possible at once. Raises
+        LeaseNotFound, Unavailable, SlotsDiffer, MalformedRecord, and leaves no session then."""
+        lease = await self._store.grant(asked.ttl_s)
+        session = SessionId(asked.name, lease)
+        key = self._prefix(asked.name) + session.hex
+        value = msgspec.json.encode(SessionValue(asked.slots, asked.by, asked.holder))
+        held: Held | None = None
+        try:
+            try:
+                created = await self._store.transact([CreatedAt(key, 0)], [Put(key, value, lease)])
+            except Conflict:
+                log.debug("the session %s was there already: its answer was lost", session)
+                item = await self._store.get(key)
+                created = item.create_revision if item else 0
+            held = await self._wait_for_turn(asked, session, created, waits=waits)
+        finally:
+            if held is None:
+                self.abandon(session)
+        return held
+
+    async def _wait_for_turn(self, asked: Asked, session: SessionId, created: int, *, waits: bool) -> Held | None:
+        news = asyncio.Event()
+        watching: asyncio.Task[None] | None = None
+        renews_at = self._now() + asked.ttl_s * RENEW_PART
+        try:
+            while True:
+                news.clear()
+                view = await self.read(asked.name)
+                self._check_slots(asked, view, created)
+                until, held = await self._claim(asked, session, created, view)
+                if held is not None or not waits:
+                    return held
+                if watching is None:
+                    watching = asyncio.create_task(self._watch(asked.name, view.revision, news))
+                wake_at = min(until, renews_at)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(max(0.0, wake_at - self._now())):
+                        await news.wait()
+                if self._now() >= renews_at:
+                    await self._store.keep_alive(session.lease)
+                    renews_at = self._now() + asked.ttl_s * RENEW_PART
+        finally:
+            if watching is not None:
+                watching.cancel()
+
+    async def _claim(self, asked: Asked, session: SessionId, created: int, view: LockView) -> tuple[float, Held | None]:
+        """Take the lock if it may be taken; else when to look again if nothing changes before. Raises LeaseNotFound."""
+        if view.epoch is None:
+            return view.begins, None
+        own = Holder(
+            session.hex,
+            created,
+            asked.ttl_s,
+            view.epoch.number,
+            asked.slots,
+            asked.by,
+            asked.holder,
+            self._unix_now(),
+        )
+        decision = self._decide(asked.name, own, view.sessions, view)
+        if decision.claim is Claim.LOST:
+            raise LeaseNotFound("the session's key is gone")
+        if decision.record is None:
+            return decision.until if decision.until is not None else math.inf, None
+        key = self._prefix(asked.name) + session.hex
+        epoch_key = self._registry.lock_epoch_key
+        operations: list[Operation] = [self._write(asked.name, decision.record)]
+        if view.begins_epoch:
+            operations.append(Put(epoch_key, msgspec.json.encode(view.epoch)))
+        try:
+            revision = await self._store.transact([CreatedAt(key, created), *view.guards], operations)
+        except Conflict:
+            return self._now(), None
+        self._epoch.note_revision(revision)
+        return 0.0, Held(session, own)
+
+    def _decide(self, name: str, own: Holder, sessions: Sequence[Session], view: LockView) -> Decision:
+        gone = {lease: since for (lock, lease), since in self._gone.items() if lock == name}
+        return decide(own, sessions, view.record, gone, view.at)
+
+    async def _watch(self, name: str, revision: int, news: asyncio.Event) -> None:
+        """Set `news` at each change of the lock's sessions after that revision."""
+        while True:
+            try:
+                async with aclosing(self._store.watch(self._prefix(name), revision)) as changes:
+                    async for _ in changes:
+                        news.set()
+                return
+            except Compacted as error:
+                revision = error.revision
+            except Unavailable:
+                await asyncio.sleep(RETRY_S)
+            news.set()
+
+    def _begin_epoch(self, items: dict[str, KeyValue]) -> tuple[LockEpoch | None, float]:
+        """The epoch in which locks may be taken now, and when it may begin. The first one after it may stores it."""
+        epoch, now = self._epoch, self._now()
+        stored = _decode(items.get(self._registry.lock_epoch_key), LockEpoch)
+        if epoch.set_back.is_set() or not epoch.name or _entries(epoch.name) != _history(items, self._registry):
+            return None, now + RETRY_S  # this fleetd has yet to take note of a restore
+        return begin_epoch(
+            stored, epoch.name, epoch.since, has_changed=epoch.has_changed, now=now, unix_now=self._unix_now()
+        )
+
+    def _check_not_set_back(self, known: int, revision: int) -> None:
+        """Raises Unavailable if the store has fallen below a revision that it is known to have had."""
+        if revision < known:
+            self._epoch.note_set_back(self._epoch.name)
+            raise Unavailable("the store was restored from a backup: locks wait until that is noted")
+
+    def _check_slots(self, asked: Asked, view: LockView, created: float = math.inf) -> None:
+        """Raises SlotsDiffer. `created` is the revision of the own session, behind which others do not count."""
+        slots = find_other_slots(view.sessions, view.record, asked.slots, created)
+        if slots is not None:
+            raise SlotsDiffer(
+                f"lock {asked.name} has {slots} slot{'s' * (slots != 1)} for those who hold it or wait for it, and not "
+                f"{asked.slots}: all have to say the same number (--slots)"
+            )
+
+    def _write(self, name: str, record: LockRecord) -> Operation:
+        key = self._record_key(name)
+        return Put(key, msgspec.json.encode(record)) if record.holders else Delete(key)
+
+    def _prefix(self, name: str) -> str:
+        return f"{self._registry.locks_prefix}{name}/"
+
+    def _record_key(self, name: str) -> str:
+        return self._registry.lock_records_prefix + name
+
+    @contextmanager
+    def _line_up(self, name: str) -> Iterator[asyncio.Lock]:
+        turn, count = self._lines.get(name, (asyncio.Lock(), 0))
+        self._lines[name] = (turn, count + 1)
+        try:
+            yield turn
+        finally:
+            turn, count = self._lines.pop(name)
+            if count > 1:
+                self._lines[name] = (turn, count - 1)
+
+    def _clean(self, work: Callable[[], Awaitable[object]]) -> None:
+        """Do this in the background. If it fails, the lease ends by itself."""
+
+        async def clean() -> None:
+            try:
+                await work()
+            except (StoreError, MalformedRecord) as error:
+                log.info("a session of a lock ends by itself: %s", error)
+
+        task = asyncio.create_task(clean())
+        self._cleaning.add(task)
+        task.add_done_callback(self._cleaning.discard)
+
+
+def _decode(item: KeyValue | None, kind: type[R]) -> R | None:
+    """The record in a key, None if there is none. Raises MalformedRecord."""
+    if item is None:
+        return None
+    try:
+        return msgspec.json.decode(item.value, type=kind)
+    except UNREADABLE as error:
+        raise MalformedRecord(f"{item.key} holds no record of a lock: {error}") from error
+
+
+def _entries(epoch: str) -> str:
+    """The restores in the name of an epoch."""
+    return epoch.partition("/")[2]
+
+
+def _history(items: dict[str, KeyValue], registry: Registry) -> str:
+    item = items.get(registry.history_key)
+    return item.value.decode("utf-8", "replace") if item else ""

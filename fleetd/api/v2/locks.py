@@ -1,0 +1,267 @@
+"""Locks in version 2: wait for one, renew and release a session, list them, take one away."""
+
+import asyncio
+import math
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable
+
+import msgspec
+
+from fleetd.api import schema
+from fleetd.api.audit import Audit
+from fleetd.api.http import ApiError, Request, Response, Route, StreamedResponse, parse_json, render_json
+from fleetd.api.lock_schema import HELD, TIMEOUT, WAITING
+from fleetd.api.locking import Asked, Held, Locking, LockView, SessionGone, SlotsDiffer
+from fleetd.membership.store_epoch import StoreEpoch
+from fleetd.model.decoding import UNREADABLE
+from fleetd.model.lock import (
+    LONGEST_TTL_S,
+    MOST_HOLDER,
+    Holder,
+    LockRecord,
+    Session,
+    SessionId,
+    find_holding,
+    parse_session_id,
+    read_session,
+    refuse_lock_name,
+    refuse_lock_terms,
+)
+from fleetd.model.names import visible
+from fleetd.model.permission import Permission
+from fleetd.registry.records import MalformedRecord
+from fleetd.registry.registry import Registry
+from fleetd.store.protocol import Unavailable
+
+MARK_S = 15.0  # how long an answer may be silent
+MOST_WAITERS = 4096
+_LINES = (("Content-Type", "application/x-ndjson"),)
+
+
+class Locks:
+    """The resource. `now` is a monotonic clock, `unix_now` gives Unix time; `epoch` is what this fleetd knows of the
+    store's, and an answer is silent for `mark_s` at most."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        epoch: StoreEpoch,
+        audit: Audit,
+        now: Callable[[], float],
+        unix_now: Callable[[], float],
+        *,
+        mark_s: float = MARK_S,
+    ) -> None:
+        self._registry = registry
+        self._audit = audit
+        self._now = now
+        self._mark_s = mark_s
+        self._waiters: Counter[str] = Counter()  # by who waits
+        self.locking = Locking(registry, epoch, now, unix_now)
+
+    def routes(self) -> tuple[Route, ...]:
+        """The routes of locks."""
+        locks, sessions, operate = f"{schema.V2}/locks", f"{schema.V2}/lock-sessions", Permission.OPERATE
+        one, of_session, answer = f"{locks}/{{lock}}", f"{sessions}/{{session}}", schema.LockAnswer
+        return (
+            Route("GET", locks, self.get_all, Permission.VIEW, answer=schema.Locks),
+            Route("POST", one, self.post, operate, schema.LockRequest, answer, by_name=True, is_streamed=True),
+            Route("DELETE", one, self.delete, operate, answer=schema.LockEviction, by_name=True),
+            Route("PUT", of_session, self.renew, operate, answer=answer, by_name=True),
+            Route("DELETE", of_session, self.release, operate, by_name=True),
+        )
+
+    async def post(self, request: Request, name: str) -> Response | StreamedResponse:
+        """Wait for a lock, and take it.
+
+        The answer is lines of JSON: `waiting`, at once and now and then, and at last `held` or `timeout`. Who closes
+        the connection before gives up its place. With `wait: 0` there is one line, or 409 if the lock is not to be had
+        at once. The session has to be renewed: it counts from the sending of the last renewal that was answered, so the
+        first one is due at once."""
+        _check(request, name)
+        body = parse_json(request.body, schema.LockRequest)
+        asked = parse_request(name, body, request.user)
+        try:
+            if body.wait == 0:
+                if (held := await self.locking.try_to_acquire(asked)) is not None:
+                    self._audit.note(request.actor, "take lock", name)
+                    return Response(200, _LINES, _encode(_describe_held(held)))
+                raise ApiError(409, f"lock {name} is not free: {describe_wait(await self.locking.read(name))}")
+            await self.locking.check(asked)
+        except SlotsDiffer as error:
+            raise ApiError(409, str(error)) from error
+        user = request.actor.identity or request.user
+        if self._waiters[user] >= MOST_WAITERS // 4 or self._waiters.total() >= MOST_WAITERS:
+            raise ApiError(503, "this fleetd has as many clients that wait for locks as it takes: ask another one")
+        return StreamedResponse(200, self._wait(request, asked, body.wait, user), _LINES)
+
+    async def _wait(self, request: Request, asked: Asked, wait: float | None, user: str) -> AsyncGenerator[bytes, None]:
+        """The lines of an answer. Closed before the lock was given to the client, it gives it up."""
+        until = math.inf if wait is None else self._now() + wait
+        self._waiters[user] += 1
+        taking = asyncio.create_task(self.locking.acquire(asked))
+        is_given = False
+        try:
+            first = True
+            while True:
+                pause_s = 0.0 if first else min(self._mark_s, until - self._now())
+                await asyncio.wait([taking], timeout=max(0.0, pause_s))
+                first = False
+                if taking.done():
+                    held = taking.result()
+                    self._audit.note(request.actor, "take lock", asked.name)
+                    yield _encode(_describe_held(held))
+                    is_given = True
+                    return
+                if self._now() >= until:
+                    yield _encode(schema.LockAnswer(TIMEOUT, detail=await self._describe_wait(asked.name)))
+                    return
+                yield _encode(schema.LockAnswer(WAITING, detail=await self._describe_wait(asked.name)))
+        except (SlotsDiffer, MalformedRecord) as error:
+            yield _encode(schema.LockAnswer(TIMEOUT, detail=str(error)))
+        finally:
+            self._waiters[user] -= 1
+            self._waiters += Counter()  # forgets those with none
+            if not is_given:
+                taking.add_done_callback(self._give_up)
+                taking.cancel()
+
+    def _give_up(self, taking: "asyncio.Task[Held]") -> None:
+        if not taking.cancelled() and not taking.exception():
+            self.locking.abandon(taking.result().session)
+
+    async def _describe_wait(self, name: str) -> str:
+        try:
+            return describe_wait(await self.locking.read(name))
+        except Unavailable as error:
+            return str(error)
+
+    async def renew(self, request: Request, text: str) -> Response:
+        """Renew a session: it holds its lock for another `ttl` from the sending of the request. 404: it does not hold
+        it any more, and what it does has to stop."""
+        session = _parse_session(request, text)
+        try:
+            holder = await self.locking.renew(session)
+        except SessionGone as error:
+            raise ApiError(404, f"lock {session.name} is lost: {error}") from error
+        return render_json(_describe_held(Held(session, holder)))
+
+    async def release(self, request: Request, text: str) -> Response:
+        """Release a session: the lock is free at once."""
+        session = _parse_session(request, text)
+        if not await self.locking.release(session):
+            raise ApiError(404, f"lock {session.name} is not held by this session any more")
+        return Response(204)
+
+    async def get_all(self, _: Request, __: str) -> Response:
+        """List the locks that somebody holds or waits for."""
+        store, prefix = self._registry.store, self._registry.locks_prefix
+        records_prefix = self._registry.lock_records_prefix
+        kept = await store.range(records_prefix)
+        keyed = await store.range(prefix)
+        sessions: dict[str, list[Session]] = {}
+        for item in keyed.items:
+            name, slash, lease = item.key.removeprefix(prefix).rpartition("/")
+            if slash:
+                sessions.setdefault(name, []).append(read_session(lease, item.create_revision, item.value))
+        records = {item.key.removeprefix(records_prefix): _decode(item.value) for item in kept.items}
+        names = sorted(sessions.keys() | records.keys())
+        found = (self._describe(name, sessions.get(name, []), records.get(name, LockRecord())) for name in names)
+        return render_json(schema.Locks(tuple(found)))
+
+    async def delete(self, request: Request, name: str) -> Response:
+        """Take a lock from all who hold it. They learn of it when they renew their sessions; another one may have it
+        after `free_after` seconds, when they have stopped for certain."""
+        _check(request, name)
+        view = await self.locking.read(name)
+        holding = find_holding(view.sessions, view.record)
+        if not holding and not view.record.holders:
+            raise ApiError(404, f"nobody holds lock {name}")
+        lock = self._describe(name, list(view.sessions), view.record)
+        await self.locking.evict(holding)
+        gone = self.locking.note_gone(name, [], view.record)
+        left = [gone[holder.lease] + holder.ttl_s - self._now() for holder in view.record.holders]
+        self._audit.note(request.actor, "take away lock", name)
+        return render_json(schema.LockEviction(lock.holders, max([0.0, *left])))
+
+    def _describe(self, name: str, sessions: list[Session], record: LockRecord) -> schema.Lock:
+        sessions.sort(key=lambda session: session.created)
+        self.locking.note_gone(name, sessions, record)
+        present = {session.lease for session in sessions}
+        holding = find_holding(sessions, record)
+        foreign = [session for session in holding if record.find(session.lease) is None]
+        holders = [_describe_holder(name, holder, present) for holder in record.holders]
+        holders += [schema.LockSession(f"{name}.{session.lease}", is_foreign=True) for session in foreign]
+        slots = [holder.slots for holder in record.holders] + [session.value.slots for session in sessions]
+        return schema.Lock(name, min(slots, default=1), tuple(holders), len(sessions) - len(holding))
+
+
+def parse_request(name: str, body: schema.LockRequest, by: str) -> Asked:
+    """What a request asks for. Raises ApiError."""
+    if refusal := refuse_lock_terms(body.ttl, body.slots):
+        raise ApiError(400, refusal)
+    if body.wait is not None and not 0 <= body.wait < math.inf:
+        raise ApiError(400, f"wait: {body.wait:g}: it is a number of seconds, 0 or more, or null")
+    if len(body.holder) > MOST_HOLDER:
+        raise ApiError(400, f"holder has more than {MOST_HOLDER} characters")
+    return Asked(name, body.ttl, body.slots, by, visible(body.holder))
+
+
+def describe_wait(view: LockView) -> str:
+    """Whom or what the lock waits for, for people."""
+    if view.epoch is None:
+        return (
+            "the store was restored from a backup, and whoever held the lock may go on for "
+            f"{LONGEST_TTL_S:g} s: {max(0.0, view.begins - view.at):.0f} s are left"
+        )
+    present = {session.lease for session in view.sessions}
+    words = []
+    for holder in view.record.holders:
+        who = holder.holder or holder.by or "somebody"
+        gone = "" if holder.lease in present else f", who has vanished and may go on for {holder.ttl_s:g} s"
+        words.append(who + gone)
+    foreign = sum(not session.is_fleets for session in find_holding(view.sessions, view.record))
+    words += ["another program"] * foreign
+    return f"held by {', '.join(words)}" if words else "others are before it in the line"
+
+
+def _check(request: Request, name: str) -> None:
+    """Raises ApiError for a name of no lock, and one that the client may not take."""
+    if refusal := refuse_lock_name(name):
+        raise ApiError(400, refusal)
+    request.check_permission(Permission.OPERATE, [name])
+
+
+def _parse_session(request: Request, text: str) -> SessionId:
+    session = parse_session_id(text)
+    if session is None:
+        raise ApiError(400, f'"{visible(text[:200])}" is no session of a lock')
+    request.check_permission(Permission.OPERATE, [session.name])
+    return session
+
+
+def _decode(value: bytes) -> LockRecord:
+    try:
+        return msgspec.json.decode(value, type=LockRecord)
+    except UNREADABLE:
+        return LockRecord()  # a list leaves it out
+
+
+def _encode(answer: schema.LockAnswer) -> bytes:
+    return msgspec.json.encode(answer) + b"\n"
+
+
+def _describe_held(held: Held) -> schema.LockAnswer:
+    return schema.LockAnswer(HELD, str(held.session), held.holder.token, held.holder.ttl_s)
+
+
+def _describe_holder(name: str, holder: Holder, present: set[str]) -> schema.LockSession:
+    return schema.LockSession(
+        f"{name}.{holder.lease}",
+        holder.by,
+        holder.holder,
+        holder.since,
+        holder.ttl_s,
+        holder.token,
+        is_gone=holder.lease not in present,
+    )

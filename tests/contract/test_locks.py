@@ -1,0 +1,162 @@
+"""Locks on a real etcd, beside etcdctl, which has etcd's own locks: each waits behind the other."""
+
+import asyncio
+import os
+import shutil
+import statistics
+import time
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from contrib.testbed.etcd import EtcdServer
+from fleetd.api.locking import Asked, Held, Locking, SessionGone
+from fleetd.membership.store_epoch import StoreEpoch
+from fleetd.registry.registry import Registry
+from fleetd.store.etcd import EtcdStore
+
+PATIENCE_S = 60.0
+TTL_S = 30.0
+
+
+class Cluster:
+    """The locks of a cluster on etcd, below a prefix of its own."""
+
+    def __init__(self, etcd: EtcdServer, prefix: str, directory: Path) -> None:
+        self.etcd = etcd
+        self.directory = directory
+        self.registry = Registry(
+            EtcdStore([etcd.client_url], request_timeout_s=10, identity_key=f"/{prefix}/cluster"), prefix
+        )
+        now = asyncio.get_running_loop().time
+        self.epoch = StoreEpoch(self.registry, "m1", now=now)
+        self.locking = Locking(self.registry, self.epoch, now, time.time)
+
+    async def start(self) -> "Cluster":
+        self.epoch.accept(await self.epoch.check(0, await self.registry.store.revision()))
+        return self
+
+    async def take(self, name: str = "x", ttl_s: float = TTL_S, slots: int = 1) -> Held:
+        async with asyncio.timeout(PATIENCE_S):
+            return await self.locking.acquire(Asked(name, ttl_s, slots))
+
+    async def etcdctl_lock(self, name: str = "x") -> "Etcdctl":
+        """etcdctl that waits for the lock, and then holds it until it is ended."""
+        fifo = str(self.directory / f"{uuid4().hex}")
+        os.mkfifo(fifo)
+        command = ["etcdctl", f"--endpoints={self.etcd.client_url}", "lock", self.registry.locks_prefix + name, "--"]
+        holding = ["sh", "-c", f"echo held; cat {fifo}"]  # it gives its command no standard input
+        environment = {"ETCDCTL_API": "3", "PATH": "/usr/bin:/bin"}
+        process = await asyncio.create_subprocess_exec(*command, *holding, env=environment, stdout=PIPE)
+        return Etcdctl(process, fifo)
+
+    async def sessions(self, count: int, name: str = "x") -> None:
+        """Wait until the lock has so many sessions."""
+        async with asyncio.timeout(PATIENCE_S):
+            while len((await self.locking.read(name)).sessions) != count:  # noqa: ASYNC110 (only etcd knows)
+                await asyncio.sleep(0.01)
+
+
+class Etcdctl:
+    """A process that waits for a lock or holds it."""
+
+    def __init__(self, process: Process, fifo: str) -> None:
+        self._process = process
+        self._fifo = fifo
+
+    async def held(self) -> None:
+        """Wait until it holds the lock."""
+        assert self._process.stdout is not None
+        async with asyncio.timeout(PATIENCE_S):
+            assert await self._process.stdout.readline() == b"held\n"
+
+    async def end(self) -> None:
+        """Have it release the lock."""
+        with open(self._fifo, "w"):
+            pass
+        async with asyncio.timeout(PATIENCE_S):
+            await self._process.communicate()
+
+
+@pytest.fixture
+async def cluster(shared_etcd: EtcdServer, request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Cluster]:
+    if shutil.which("etcdctl") is None:
+        pytest.skip("etcdctl is not installed")
+    cluster = await Cluster(shared_etcd, f"locks-{request.node.name}", tmp_path).start()
+    yield cluster
+    await cluster.registry.store.close()
+
+
+async def test_etcdctl_waits_behind_fleet_and_has_the_lock_after_its_release(cluster: Cluster) -> None:
+    ours = await cluster.take()
+    etcdctl = await cluster.etcdctl_lock()
+    await cluster.sessions(2)
+    assert await cluster.locking.release(ours.session)
+    await etcdctl.held()
+    await etcdctl.end()
+
+
+async def test_fleet_waits_behind_etcdctl_and_has_the_lock_after_its_release(cluster: Cluster) -> None:
+    etcdctl = await cluster.etcdctl_lock()
+    await etcdctl.held()
+    assert await cluster.locking.try_to_acquire(Asked("x", TTL_S, 1)) is None
+    taking = asyncio.create_task(cluster.take())
+    await cluster.sessions(2)
+    assert not taking.done()
+    await etcdctl.end()
+    ours = await taking
+    assert (await cluster.locking.renew(ours.session)).token == ours.holder.token
+    await cluster.locking.release(ours.session)
+
+
+async def test_both_take_turns_in_the_order_in_which_they_came(cluster: Cluster) -> None:
+    first = await cluster.take()
+    etcdctl = await cluster.etcdctl_lock()
+    await cluster.sessions(2)
+    second = asyncio.create_task(cluster.take())
+    await cluster.sessions(3)
+    await cluster.locking.release(first.session)
+    await etcdctl.held()
+    assert not second.done()
+    await etcdctl.end()
+    await cluster.locking.release((await second).session)
+
+
+async def test_a_session_whose_lease_is_revoked_is_gone_and_its_place_is_kept_for_its_ttl(cluster: Cluster) -> None:
+    ours = await cluster.take(ttl_s=3)
+    await cluster.registry.store.revoke(ours.session.lease)
+    with pytest.raises(SessionGone):
+        await cluster.locking.renew(ours.session)
+    began = time.monotonic()
+    later = await cluster.take(ttl_s=3)
+    assert time.monotonic() - began >= 3
+    assert later.holder.token > ours.holder.token
+    await cluster.locking.release(later.session)
+
+
+async def test_a_session_that_waits_for_longer_than_its_ttl_keeps_its_place(cluster: Cluster) -> None:
+    first = await cluster.take(ttl_s=TTL_S)
+    taking = asyncio.create_task(cluster.take(ttl_s=3))
+    await cluster.sessions(2)
+    (own,) = (
+        session.lease for session in (await cluster.locking.read("x")).sessions if session.lease != first.session.hex
+    )
+    await asyncio.sleep(4.5)  # longer than its ttl: it is renewed
+    await cluster.locking.release(first.session)
+    assert (await taking).session.hex == own
+
+
+async def test_the_hand_over_from_fleet_to_fleet_takes_milliseconds(cluster: Cluster) -> None:
+    took_s = []
+    ours = await cluster.take()
+    for _ in range(10):
+        taking = asyncio.create_task(cluster.take())
+        await cluster.sessions(2)
+        began = time.monotonic()
+        await cluster.locking.release(ours.session)
+        ours = await taking
+        took_s.append(time.monotonic() - began)
+    assert statistics.median(took_s) < 1.0, took_s  # on a machine with nothing else to do it is below 20 ms
