@@ -3,6 +3,7 @@
 import ssl
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from fleetd.model.certificate import CertificateIdentity, parse_peer_certificate
 
@@ -10,6 +11,7 @@ from fleetd.model.certificate import CertificateIdentity, parse_peer_certificate
 # whose certificate has expired is told so in words.
 NO_CHECK_TIME = ssl.VerifyFlags(0x200000)
 X509_V_ERR_CERT_REVOKED = 23
+Refuse = Callable[[CertificateIdentity], str]  # why the certificate of a server does not count, '' if it does
 CLOCK_ERRORS = (9, 10)  # OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED
 
 
@@ -33,7 +35,7 @@ def client_context(authorities: Sequence[str] = ()) -> ssl.SSLContext:
     return context
 
 
-def refuse_servers(context: ssl.SSLContext, refuse: Callable[[CertificateIdentity], str]) -> None:
+def refuse_servers(context: ssl.SSLContext, refuse: Refuse) -> None:
     """Have connections of this context of a client fail before anything is sent to a server whose certificate does not
     count: `refuse` returns why, or ''. The handshake raises ssl.SSLCertVerificationError then."""
 
@@ -50,7 +52,7 @@ def refuse_servers(context: ssl.SSLContext, refuse: Callable[[CertificateIdentit
     context.sslobject_class, context.sslsocket_class = CheckedObject, CheckedSocket
 
 
-def _check_server(connection: ssl.SSLObject | ssl.SSLSocket, refuse: Callable[[CertificateIdentity], str]) -> None:
+def _check_server(connection: ssl.SSLObject | ssl.SSLSocket, refuse: Refuse) -> None:
     """Raises ssl.SSLCertVerificationError for a connection to a server that `refuse` refuses."""
     try:
         refusal = refuse(parse_peer_certificate(connection.getpeercert() or {}))
@@ -62,12 +64,36 @@ def _check_server(connection: ssl.SSLObject | ssl.SSLSocket, refuse: Callable[[C
         raise failure
 
 
+class Contexts(Protocol):
+    """The TLS of a machine, as TlsContexts has it. Its contexts are those of the next connection."""
+
+    @property
+    def server(self) -> ssl.SSLContext | None:
+        """For who serves: clients may have a certificate. None without a certificate of this machine."""
+
+    @property
+    def client(self) -> ssl.SSLContext:
+        """For who connects to a server. It is another object once an authority is not trusted any more."""
+
+    def can_trust(self, certificate: str) -> bool:
+        """True for what is a certificate, as PEM, that can be trusted."""
+
+    def trust(self, authorities: Sequence[str]) -> None:
+        """Trust these authorities, of these certificates, alone. Raises OSError."""
+
+    def load(self, certificate: Path, key: Path) -> None:
+        """Use this certificate from the next handshake on. Raises OSError."""
+
+
+MakeContexts = Callable[[Refuse | None], Contexts]
+
+
 class TlsContexts:
     """The contexts of a machine. A certificate that is renewed, and an authority that is trusted in addition, are
     loaded into those that are in use; where an authority is not trusted any more, others replace them. `refuse` returns
     why the certificate of a server does not count, '' if it does (None: each counts that is signed)."""
 
-    def __init__(self, refuse: Callable[[CertificateIdentity], str] | None = None) -> None:
+    def __init__(self, refuse: Refuse | None = None) -> None:
         self._refuse = refuse
         self._trusted: tuple[str, ...] = ()
         self._certificate: tuple[Path, Path] | None = None
@@ -82,6 +108,10 @@ class TlsContexts:
     def client(self) -> ssl.SSLContext:
         """For who connects to a server. Names are not checked: only servers' certificates may serve."""
         return self._client
+
+    def can_trust(self, certificate: str) -> bool:
+        """True for what is a certificate, as PEM, that can be trusted."""
+        return is_certificate(certificate)
 
     def trust(self, authorities: Sequence[str]) -> None:
         """Trust these authorities, of these certificates, alone. Raises ssl.SSLError."""

@@ -37,7 +37,7 @@ from fleetd.model.certificate import (
 )
 from fleetd.registry.registry import Registry
 from fleetd.store.protocol import StoreError
-from fleetd.trust.contexts import TlsContexts
+from fleetd.trust.contexts import MakeContexts, TlsContexts
 from fleetd.trust.files import OwnKnowledge, TrustFiles
 from fleetd.trust.signing import Refused, Signer, SigningFailed
 from fleetd.trust.stored import StoredTrust
@@ -65,7 +65,8 @@ class CannotSign(ValueError):
 class TrustKeeper:
     """The keeper of a server. `wanted` is whom its certificate names; `find_names` returns the names and addresses at
     which it is reached. `refuse_store` says why no key of an authority may be in the store, '' if it may. `unix_now` is
-    the wall clock. `on_revoked` is called with each subject whose certificates were revoked."""
+    the wall clock. `on_revoked` is called with each subject whose certificates were revoked; `make_contexts`
+    makes the TLS."""
 
     def __init__(
         self,
@@ -79,19 +80,20 @@ class TrustKeeper:
         unix_now: Callable[[], float] = time.time,
         lives: Lives = Lives(),  # noqa: B008 (it is frozen)
         on_revoked: Callable[[str], None] = lambda subject: None,
+        make_contexts: MakeContexts = TlsContexts,
     ) -> None:
         self.on_revoked = on_revoked
         self.on_distrusted: Callable[[], None] = lambda: None  # an authority is not trusted any more
         self.own: CertificateIdentity | None = None  # what the certificate in use says
         self._wanted = wanted
         self._files = files
-        self._stored = StoredTrust(registry)
+        self._contexts = make_contexts(None)
+        self._stored = StoredTrust(registry, self._contexts.can_trust)
         self._find_names = find_names
         self._refuse_store = refuse_store
         self._signer = signer or Signer()
         self._now = unix_now
         self._lives = lives
-        self._contexts = TlsContexts()
         self._issuer = ""  # the certificate of the authority that has signed this machine's
         self._keys: tuple[Authority, ...] = ()
         self._own_knowledge = OwnKnowledge()

@@ -1,7 +1,7 @@
 """Authorities and revocations in the store, and the keys of authorities where they are there."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import msgspec
@@ -13,16 +13,17 @@ from fleetd.model.machine import https_url
 from fleetd.registry.records import AUTHORITIES, MACHINES, REVOCATIONS
 from fleetd.registry.registry import Registry
 from fleetd.store.protocol import Compacted, Conflict, Put, Unchanged
-from fleetd.trust.contexts import is_certificate
 
 log = logging.getLogger(__name__)
 
 
 class StoredTrust:
-    """What the store has. Every method raises what the store's raise."""
+    """What the store has. Every method raises what the store's raise. `can_trust` returns whether a text is a
+    certificate."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, can_trust: Callable[[str], bool]) -> None:
         self._registry = registry
+        self._can_trust = can_trust
         self._store = registry.store
         self._seen: dict[str, bool] = {}  # certificate → whether it is one
 
@@ -83,7 +84,7 @@ class StoredTrust:
         """True for one with a certificate."""
         certificate = authority.certificate
         if certificate not in self._seen:
-            self._seen[certificate] = is_certificate(certificate)
+            self._seen[certificate] = self._can_trust(certificate)
             if not self._seen[certificate]:
                 log.error("authority %d in the store has no certificate, and is passed over", authority.number)
         return self._seen[certificate]

@@ -11,7 +11,7 @@ from fleetd.model.authorities import Known, find_revocation, merge, next_end, tr
 from fleetd.model.certificate import MACHINE, MACHINE_LIFE_S, SERVER, CertificateIdentity, split_pem
 from fleetd.registry.registry import Registry
 from fleetd.store.protocol import StoreError
-from fleetd.trust.contexts import TlsContexts
+from fleetd.trust.contexts import MakeContexts, TlsContexts
 from fleetd.trust.files import OwnKnowledge, TrustFiles
 from fleetd.trust.renewal import Renewal
 from fleetd.trust.signing import Signer, SigningFailed
@@ -32,8 +32,8 @@ async def _do_nothing() -> None:
 
 class WorkerTrust:
     """The keeper of a worker. `servers` returns the https URLs of servers, `unix_now` is the wall clock, `life_s` how
-    long certificates of machines live. `on_distrusted` is called when a server may not count any more to which there
-    are connections."""
+    long certificates of machines live, and `make_contexts` makes the TLS. `on_distrusted` is called when a server may
+    not count any more to which there are connections."""
 
     def __init__(
         self,
@@ -43,6 +43,7 @@ class WorkerTrust:
         signer: Signer | None = None,
         unix_now: Callable[[], float] = time.time,
         life_s: float = MACHINE_LIFE_S,
+        make_contexts: MakeContexts = TlsContexts,
     ) -> None:
         self.own: CertificateIdentity | None = None  # what the certificate in use says
         self._files = files
@@ -50,7 +51,7 @@ class WorkerTrust:
         self._signer = signer or Signer()
         self._now = unix_now
         self._life_s = life_s
-        self._contexts = TlsContexts(self._refuse)
+        self._contexts = make_contexts(self._refuse)
         self._own_knowledge = OwnKnowledge()
         self.on_distrusted: Callable[[], Awaitable[None]] = _do_nothing
 
@@ -94,7 +95,7 @@ class WorkerTrust:
     async def follow(self, registry: Registry) -> None:
         """Learn which authorities there are and what is revoked, as the cluster says it, until cancelled. What was
         learnt once counts for good: a store that was restored takes nothing back."""
-        stored = StoredTrust(registry)
+        stored = StoredTrust(registry, self._contexts.can_trust)
         backoff = Backoff(FIRST_READ_S, LONGEST_READ_S)
         while True:
             try:

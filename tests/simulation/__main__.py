@@ -10,9 +10,10 @@ import logging
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
-from tests.simulation.faults import draw_actions, draw_config, draw_machines
-from tests.simulation.run import RunResult, run_actions, run_seed
+from tests.simulation.faults import draw_actions, draw_config, draw_life, draw_machines
+from tests.simulation.run import RunResult, run_actions, run_scenario, run_seed
 from tests.simulation.scenario import parse_scenario, render_scenario
 from tests.simulation.shrink import shrink
 
@@ -40,16 +41,17 @@ def soak(first: int) -> int:
 def _report(seed: int, result: RunResult) -> None:
     assert result.failure
     print(f"seed {seed} fails: {result.failure}\nshrinking it ...")
-    rule, config, machines = result.failure.rule, draw_config(seed), draw_machines(seed)
+    rule, config, machines, life_s = result.failure.rule, draw_config(seed), draw_machines(seed), draw_life(seed)
 
     def fails(actions: object) -> bool:
-        failure = run_actions(actions, seed=seed, machines=machines, config=config).failure  # type: ignore[arg-type]
+        given: Any = actions
+        failure = run_actions(given, seed=seed, machines=machines, config=config, life_s=life_s).failure
         return failure is not None and failure.rule == rule
 
     shortest = shrink(draw_actions(seed), fails)
-    failure = run_actions(shortest, seed=seed, machines=machines, config=config).failure
+    failure = run_actions(shortest, seed=seed, machines=machines, config=config, life_s=life_s).failure
     print(f"\n# {failure}\n# seed {seed}")
-    print(render_scenario(machines, shortest, config))
+    print(render_scenario(machines, shortest, config, life_s))
     print(f"the whole run again: python -m tests.simulation seed {seed}")
 
 
@@ -71,7 +73,7 @@ def main(arguments: list[str]) -> int:
             return _show(run_seed(int(seed)))
         case ["scenario", file]:
             scenario = parse_scenario(Path(file).read_text())
-            return _show(run_actions(scenario.actions, machines=scenario.machines, config=scenario.config))
+            return _show(run_scenario(scenario))
     print(__doc__)
     return 2
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from fleetd.model.certificate import CertificateIdentity
 from fleetd.model.placement import Placement
 from fleetd.registry.records import RecordKey
 from fleetd.store.protocol import Comparison, Event, Operation
@@ -37,6 +38,12 @@ class Checker:
 
     def see_answer(self, worker: str, call: str, body: bytes) -> None:
         """When an answer of a server, or a frame of its stream, reaches a worker."""
+
+    def see_served(self, worker: str, server: str, certificate: CertificateIdentity) -> None:
+        """When a server does something for a worker, which it knows by this certificate."""
+
+    def see_refused(self, worker: str, server: str, why: str) -> None:
+        """When a worker and a server do not take each other's certificates."""
 
     def see_call(self, machine: str, verb: str, names: Sequence[str]) -> None:
         """When the machine's systemd is called."""

@@ -6,6 +6,7 @@ The same seed gives the same list. actions.py carries them out.
 from collections.abc import Callable
 from random import Random
 
+import tests.simulation.certificate_actions
 import tests.simulation.limit_actions
 import tests.simulation.reboot_actions
 import tests.simulation.secret_actions
@@ -234,6 +235,11 @@ def draw_machines(seed: int) -> dict[str, dict[str, str]]:
     random = Random(f"machines {seed}")
     workers = random.choice(((), (), ("m4",), ("m3", "m4")))
     return {name: {**offer, "role": "worker"} if name in workers else offer for name, offer in MACHINES.items()}
+
+
+def draw_life(seed: int) -> float:
+    """How long certificates live in this seed's run; 0: there are none."""
+    return 0.0
 
 
 def draw_actions(seed: int) -> tuple[Action, ...]:

@@ -9,7 +9,7 @@ import contextvars
 import logging
 import shutil
 import ssl
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,31 +25,32 @@ from fleetd.config.options import Address
 from fleetd.membership.parking import Parking, park_when_possible
 from fleetd.model.certificate import WORKER
 from fleetd.model.confinement import NO_LIMITS
-from fleetd.model.content import DropIn
 from fleetd.model.machine import Capability, Machine
 from fleetd.model.machine_identity import MachineIdentity
 from fleetd.process.node import HostEnvironment, Node
-from fleetd.process.worker_store import open_worker_store
+from fleetd.process.worker_store import open_worker_store, reconnect_when_distrusted
 from fleetd.registry.records import MACHINE_IDENTITIES
 from fleetd.registry.registry import Registry
 from fleetd.store.embedded import inline
 from fleetd.store.protocol import Store
-from fleetd.systemd.protocol import NO_DROPINS, ManagerUnavailable
-from fleetd.testing.simulated_systemd import SYSTEM_UNITS, SimulatedSystemd
+from fleetd.testing.simulated_systemd import SYSTEM_UNITS
 from fleetd.trust.sealing_process import Sealing
+from fleetd.trust.worker import WorkerTrust
 from tests.actors import ADMIN
 from tests.simulation.disk import WatchedLedger
+from tests.simulation.machine_systemd import MachineSystemd
+from tests.simulation.machine_trust import MachineTrust
 from tests.simulation.sealing import seal
 from tests.simulation.server import StoreServer
 from tests.simulation.wire import IsFatal, Link, Observer, Wire
-from tests.simulation.worker_line import AnswerObserver, Exchange, FindServer, IsCut, WorkerLine
+from tests.simulation.worker_line import Breakable, Connection, LineHooks, WorkerLine
 
 OWN_UNIT = "fleet.service"
 RESTART_S = 1.0  # the delay after which systemd starts a killed fleetd
 BOOT_S = 15.0
 LEAVE_POLL_S = 1.0
+JOIN_RETRY_S = 1.0
 HANG_S = 60.0
-_CHANGING = ("write", "remove", "link", "start", "stop", "reload")
 EPOCH_S = 1_700_000_000.0
 WORKERS_PORT = 7443
 
@@ -87,85 +88,9 @@ class WorldHooks(msgspec.Struct, frozen=True):
     new_id: Callable[[], str]
     is_fatal: Callable[[str, str], bool]
     servers: tuple[str, ...]  # the URLs that workers ask; () if there are no workers
-    find_server: FindServer
-    is_parted: IsCut
-    on_answer: AnswerObserver
-
-
-class MachineSystemd(SimulatedSystemd):
-    """A simulated systemd that reports its calls, and blocks a paused fleetd. `is_fatal` is asked about each call that
-    changes something."""
-
-    def __init__(
-        self,
-        system_units: Mapping[str, str],
-        link: Link,
-        on_call: Callable[[str, Sequence[str]], None],
-        is_fatal: IsFatal,
-    ) -> None:
-        super().__init__(system_units=system_units)
-        self._link = link
-        self._on_call = on_call
-        self._is_fatal = is_fatal
-
-    async def _take_time(self, verb: str, names: Any, *, connected: bool = True) -> None:
-        await super()._take_time(verb, names, connected=connected)
-        await self._link.awake.wait()
-        if verb in _CHANGING and self._is_fatal(f"before it asks systemd to {verb} {' '.join(names)}"):
-            raise ManagerUnavailable("who asked is dead")
-        self._on_call(verb, list(names))
-        self.calls.clear()
-
-    async def write(
-        self, files: Mapping[str, str], dropins: Mapping[str, Sequence[DropIn]] = NO_DROPINS
-    ) -> Mapping[str, Exception]:
-        refused = await super().write(files, dropins)
-        self._is_fatal(f"after it has written {' '.join(files)}")
-        return refused
-
-    async def remove(self, names: Collection[str]) -> Mapping[str, Exception]:
-        failures = await super().remove(names)
-        self._is_fatal(f"after it has removed {' '.join(names)}")
-        return failures
-
-    async def start(self, name: str) -> None:
-        await super().start(name)
-        self._is_fatal(f"after it has asked systemd to start {name}")
-
-    async def stop(self, name: str) -> None:
-        await super().stop(name)
-        self._is_fatal(f"after it has asked systemd to stop {name}")
-
-    async def reload(self) -> None:
-        await super().reload()
-        self._is_fatal("after it has asked systemd to reload")
-
-    def hang_up(self) -> None:
-        """The present client gets no more signals, and no more answers."""
-        self._session = False
-
-    async def wait_for_changes(self) -> Sequence[str]:
-        names = await super().wait_for_changes()
-        await self._link.awake.wait()
-        return names
-
-    def begin_shutdown(self) -> None:
-        """The whole machine goes down: systemd stops its units, and fleetd at the end."""
-        self.stopping = True
-        for name in self.processes():
-            unit = self._units.get(name)
-            if unit is not None:
-                self._units.queue_stop(unit)
-
-    def has_job(self, name: str) -> bool:
-        """True if a job for the unit is queued."""
-        unit = self._units.get(name)
-        return unit is not None and unit.job is not None
-
-    @property
-    def own_names(self) -> tuple[str, ...]:
-        """The machine's units that fleet does not manage."""
-        return tuple(self._system_units)
+    line: LineHooks
+    life_s: float  # of certificates; 0: there are none, and workers are believed
+    fail: Callable[[str, str], None]
 
 
 class SimulatedMachine:
@@ -201,10 +126,14 @@ class SimulatedMachine:
         self.systemd.on_reboot = self._begin_reboot
         self.node: Node | None = None
         self.wire: Wire | WorkerLine | None = None
-        self.connections: dict[Exchange, None] = {}  # of workers, with its fleetd
+        self.connections: dict[Breakable, None] = {}  # of workers, with its fleetd
         self._hooks = hooks
         self._directory = directory
         self._own_state = directory.with_name(f"{name}-state")  # what outlives a boot
+        self.trust: MachineTrust | None = None
+        if hooks.life_s and hooks.servers:
+            line = WorkerLine(self, hooks.line, lambda moment: False)
+            self.trust = MachineTrust(self, self._own_state, hooks.life_s, line, hooks.new_id, hooks.fail)
         self._registry = Registry(hooks.server.store)
         self.boots = 0
         self._is_dying = False  # fleetd is dead, only its clean-up still runs
@@ -246,14 +175,35 @@ class SimulatedMachine:
         self.end_trouble("power")
         if self.is_worker:
             await self._join()
-        await self.start_fleetd()
+        if self.is_worker and self.trust is not None and not self.trust.has_joined:
+            self.run_errand(self.join())  # servers may have no authority yet
+        else:
+            await self.start_fleetd()
 
     async def _join(self) -> None:
         """Have a server record what the machine is, as when it joins the cluster: once. A clone has joined already."""
+        if self.boots == 1:
+            await self._record()
+
+    async def _record(self) -> None:
         key = self._registry.key(MACHINE_IDENTITIES, self.id)
-        if self.boots == 1 and self._hooks.server.is_up and await self._hooks.server.store.get(key) is None:
+        if self._hooks.server.is_up and await self._hooks.server.store.get(key) is None:
             recorded = MachineIdentity(WORKER, self.address, self.metadata)
             await self._hooks.server.store.transact([], [self._registry.put(recorded, self.id)])
+
+    async def join(self) -> None:
+        """`fleetd join`: as soon as a server can make a certificate."""
+        assert self.trust is not None
+        while not await self.trust.join_one(self._hooks.line.find_server(url) for url in self._hooks.servers):  # noqa: ASYNC110
+            await asyncio.sleep(JOIN_RETRY_S)
+        await self._record()
+        await self.kill_fleetd()
+        self.end_trouble("revocation")
+        await self.start_fleetd()
+
+    def unix_now(self) -> float:
+        """The wall clock."""
+        return EPOCH_S + asyncio.get_running_loop().time() + self.clock_offset_s
 
     async def power_cut(self) -> None:
         """Everything ends at once; /run is emptied."""
@@ -301,7 +251,8 @@ class SimulatedMachine:
         hooks = self._hooks
         self._is_dying = False
         self.limits_in_force = self.limits
-        self.wire, store = self._connect(self._is_fatal)
+        worker_trust = self._open_worker_trust(self._is_fatal)
+        self.wire, store = self._connect(self._is_fatal, worker_trust)
         await self.systemd.close()
         machine = Machine(
             id=self.id,
@@ -319,13 +270,16 @@ class SimulatedMachine:
             runtime=self._directory,
             open_ledger=partial(WatchedLedger, self._is_fatal),
             own_unit=OWN_UNIT,
-            unix_now=lambda: EPOCH_S + asyncio.get_running_loop().time() + self.clock_offset_s,
+            unix_now=self.unix_now,
             new_id=self._hooks.new_id,
             offload=inline,
             park_later=self._park_later,
             sealing=Sealing(self._directory, seal),
         )
-        self.node = Node(self._config(), store, self.systemd, machine, environment)
+        trust = None if self.trust is None or self.is_worker else self.trust.open_server(store, self._is_fatal)
+        self.node = Node(self._config(), store, self.systemd, machine, environment, 0, trust, worker_trust)
+        if trust is not None:
+            trust.on_revoked = trust.on_distrusted = self._close_revoked
         self.node.start()
         self._watcher = asyncio.create_task(self._watch_over(self.node))
         self.end_trouble("fleetd")
@@ -351,17 +305,34 @@ class SimulatedMachine:
         listen = (Address(port=WORKERS_PORT, tls=True),) if servers else config.listen
         return msgspec.structs.replace(config, listen=listen)
 
-    def _connect(self, is_fatal: IsFatal) -> tuple[Wire | WorkerLine, Store]:
+    def _connect(self, is_fatal: IsFatal, trust: WorkerTrust | None) -> tuple[Wire | WorkerLine, Store]:
         """A connection to the store, or of a worker to servers; and the store at its end."""
         hooks = self._hooks
         if not self.is_worker:
             wire = Wire(self.name, hooks.server, self.link, hooks.on_write, hooks.on_failure, is_fatal)
             return wire, wire
-        line = WorkerLine(self, hooks.find_server, hooks.is_parted, hooks.on_answer, hooks.on_failure, is_fatal)
+        line = WorkerLine(self, hooks.line, is_fatal)
         seen = Ledger(self._directory).store
         self._own_state.mkdir(exist_ok=True)
-        store = open_worker_store(self._config(), self.id, seen, _no_tls, self._own_state, line.make_gateway)
+        tls = _no_tls if trust is None else trust.client_context
+        store = open_worker_store(self._config(), self.id, seen, tls, self._own_state, line.make_gateway)
+        if trust is not None:
+            reconnect_when_distrusted(trust, store)
         return line, store
+
+    def _open_worker_trust(self, is_fatal: IsFatal) -> WorkerTrust | None:
+        if self.trust is None or not self.is_worker:
+            return None
+        return self.trust.open_worker(is_fatal, self._hooks.servers)
+
+    def _close_revoked(self, _: str = "") -> None:
+        """As the server of the API does it (api/server.py)."""
+        trust = self.node.trust if self.node else None
+        for each in list(self.connections):
+            if trust is not None and isinstance(each, Connection) and each.client and each.client.certificate:
+                is_former = each.server_context is not trust.server_context()
+                if is_former or trust.is_revoked(each.client.certificate):
+                    each.break_off()
 
     async def kill_fleetd(self) -> None:
         """kill -9: fleetd sends nothing more, and the units run on."""
@@ -447,7 +418,7 @@ class SimulatedMachine:
 
     async def _park_later(self, parking: Parking) -> None:
         """The transient unit that runs after the end of fleetd, until fleetd is started again."""
-        _, store = self._connect(lambda _: False)
+        _, store = self._connect(lambda _: False, self._open_worker_trust(lambda _: False))
         self._parker = asyncio.create_task(_park(store, parking))
 
     async def _end_parker(self) -> None:

@@ -254,6 +254,17 @@ class Operators:
         response = await self._ask(Request("POST", f"{schema.V2}/machines/{machine}/remove", headers=_JSON, body=body))
         self._say(f"remove {machine[:2]}: {response.status if response else 'no answer'}")
 
+    async def rotate_authority(self) -> None:
+        """Have another authority made."""
+        response = await self._ask(Request("POST", f"{schema.V2}/authorities", headers=_JSON, body=b"{}"))
+        self._say(f"rotate-ca: {response.status if response else 'no answer'}")
+
+    async def revoke_person(self, subject: str) -> None:
+        """Revoke the certificates of a person or a service."""
+        body = msgspec.json.encode(schema.RevocationRequest(subject))
+        response = await self._ask(Request("POST", f"{schema.V2}/revocations", headers=_JSON, body=body))
+        self._say(f"revoke {subject}: {response.status if response else 'no answer'}")
+
     async def _wish(
         self, what: str, name: str, request: Request, change: Callable[[UnitOperation], UnitOperation]
     ) -> None:

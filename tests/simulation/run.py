@@ -10,7 +10,8 @@ import msgspec
 from tests.simulation.actions import Action, perform
 from tests.simulation.clock import run_cluster
 from tests.simulation.convergence import CONVERGENCE_S, converge
-from tests.simulation.faults import MACHINES, draw_actions, draw_config, draw_machines
+from tests.simulation.faults import MACHINES, draw_actions, draw_config, draw_life, draw_machines
+from tests.simulation.scenario import Scenario
 from tests.simulation.world import Failure, World
 
 _MEMORY = Path("/dev/shm")
@@ -33,21 +34,33 @@ def run_actions(
     config: Sequence[str] = (),
     is_fatal: Callable[[str, str], bool] = lambda machine, moment: False,
     convergence_s: float = CONVERGENCE_S,
+    life_s: float = 0.0,
 ) -> RunResult:
     """Run these actions on a new cluster of these machines, let it converge, and check. `seed` decides which messages
     are lost, `config` are the lines of fleet.conf; `is_fatal` decides whether a machine's fleetd dies just before or
-    just after a write."""
+    just after a write; certificates live for `life_s` (0: there are none)."""
     with tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None, prefix="fleet-simulation-") as path:
 
         async def run() -> RunResult:
-            return await _run(World(Path(path), seed, machines, config, is_fatal), actions, convergence_s)
+            return await _run(World(Path(path), seed, machines, config, is_fatal, life_s), actions, convergence_s)
 
         return run_cluster(run())
 
 
 def run_seed(seed: int) -> RunResult:
     """Run this seed."""
-    return run_actions(draw_actions(seed), seed=seed, machines=draw_machines(seed), config=draw_config(seed))
+    return run_actions(
+        draw_actions(seed),
+        seed=seed,
+        machines=draw_machines(seed),
+        config=draw_config(seed),
+        life_s=draw_life(seed),
+    )
+
+
+def run_scenario(scenario: Scenario) -> RunResult:
+    """Run this scenario."""
+    return run_actions(scenario.actions, machines=scenario.machines, config=scenario.config, life_s=scenario.life_s)
 
 
 async def _run(world: World, actions: Sequence[Action], convergence_s: float) -> RunResult:

@@ -3,12 +3,14 @@
     # Why this must be so.
     machines m1 disk=ssd, m2, m3
     config failover_delay=60s
+    certificates 120
     0   start web@1.service
     10  power-cut m1 for 60
     40  expect web@1.service runs once
 
 `#` begins a comment. A machine with `role=worker` beside its metadata is a worker. `config` (optional) has lines of
-fleet.conf for every machine. After the last line all faults end, and the cluster must converge (convergence.py).
+fleet.conf for every machine. With `certificates`, those of machines live for so many seconds; without it, workers are
+believed. After the last line all faults end, and the cluster must converge (convergence.py).
 actions.py has the verbs, expectations.py the expectations. A failing seed, shrunk, is printed in this form.
 """
 
@@ -16,6 +18,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+import tests.simulation.certificate_actions
 import tests.simulation.expectations
 import tests.simulation.limit_actions
 import tests.simulation.reboot_actions
@@ -28,17 +31,19 @@ Offers = dict[str, dict[str, str]]
 
 
 class Scenario(msgspec.Struct, frozen=True):
-    """Machines with their metadata, the actions, and the lines of fleet.conf."""
+    """Machines with their metadata, the actions, the lines of fleet.conf, and how long certificates live."""
 
     machines: Offers
     actions: tuple[Action, ...]
     config: tuple[str, ...] = ()
+    life_s: float = 0.0  # of certificates
 
 
 def parse_scenario(text: str) -> Scenario:
     """Raises ValueError, which names the line."""
     machines: Offers = {}
     config: list[str] = []
+    life_s = 0.0
     actions = []
     for number, line in enumerate(text.splitlines(), start=1):
         words = line.partition("#")[0].split()
@@ -49,13 +54,15 @@ def parse_scenario(text: str) -> Scenario:
                 machines = _parse_machines(" ".join(words[1:]))
             elif words[0] == "config":
                 config += words[1:]
+            elif words[0] == "certificates":
+                life_s = float(words[1])
             else:
                 actions.append(_parse_action(words))
         except ValueError as error:
             raise ValueError(f"line {number}, {line.strip()!r}: {error}") from None
     if not machines:
         raise ValueError("no line says which machines there are: machines m1, m2")
-    return Scenario(machines, tuple(actions), tuple(config))
+    return Scenario(machines, tuple(actions), tuple(config), life_s)
 
 
 def _parse_machines(text: str) -> Offers:
@@ -78,9 +85,12 @@ def _parse_action(words: Sequence[str]) -> Action:
 
 
 def render_scenario(
-    machines: Mapping[str, Mapping[str, str]], actions: Sequence[Action], config: Sequence[str] = ()
+    machines: Mapping[str, Mapping[str, str]],
+    actions: Sequence[Action],
+    config: Sequence[str] = (),
+    life_s: float = 0.0,
 ) -> str:
     """The text from which parse_scenario makes the same machines, actions and configuration."""
     offers = (" ".join((name, *(f"{k}={v}" for k, v in offer.items()))) for name, offer in machines.items())
-    told = [f"config {line}" for line in config]
+    told = [f"config {line}" for line in config] + ([f"certificates {life_s:g}"] if life_s else [])
     return "\n".join((f"machines {', '.join(offers)}", *told, *map(str, actions), ""))

@@ -6,6 +6,7 @@ Checkers and scenarios read it.
 import asyncio
 from typing import Any
 
+from fleetd.model.certificate import Revocation, TrustedAuthority
 from fleetd.model.cluster_settings import ClusterSettings
 from fleetd.model.machine import Machine, MachineSettings
 from fleetd.model.move import Move
@@ -40,6 +41,8 @@ class StoreModel:
         self.reboots: dict[str, Reboot] = {}  # by machine
         self.secrets: dict[str, Secret] = {}
         self.sealed: dict[Names, SealedSecret] = {}  # (machine, secret)
+        self.authorities: dict[str, TrustedAuthority] = {}  # by number, as text
+        self.revocations: dict[str, Revocation] = {}  # the same
         self.placements: dict[Names, Placement] = {}  # (machine, unit)
         self.states: dict[Names, UnitState] = {}
         self.absent_since: dict[str, float] = {}  # machines that were registered and are not
@@ -58,6 +61,8 @@ class StoreModel:
         self.reboots.clear()
         self.secrets.clear()
         self.sealed.clear()
+        self.authorities.clear()
+        self.revocations.clear()
         self.placements.clear()
         self.states.clear()
 
@@ -100,6 +105,10 @@ class StoreModel:
                 _set(self.secrets, path.names[0], record)
             case records.SEALED_SECRETS:
                 _set(self.sealed, path.names, record)
+            case records.AUTHORITIES:
+                _set(self.authorities, path.names[0], record)
+            case records.REVOCATIONS:
+                _set(self.revocations, path.names[0], record)
             case records.SYNCED:
                 _set(self.synced, path.names[0], record.session if record else None)
             case records.MACHINES:

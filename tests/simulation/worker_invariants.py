@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 _SHARED = ("cluster", "history")  # keys that are of no machine, and of interest to each
+_TRUST = ("authorities", "revocations")
 
 
 def served_for_s(world: "World", machine: "SimulatedMachine") -> float:
@@ -59,7 +60,8 @@ class WorkersHaveTheirOwnOnly(Checker):
         machine, prefix = self.world.machines[worker], self.world.registry.prefix
         for key in _keys(worker_wire.decode_body(body, worker_wire.CALLS[call].answer)):
             kind, *names = key.removeprefix(prefix).split("/")
-            if not key.startswith(prefix) or (kind not in _SHARED and names[:1] != [machine.id]):
+            is_shared = kind in _SHARED or (kind == "trust" and names[0] in _TRUST)
+            if not key.startswith(prefix) or not (is_shared or names[:1] == [machine.id]):
                 self.fail(f"{worker} is told of {key}")
 
 

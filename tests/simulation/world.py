@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import itertools
 import math
+import shutil
 import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -18,6 +19,7 @@ from typing import Any
 import msgspec
 
 from fleetd.config.config import parse_config
+from fleetd.model.certificate import CertificateIdentity
 from fleetd.model.placement import Placement
 from fleetd.registry.records import PLACEMENTS
 from fleetd.registry.registry import Registry
@@ -28,6 +30,7 @@ from tests.simulation.operators import Operators
 from tests.simulation.server import StoreServer
 from tests.simulation.store_model import StoreModel
 from tests.simulation.wire import Link
+from tests.simulation.worker_line import LineHooks
 
 LATELY_S = 30.0
 _READING = ("connect", "observe", "details", "explain", "reload-needed", "pending-job", "machine-is-stopping")
@@ -47,7 +50,8 @@ class Failure(msgspec.Struct, frozen=True):
 class World:
     """The cluster, in `directory` (empty at first). `metadata`: machine name → metadata, in order, and
     `role=worker` for a worker; `config`: the lines
-    of fleet.conf; `is_fatal` decides whether a machine's fleetd dies at this moment (Surrounds)."""
+    of fleet.conf; `is_fatal` decides whether a machine's fleetd dies at this moment (Surrounds). Certificates live for
+    `life_s`; with 0 there are none, and workers are believed."""
 
     def __init__(
         self,
@@ -56,7 +60,9 @@ class World:
         metadata: Mapping[str, Mapping[str, str]],
         config: Sequence[str] = (),
         is_fatal: Callable[[str, str], bool] = lambda machine, moment: False,
+        life_s: float = 0.0,
     ) -> None:
+        self.life_s = life_s
         self.loop = asyncio.get_running_loop()
         self.began_s = self.loop.time()
         self.seed = seed
@@ -114,9 +120,16 @@ class World:
                 lambda: f"id-{next(self._ids)}",
                 self._is_fatal,
                 self._servers,
-                self._find_server,
-                self._is_parted,
-                self._see_answer,
+                LineHooks(
+                    self._find_server,
+                    self._is_parted,
+                    self._see_answer,
+                    self._see_served,
+                    self._see_refused,
+                    self._see_failure,
+                ),
+                self.life_s,
+                self.fail,
             ),
         )
 
@@ -128,6 +141,8 @@ class World:
         role = {"role": "worker"} if original.is_worker else {}
         clone = self._make(name, int(original.id[0]), {**original.metadata, **role})
         self.machines[name] = clone
+        if self.life_s and (self._directory / f"{of}-state").exists():
+            shutil.copytree(self._directory / f"{of}-state", self._directory / f"{name}-state")
         return clone
 
     def _find_server(self, url: str) -> SimulatedMachine | None:
@@ -268,6 +283,15 @@ class World:
     def _see_answer(self, worker: str, call: str, body: bytes) -> None:
         for checker in self.checkers:
             checker.see_answer(worker, call, body)
+
+    def _see_served(self, worker: str, server: str, certificate: CertificateIdentity) -> None:
+        for checker in self.checkers:
+            checker.see_served(worker, server, certificate)
+
+    def _see_refused(self, worker: str, server: str, why: str) -> None:
+        self.say(f"{server} and {worker} do not connect: {why}")
+        for checker in self.checkers:
+            checker.see_refused(worker, server, why)
 
     def _see_call(self, machine: str, verb: str, names: Sequence[str]) -> None:
         if verb in _READING:

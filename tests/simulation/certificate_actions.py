@@ -1,0 +1,27 @@
+"""The actions of scenarios about certificates. Without effect in a run without them."""
+
+from tests.simulation.actions import Action, verb
+from tests.simulation.world import World
+
+
+@verb
+def rotate_ca(world: World, action: Action) -> None:
+    """`rotate-ca`: another authority signs from now on."""
+    if world.life_s:
+        world.spawn(world.operators.rotate_authority())
+
+
+@verb
+def revoke_subject(world: World, action: Action) -> None:
+    """`revoke-subject SUBJECT [for SECONDS]`: a worker is removed by force, and joins again in the end; or the
+    certificates of `person/NAME` are revoked."""
+    name = action.args[0]
+    machine = world.machines.get(name)
+    if not world.life_s or (machine is not None and not machine.is_worker):
+        return
+    if machine is None:
+        world.spawn(world.operators.revoke_person(name))
+        return
+    machine.begin_trouble("revocation")
+    world.spawn(world.operators.remove_machine(machine.id, force=True))
+    world.begin(f"removal of {name}", action.for_s, lambda: machine.run_errand(machine.join()))
