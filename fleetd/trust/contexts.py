@@ -73,7 +73,8 @@ class Contexts(Protocol):
 
     @property
     def client(self) -> ssl.SSLContext:
-        """For who connects to a server. It is another object once an authority is not trusted any more."""
+        """For who connects to a server. It is another object once an authority is not trusted any more,
+        and with each certificate of this machine."""
 
     def can_trust(self, certificate: str) -> bool:
         """True for what is a certificate, as PEM, that can be trusted."""
@@ -89,9 +90,11 @@ MakeContexts = Callable[[Refuse | None], Contexts]
 
 
 class TlsContexts:
-    """The contexts of a machine. A certificate that is renewed, and an authority that is trusted in addition, are
-    loaded into those that are in use; where an authority is not trusted any more, others replace them. `refuse` returns
-    why the certificate of a server does not count, '' if it does (None: each counts that is signed)."""
+    """The contexts of a machine. An authority that is trusted in addition is loaded into those that are in use, and
+    into a server's a certificate that is renewed; a client gets another context then, so that it makes new connections
+    instead of using those with the former one, which expires. Where an authority is not trusted any more, others
+    replace both. `refuse` returns why the certificate of a server does not count, '' if it does (None: each counts that
+    is signed)."""
 
     def __init__(self, refuse: Refuse | None = None) -> None:
         self._refuse = refuse
@@ -126,8 +129,8 @@ class TlsContexts:
         """Use this certificate from the next handshake on. Raises OSError, of which ssl.SSLError is one."""
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)  # try them first
         self._certificate = certificate, key
-        for context in (self._server, self._client):
-            context.load_cert_chain(certificate, key)
+        self._server.load_cert_chain(certificate, key)
+        _, self._client = self._make()
 
     def _make(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
         server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), client_context(self._trusted)

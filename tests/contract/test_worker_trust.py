@@ -23,7 +23,7 @@ from fleetd.testing.simulated_systemd import SimulatedSystemd
 from fleetd.trust.files import TrustFiles
 from fleetd.trust.worker import WorkerTrust
 from tests.api.served import LOOPBACK
-from tests.certificates import TestAuthority, TestTrust
+from tests.certificates import LIFE_S, TestAuthority, TestTrust
 from tests.contract.test_worker_node import PATIENCE_S, SharedStore, W
 from tests.unit.trusting_server import signer
 
@@ -43,19 +43,27 @@ class Pair:
         self.address, self.url = address, f"https://{LOOPBACK}:{address.port}"
         machine = Machine(id="a" * 32, session="a", address="10.0.0.1", https=f"{LOOPBACK}:{address.port}")
         self.node = Node(SERVER, self.shared, SimulatedSystemd(), machine, HostEnvironment(folder / "a"))
-        self.server = Server(self.node.api, trust=TestTrust(self.authority))
+        self.ahead_s = 0.0  # of the server's clock
+        self.server = Server(
+            self.node.api, trust=TestTrust(self.authority), unix_now=lambda: time.time() + self.ahead_s
+        )
         self.files = TrustFiles(folder / "w", sync=lambda descriptor: None)
         self.stores: list[WorkerStore] = []
         self.tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> "Pair":
-        certificate, key = self.authority.machine(W, "worker").read_text().split("-----BEGIN PRIVATE", 1)
-        self.files.write_certificate("-----BEGIN PRIVATE" + key, certificate)
+        self.write_certificate(LIFE_S)
         self.files.write_authorities([self.authority.authority.certificate])
         await self.server.start([self.address], insecure=False)
         self.node.start()
         self.trust, self.store = self.open_worker()
         return self
+
+    def write_certificate(self, life_s: float) -> None:
+        """Have another certificate of the worker on its disk."""
+        made = self.authority.machine(W, "worker", life_s=life_s).read_text()
+        certificate, key = made.split("-----BEGIN PRIVATE", 1)
+        self.files.write_certificate("-----BEGIN PRIVATE" + key, certificate)
 
     def open_worker(self) -> tuple[WorkerTrust, WorkerStore]:
         """The worker's, as its disk is now."""
@@ -107,6 +115,16 @@ async def wait_until_refused(store: WorkerStore, why: str) -> None:
                 if why in str(error):
                     return
             await asyncio.sleep(0.05)
+
+
+async def test_a_worker_with_another_certificate_uses_no_connection_that_was_made_with_the_former_one(
+    pair: Pair,
+) -> None:
+    await wait_until_served(pair.store)
+    pair.write_certificate(10 * LIFE_S)
+    pair.trust._contexts.load(pair.files.certificate, pair.files.key)
+    pair.ahead_s = 2 * LIFE_S
+    await pair.store.cluster_id()
 
 
 async def test_a_worker_leaves_a_server_that_was_revoked_and_takes_it_back_neither_after_a_restart_nor_a_restore(

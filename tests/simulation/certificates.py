@@ -154,8 +154,8 @@ class SimulatedContexts:
     def load(self, certificate: Path, key: Path) -> None:
         SimulatedTls(()).show(certificate, key)
         self._certificate = certificate, key
-        for context in (self._server, self._client):
-            context.show(certificate, key)
+        self._server.show(certificate, key)
+        _, self._client = self._make()
 
     def _make(self) -> tuple[SimulatedTls, SimulatedTls]:
         server, client = SimulatedTls(self._trusted), SimulatedTls(self._trusted, self._refuse)
