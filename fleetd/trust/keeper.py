@@ -49,6 +49,7 @@ FETCH_RETRY_S = 300.0
 LONGEST_SLEEP_S = 3600.0  # clocks are set, and a watch may be mute
 FIRST_RETRY_S = 1.0
 LONGEST_RETRY_S = 60.0
+STORE_RETRY_S = 2.0  # at most: as long as it has not been read, workers are refused, and heartbeats do not wait longer
 
 
 class Lives(msgspec.Struct, frozen=True):
@@ -238,7 +239,8 @@ class TrustKeeper:
             except (StoreError, SigningFailed, OSError, ValueError) as error:
                 if backoff.is_first:
                     log.warning("cannot look after the certificate of this machine, retrying: %s", error)
-                await asyncio.sleep(min(backoff.next_s(), self._lives.machine_s / 10))
+                longest_s = STORE_RETRY_S if isinstance(error, StoreError) else self._lives.machine_s / 10
+                await asyncio.sleep(min(backoff.next_s(), longest_s))
                 await self._renew_without_store()
 
     @property

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 LEARNED_S = 4.0  # the longest time until a server that is well knows what is in the store
+AWAY = 0.85  # of a certificate's life
 ASK_S = 45.0  # the longest time for a renewal: servers that do not answer are asked, too
 
 
@@ -87,19 +88,21 @@ class TrustOnlyGrows(Checker):
 
 class WorkersAreLetIn(Checker):
     """A worker that is not removed is not refused for longer than a renewal takes while it is well, and a server that
-    is well is in its reach, and the store; unless it was out of reach for nearly as long as a certificate lives, and
-    the authority was replaced meanwhile. In the end every certificate counts."""
+    is well is in its reach, and the store. Who was out of reach for nearly as long as a certificate lives may only know
+    an authority that does not count any more, and joins again. In the end every certificate counts."""
 
     def __init__(self, world: "World") -> None:
         super().__init__(world)
         self._served_s: dict[str, float] = {}
         self._refused_s: dict[str, float] = {}  # since when, and not served since
         self._why: dict[str, str] = {}
+        self._joins: dict[str, None] = {}  # those that an operator has join again
         self._longest_s = world.life_s / 10 + ASK_S
 
     def see_served(self, worker: str, server: str, certificate: CertificateIdentity) -> None:
         self._served_s[worker] = now()
         self._refused_s.pop(worker, None)
+        self._joins.pop(worker, None)
 
     def see_refused(self, worker: str, server: str, why: str) -> None:
         self._refused_s.setdefault(worker, now())
@@ -110,7 +113,13 @@ class WorkersAreLetIn(Checker):
             machine = self.world.machines[worker]
             served_s = self._in_reach_for_s(machine)
             away_s = since_s - self._served_s.get(worker, since_s)
-            if min(now() - since_s, served_s) > self._longest_s and away_s < self.world.life_s / 2:
+            if min(now() - since_s, served_s) <= self._longest_s:
+                continue
+            if away_s > self.world.life_s * AWAY and worker not in self._joins:
+                self._joins[worker] = None
+                self.world.say(f"{worker} joins again")
+                machine.run_errand(machine.join())
+            elif worker not in self._joins:
                 self.fail(f"{worker} has been refused for {now() - since_s:.0f} s, last by {self._why[worker]}")
 
     def see_end(self) -> None:

@@ -155,6 +155,10 @@ def _limits(random: Random) -> tuple[tuple[str, ...], float | None]:
     return (_machine(random), *words), None
 
 
+def _person(random: Random) -> tuple[tuple[str, ...], float | None]:
+    return (random.choice(("person/ann", "person/bob")),), None
+
+
 OPERATIONS: tuple[tuple[int, str, Draw], ...] = (
     (12, "start", _edition),
     (2, "load", _edition),
@@ -224,6 +228,16 @@ FAULTS: tuple[tuple[int, str, Draw], ...] = (
 )
 
 
+# In runs with certificates; those have no wrong clocks, which are off by more than a certificate lives.
+WITH_CERTIFICATES: tuple[tuple[int, str, Draw], ...] = (
+    (6, "rotate-ca", _at_once),
+    (4, "revoke-subject", _on_machine),
+    (1, "revoke-subject", _person),
+    (2, "snapshot", _at_once),
+    (2, "restore", _at_once),
+)
+
+
 def draw_config(seed: int) -> tuple[str, ...]:
     """The lines of fleet.conf in this seed's run: mostly none."""
     random = Random(f"config {seed}")
@@ -238,8 +252,10 @@ def draw_machines(seed: int) -> dict[str, dict[str, str]]:
 
 
 def draw_life(seed: int) -> float:
-    """How long certificates live in this seed's run; 0: there are none."""
-    return 0.0
+    """How long certificates live in this seed's run; 0: there are none. Some runs with workers have some."""
+    if all("role" not in offer for offer in draw_machines(seed).values()):
+        return 0.0
+    return Random(f"certificates {seed}").choice((0.0, 120.0, 120.0, 600.0))
 
 
 def draw_actions(seed: int) -> tuple[Action, ...]:
@@ -247,6 +263,8 @@ def draw_actions(seed: int) -> tuple[Action, ...]:
     random = Random(f"faults {seed}")
     pause_s = random.choice((4.0, 10.0, 25.0))
     kinds = [kind for kind in FAULTS if random.random() < random.choice((0.3, 0.9))] or list(FAULTS)
+    if draw_life(seed):
+        kinds = [kind for kind in kinds if kind[1] != "clock"] + list(WITH_CERTIFICATES)
     share = random.choice((0.3, 0.6))
     actions = [Action(1.0, "start", (name,)) for name in UNITS if random.random() < 0.7]
     if random.random() < 0.7:
