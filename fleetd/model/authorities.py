@@ -3,6 +3,7 @@
 A server keeps a copy on its disk. A store that was restored from a snapshot gets back from it what it has lost.
 """
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
@@ -13,6 +14,7 @@ from fleetd.model.certificate import CertificateIdentity, Revocation, TrustedAut
 
 LONGEST_CHAIN = 4  # authorities back from the one that signs, which a client may have missed
 UNLINKED_RENEWED_AFTER = 0.9  # of the life
+MOVES_AFTER, MOVES_WITHIN = 1 / 3000, 1 / 30  # of the life: a quarter of an hour, and a day more
 
 
 class Known(msgspec.Struct, frozen=True):
@@ -79,6 +81,25 @@ def renew_at_s(own: CertificateIdentity, *, is_foreign: bool, is_linked: bool) -
     if is_linked:
         return own.issued_at_s
     return own.issued_at_s + (own.expires_at_s - own.issued_at_s) * UNLINKED_RENEWED_AFTER
+
+
+def worker_renew_at_s(
+    own: CertificateIdentity,
+    issuer: str,
+    authorities: Sequence[TrustedAuthority],
+    *,
+    renewed_at_s: float,
+    life_s: float,
+) -> float:
+    """The Unix time at which a worker has its certificate renewed, which lives for `life_s` and which the authority
+    with the certificate `issuer` has signed. Once there is another authority, it does not wait for the usual time: when
+    it comes back, having been off, that one may be the only one that counts. Workers spread over this delay, and one
+    that was given a certificate of the former authority again, at `renewed_at_s`, waits for it once more."""
+    if not authorities or authorities[-1].certificate == issuer:
+        return own.renew_at_s
+    share = int.from_bytes(hashlib.sha256(own.subject.encode()).digest()[:4], "big") / 2**32
+    delay_s = life_s * (MOVES_AFTER + share * MOVES_WITHIN)
+    return min(own.renew_at_s, max(authorities[-1].at_s, renewed_at_s) + delay_s)
 
 
 def why_renew(

@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from fleetd.aio import Backoff, first_of
-from fleetd.model.authorities import Known, find_revocation, merge, next_end, trusted
+from fleetd.model.authorities import Known, find_revocation, merge, next_end, trusted, worker_renew_at_s
 from fleetd.model.certificate import MACHINE, MACHINE_LIFE_S, SERVER, CertificateIdentity, split_pem
 from fleetd.registry.registry import Registry
 from fleetd.store.protocol import StoreError
@@ -53,6 +53,9 @@ class WorkerTrust:
         self._life_s = life_s
         self._contexts = make_contexts(self._refuse)
         self._own_knowledge = OwnKnowledge()
+        self._issuer = ""  # the certificate of the authority that has signed this machine's
+        self._renewed_at_s = 0.0  # by this process
+        self._has_learned = asyncio.Event()
         self.on_distrusted: Callable[[], Awaitable[None]] = _do_nothing
 
     def client_context(self) -> ssl.SSLContext:
@@ -75,12 +78,13 @@ class WorkerTrust:
         complaint = ""
         backoff = Backoff(min(FIRST_RETRY_S, self._life_s / 30), min(LONGEST_RETRY_S, self._life_s / 10))
         while True:
+            self._has_learned.clear()
             try:
                 if self.own is None:
-                    self.own, _ = await self._signer.inspect(
+                    self.own, self._issuer = await self._signer.inspect(
                         self._files.read_certificate(), self._files.read_authorities()
                     )
-                if self.own.renew_at_s <= self._now():
+                if self._renew_at_s(self.own) <= self._now():
                     await self._renew()
                 backoff.reset()
                 complaint = ""
@@ -90,7 +94,8 @@ class WorkerTrust:
                 complaint = str(error)
                 await asyncio.sleep(backoff.next_s())
                 continue
-            await asyncio.sleep(max(0.1, min(LONGEST_SLEEP_S, self.own.renew_at_s - self._now())))
+            pause_s = max(0.1, min(LONGEST_SLEEP_S, self._renew_at_s(self.own) - self._now()))
+            await first_of(asyncio.sleep(pause_s), self._has_learned.wait())
 
     async def follow(self, registry: Registry) -> None:
         """Learn which authorities there are and what is revoked, as the cluster says it, until cancelled. What was
@@ -116,6 +121,7 @@ class WorkerTrust:
         self._contexts.trust(authorities)
         self._files.write_authorities(authorities)
         if former.known != known:
+            self._has_learned.set()
             self._files.write_known(self._own_knowledge)
         return self._contexts.client is not context or former.known.revocations != known.revocations
 
@@ -139,6 +145,10 @@ class WorkerTrust:
         end = next_end(self._own_knowledge.known.authorities, self._now(), self._life_s)
         return LONGEST_SLEEP_S if end is None else max(0.1, min(LONGEST_SLEEP_S, end - self._now()))
 
+    def _renew_at_s(self, own: CertificateIdentity) -> float:
+        known = self._own_knowledge.known.authorities
+        return worker_renew_at_s(own, self._issuer, known, renewed_at_s=self._renewed_at_s, life_s=self._life_s)
+
     async def _renew(self) -> None:
         key = self._files.read_key()
         found = await self._signer.call(
@@ -152,10 +162,10 @@ class WorkerTrust:
             revocations=self._own_knowledge.known.revocations,
         )
         authorities = self._find_trusted(split_pem(found.authorities))
-        own, _ = await self._signer.inspect(found.certificate, authorities)
+        own, issuer = await self._signer.inspect(found.certificate, authorities)
         self._files.write_authorities(authorities)
         self._files.write_certificate(key, found.certificate)
         self._contexts.trust(authorities)
         self._contexts.load(self._files.certificate, self._files.key)
-        self.own = own
+        self.own, self._issuer, self._renewed_at_s = own, issuer, self._now()
         log.info("a server has renewed the certificate of this machine")

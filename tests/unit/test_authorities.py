@@ -13,6 +13,7 @@ from fleetd.model.authorities import (
     next_number,
     trusted,
     why_renew,
+    worker_renew_at_s,
 )
 from fleetd.model.certificate import CertificateIdentity, Revocation, TrustedAuthority
 
@@ -64,6 +65,23 @@ def test_a_server_has_another_certificate_made_when_it_must():
         (CertificateIdentity("machine", "m2", "server"), False, False, NOW, "it has one of machine/m2 as a server"),
     ]:
         assert why_renew(found, wanted, is_foreign=is_foreign, is_linked=is_linked, now_s=now_s) == reason
+
+
+def test_a_worker_has_a_certificate_of_another_authority_soon():
+    first, second = authority(1), authority(2, at_s=NOW + 1000)
+    own = CertificateIdentity("machine", "w1", "worker", issued_at_s=NOW, expires_at_s=NOW + LIFE)
+    usual = NOW + LIFE * 2 / 3
+    for issuer, authorities, renewed_at_s, earliest, latest in [
+        ("A1", (), 0.0, usual, usual),
+        ("A1", (first,), 0.0, usual, usual),
+        ("A2", (first, second), 0.0, usual, usual),
+        ("A1", (first, second), 0.0, NOW + 1001, NOW + 1000 + LIFE / 25),
+        ("A1", (first, second), NOW + 1200, NOW + 1201, NOW + 1200 + LIFE / 25),
+        ("A1", (first, authority(2, at_s=NOW + LIFE)), 0.0, usual, usual),
+        ("A0", (first,), 0.0, 1.0, LIFE / 25),  # of an authority that nobody knows by number
+    ]:
+        found = worker_renew_at_s(own, issuer, authorities, renewed_at_s=renewed_at_s, life_s=LIFE)
+        assert earliest <= found <= latest
 
 
 def test_a_revocation_is_found_by_the_certificate_it_is_about():
