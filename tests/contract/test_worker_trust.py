@@ -124,7 +124,7 @@ async def test_a_worker_with_another_certificate_uses_no_connection_that_was_mad
     pair.write_certificate(10 * LIFE_S)
     pair.trust._contexts.load(pair.files.certificate, pair.files.key)
     pair.ahead_s = 2 * LIFE_S
-    await pair.store.cluster_id()
+    await wait_until_served(pair.store)
 
 
 async def test_a_worker_leaves_a_server_that_was_revoked_and_takes_it_back_neither_after_a_restart_nor_a_restore(
