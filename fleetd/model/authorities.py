@@ -18,14 +18,15 @@ MOVES_AFTER, MOVES_WITHIN = 1 / 3000, 1 / 30  # of the life: a quarter of an hou
 
 
 class Known(msgspec.Struct, frozen=True):
-    """Authorities and revocations, each in the order of their numbers."""
+    """Authorities in the order in which they were made, and revocations in that of their numbers."""
 
     authorities: tuple[TrustedAuthority, ...] = ()
     revocations: tuple[Revocation, ...] = ()
 
 
 def merge(stored: Known, own: Known) -> Known:
-    """All of both. Of two with the same number, the one in the store keeps it; the other gets the next that is free."""
+    """All of both. Of two with the same number, the one in the store keeps it; the other gets the next that is free.
+    Such a number says nothing of when it was made: the last authority is the one that was made last."""
     certificates = {each.certificate for each in stored.authorities}
     authorities = {each.number: each for each in stored.authorities}
     for authority in own.authorities:
@@ -39,7 +40,7 @@ def merge(stored: Known, own: Known) -> Known:
             number = revocation.number if revocation.number not in revocations else next_number(revocations.values())
             revocations[number] = replace(revocation, number=number)
     return Known(
-        tuple(authorities[number] for number in sorted(authorities)),
+        tuple(sorted(authorities.values(), key=lambda each: (each.at_s, each.number))),
         tuple(revocations[number] for number in sorted(revocations)),
     )
 
@@ -47,6 +48,11 @@ def merge(stored: Known, own: Known) -> Known:
 def next_number(given: Iterable[TrustedAuthority | Revocation]) -> int:
     """The number of the next one."""
     return max((each.number for each in given), default=0) + 1
+
+
+def time_of_next(known: Known, now_s: float) -> float:
+    """When an authority counts as made that is made now: after all others, whatever the clocks of servers say."""
+    return max([now_s, *(each.at_s + 1 for each in known.authorities)])
 
 
 def trusted(authorities: Sequence[TrustedAuthority], now_s: float, overlap_s: float) -> tuple[TrustedAuthority, ...]:

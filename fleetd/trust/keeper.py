@@ -21,6 +21,7 @@ from fleetd.model.authorities import (
     next_end,
     next_number,
     renew_at_s,
+    time_of_next,
     trusted,
     why_renew,
 )
@@ -344,7 +345,7 @@ class TrustKeeper:
         former = self._find_signer() if self._known.authorities and self._keys else None
         now_s = self._now()
         made, cross = await self._signer.make_authority(number, now_s, self._lives.authority_s, former)
-        record = TrustedAuthority(number, made.certificate, cross, by, now_s)
+        record = TrustedAuthority(number, made.certificate, cross, by, time_of_next(self._known, now_s))
         if in_files:
             self._files.write_pending_key(made)
         is_made = await self._stored.add(record, None if in_files else made)

@@ -11,6 +11,7 @@ from fleetd.model.authorities import (
     merge,
     next_end,
     next_number,
+    time_of_next,
     trusted,
     why_renew,
     worker_renew_at_s,
@@ -100,6 +101,17 @@ def test_a_number_that_is_taken_gives_way_to_the_store():
     )
     assert next_number(merge(stored, own).authorities) == 4
     assert next_number([]) == 1
+
+
+def test_the_last_authority_is_the_one_that_was_made_last_whatever_its_number():
+    lost, made = authority(2, at_s=NOW), authority(2, "B2", at_s=NOW + 1000)
+    merged = merge(Known((authority(1), made)), Known((authority(1), lost)))
+    assert merged.authorities == (authority(1), authority(3, "A2", at_s=NOW), made)
+    assert trusted(merged.authorities, NOW + 1000 + LIFE, LIFE) == (made,)
+    assert next_number(merged.authorities) == 4
+    assert time_of_next(merged, NOW) == NOW + 1001
+    assert time_of_next(merged, NOW + LIFE) == NOW + LIFE
+    assert time_of_next(Known(), NOW) == NOW
 
 
 numbers = st.integers(1, 6)
