@@ -9,6 +9,7 @@ import logging
 import ssl
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import msgspec
 
@@ -225,6 +226,7 @@ class TrustKeeper:
         backoff = Backoff(FIRST_RETRY_S, LONGEST_RETRY_S)
         while True:
             self._changed.clear()
+            revision = 0
             try:
                 revision = await self._read()
                 await self._examine()
@@ -241,8 +243,17 @@ class TrustKeeper:
                 if backoff.is_first:
                     log.warning("cannot look after the certificate of this machine, retrying: %s", error)
                 longest_s = STORE_RETRY_S if isinstance(error, StoreError) else self._lives.machine_s / 10
-                await asyncio.sleep(min(backoff.next_s(), longest_s))
+                await self._pause(min(backoff.next_s(), longest_s), revision)
                 await self._renew_without_store()
+
+    async def _pause(self, for_s: float, revision: int) -> None:
+        """Wait for so long, or until the store has something new since this revision (0: it was not read): what was
+        revoked counts also where something else does not go on."""
+        if revision:
+            with suppress(StoreError):
+                await first_of(self._stored.wait(revision), asyncio.sleep(for_s))
+                return
+        await asyncio.sleep(for_s)
 
     @property
     def _known(self) -> Known:

@@ -201,6 +201,23 @@ def test_a_revocation_reaches_every_server(server):
     run_virtually(scenario())
 
 
+def test_a_server_that_cannot_sign_learns_of_a_revocation_as_soon(server):
+    async def scenario():
+        one, two = server("m1"), server("m2", refuse_store="there is no key")
+        async with running(one, server("m2")):
+            pass
+        async with running(one, two):
+            await asyncio.sleep(200)
+            with pytest.raises(CannotSign):
+                await two.keeper.fingerprint()
+            await asyncio.sleep(7)
+            await one.keeper.revoke("person/ann", "bob")
+            await asyncio.sleep(1)
+            assert "person/ann" in two.revoked
+
+    run_virtually(scenario())
+
+
 def test_a_server_that_starts_says_that_it_does_not_know_revocations_until_it_has_read_the_store(server):
     """It was off while one was made: nobody is to be let in with such a certificate for a moment."""
 
