@@ -99,7 +99,7 @@ class WorkersAreLetIn(Checker):
         self._joins: dict[str, None] = {}  # those that an operator has join again
         self._longest_s = world.life_s / 10 + ASK_S
 
-    def see_served(self, worker: str, server: str, certificate: CertificateIdentity) -> None:
+    def see_answer(self, worker: str, call: str, body: bytes) -> None:
         self._served_s[worker] = now()
         self._refused_s.pop(worker, None)
         self._joins.pop(worker, None)
@@ -112,8 +112,8 @@ class WorkersAreLetIn(Checker):
         for worker, since_s in self._refused_s.items():
             machine = self.world.machines[worker]
             served_s = self._in_reach_for_s(machine)
-            away_s = since_s - self._served_s.get(worker, since_s)
-            if min(now() - since_s, served_s) <= self._longest_s:
+            away_s = max(since_s, now() - served_s) - self._served_s.get(worker, since_s)
+            if min(now() - since_s, served_s) <= self._longest_s or self._is_removed(machine):
                 continue
             if away_s > self.world.life_s * AWAY and worker not in self._joins:
                 self._joins[worker] = None
@@ -121,6 +121,12 @@ class WorkersAreLetIn(Checker):
                 machine.run_errand(machine.join())
             elif worker not in self._joins:
                 self.fail(f"{worker} has been refused for {now() - since_s:.0f} s, last by {self._why[worker]}")
+
+    def _is_removed(self, machine: "SimulatedMachine") -> bool:
+        """True for a clone of a machine that was removed and has joined again."""
+        trust = machine.node._worker_trust if machine.node else None
+        own = trust.own if trust else None
+        return own is not None and is_revoked(own, self.records.revocations.values())
 
     def see_end(self) -> None:
         for machine in self.world.machines.values() if self.world.life_s else ():

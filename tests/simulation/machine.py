@@ -133,7 +133,9 @@ class SimulatedMachine:
         self.trust: MachineTrust | None = None
         if hooks.life_s and hooks.servers:
             line = WorkerLine(self, hooks.line, lambda moment: False)
-            self.trust = MachineTrust(self, self._own_state, hooks.life_s, line, hooks.new_id, hooks.fail)
+            self.trust = MachineTrust(
+                self, self._own_state, hooks.life_s, line, hooks.new_id, partial(hooks.fail, "Certificates")
+            )
         self._registry = Registry(hooks.server.store)
         self.boots = 0
         self._is_dying = False  # fleetd is dead, only its clean-up still runs

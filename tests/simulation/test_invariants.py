@@ -217,6 +217,7 @@ async def forget_a_restore(world: World) -> None:
     """Nobody is there who would notice it."""
     for machine in world.machines.values():
         await machine.power_cut()
+    world.restore_lost_writes = True
     event_reader(world).see_restore({})
     event_reader(world).see_end()
 

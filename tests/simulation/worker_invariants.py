@@ -17,8 +17,11 @@ _TRUST = ("authorities", "revocations")
 
 
 def served_for_s(world: "World", machine: "SimulatedMachine") -> float:
-    """For how long the machine has been well, and if it is a worker, one server has been, and in reach."""
-    return min(machine.well_for_s, max(_ways(world, machine), default=0.0)) if machine.is_worker else machine.well_for_s
+    """For how long the machine has been well, and if it is a worker, its certificate has not been refused, and one
+    server has been well and in reach."""
+    if not machine.is_worker:
+        return machine.well_for_s
+    return min(machine.well_for_s, world.counts_for_s(machine.name), max(_ways(world, machine), default=0.0))
 
 
 def hears_for_s(world: "World", machine: "SimulatedMachine") -> float:

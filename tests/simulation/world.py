@@ -33,6 +33,7 @@ from tests.simulation.wire import Link
 from tests.simulation.worker_line import LineHooks
 
 LATELY_S = 30.0
+UNSURE = "has not read yet"  # in a refusal: it is that of the server, and not of the certificate
 _READING = ("connect", "observe", "details", "explain", "reload-needed", "pending-job", "machine-is-stopping")
 
 
@@ -74,8 +75,10 @@ class World:
         self.first_pids: dict[str, int] = {}  # by unit, the start of its first process
         self.drained: dict[str, None] = {}  # units that a drain, or a machine's limits, told to leave it
         self.had_wrong_clocks = False  # of any machine
+        self.restore_lost_writes = False  # the last one
         self.lease_owners: dict[int, str] = {}  # lease of a worker → its id
         self._ways: dict[tuple[str, str], float] = {}  # (worker, server) → since when it is open; inf: it is not
+        self._refused_s: dict[str, float] = {}  # when a worker's certificate was refused last
         self._ended: dict[tuple[str, str], float] = {}  # when its last process was seen
         self._ids = itertools.count(1)
         self._digest = hashlib.sha256()
@@ -164,6 +167,10 @@ class World:
         """For how long the worker has reached this server, as far as the way between them is concerned."""
         return max(0.0, self.loop.time() - self._ways.get((worker, server), 0.0))
 
+    def counts_for_s(self, worker: str) -> float:
+        """For how long no server has refused the worker's certificate. WorkersAreLetIn bounds how long one may."""
+        return max(0.0, self.loop.time() - self._refused_s.get(worker, 0.0))
+
     @property
     def now_s(self) -> float:
         """Seconds since the beginning."""
@@ -228,7 +235,9 @@ class World:
 
     async def restore_store(self) -> None:
         """Set the store back to its snapshot."""
+        before_revision = self.server.store.latest_revision
         await self.server.restore()
+        self.restore_lost_writes = self.server.store.latest_revision < before_revision
         before = dict(self.records.placements)
         self.records.forget()
         snapshot = await self.server.store.range("")
@@ -290,6 +299,8 @@ class World:
 
     def _see_refused(self, worker: str, server: str, why: str) -> None:
         self.say(f"{server} and {worker} do not connect: {why}")
+        if UNSURE not in why:
+            self._refused_s[worker] = self.loop.time()
         for checker in self.checkers:
             checker.see_refused(worker, server, why)
 
