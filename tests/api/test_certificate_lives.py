@@ -54,6 +54,7 @@ class Cluster:
         async with serving_all(self):
             tasks = [asyncio.create_task(self.worker.run()), asyncio.create_task(self.keep_asking())]
             try:
+                await until(lambda: self.worker.own)
                 yield
                 for task in tasks:
                     assert not task.done(), task.exception()
