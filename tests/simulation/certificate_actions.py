@@ -1,7 +1,12 @@
 """The actions of scenarios about certificates. Without effect in a run without them."""
 
+import asyncio
+
 from tests.simulation.actions import Action, verb
+from tests.simulation.machine import SimulatedMachine
 from tests.simulation.world import World
+
+_RETRY_S = 1.0
 
 
 @verb
@@ -24,4 +29,14 @@ def revoke_subject(world: World, action: Action) -> None:
         return
     machine.begin_trouble("revocation")
     world.spawn(world.operators.remove_machine(machine.id, force=True))
-    world.begin(f"removal of {name}", action.for_s, lambda: machine.run_errand(machine.join()))
+    world.begin(f"removal of {name}", action.for_s, lambda: world.spawn(_join_again(machine)))
+
+
+async def _join_again(machine: SimulatedMachine) -> None:
+    """Have a machine that was removed join as soon as it is up, and whatever interrupts it."""
+    assert machine.trust is not None
+    former = machine.trust.certificate
+    while machine.trust.certificate == former:
+        if machine.is_up:
+            machine.run_errand(machine.join())
+        await asyncio.sleep(_RETRY_S)

@@ -71,7 +71,12 @@ class MachineTrust:
     @property
     def has_joined(self) -> bool:
         """True for a worker that has a certificate."""
-        return bool(self._files().read_certificate())
+        return bool(self.certificate)
+
+    @property
+    def certificate(self) -> str:
+        """The machine's certificate, '' if it has none."""
+        return self._files().read_certificate()
 
     def open_server(self, store: Store, is_fatal: IsFatal) -> TrustKeeper:
         """The keeper of a server's fleetd, over its connection to the store."""
