@@ -5,6 +5,7 @@ Whatever goes wrong here concerns only the user who asked: nothing of it disturb
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Protocol
@@ -29,6 +30,7 @@ from fleetd.model.names import is_reserved
 from fleetd.registry.registry import Registry
 from fleetd.store.protocol import Compacted, CreatedAt, KeyValue, Put, StoreError, Unavailable
 from fleetd.systemd.inspector import Entries, InspectionFailed
+from fleetd.systemd.protocol import ManagerUnavailable
 
 if TYPE_CHECKING:
     from fleetd.agent.answer_streams import AnswerStream, Dial
@@ -38,6 +40,7 @@ log = logging.getLogger(__name__)
 AT_ONCE = 8  # requests that are answered together
 WAITING = 32  # requests that wait for their turn; more are refused
 FOLLOWED = 8  # logs that are followed together; more are refused
+FOLLOWED_FOR_USER = FOLLOWED // 2  # of these, for one user
 WITHIN_S = ANSWER_S - 1.0  # of the program that is asked; the rest is for the store
 FIRST_RETRY_S, LONGEST_RETRY_S = 1.0, 60.0
 
@@ -73,7 +76,7 @@ class Answers:
         self._inspector = inspector
         self._shadows = shadows
         self._dial = dial
-        self._followed = 0
+        self._followed: Counter[str] = Counter()  # by the user for whom they are followed
         self._prefix = f"{registry.requests_prefix}{machine_id}/"
         self._turn = asyncio.Semaphore(AT_ONCE)
         self._tasks: dict[str, asyncio.Task[None]] = {}  # by key of the request
@@ -137,13 +140,11 @@ class Answers:
         except ValueError as error:
             return _refuse(str(error))
         for unit in request.units:
-            if is_reserved(unit):  # some of these have no file
-                return _refuse(f"{unit} is not fleet's there: its name is that of what runs the machine itself")
-            if path := self._shadows(unit):
-                return _refuse(f"{unit} is not fleet's there: the machine has {path}")
+            if refusal := self._refuse_unit(unit):
+                return _refuse(refusal)
         if request.journal is not None and request.journal.follow:
             return await self._follow_journal(id_, request, request.journal)
-        if len(self._tasks) - self._followed > AT_ONCE + WAITING:
+        if len(self._tasks) - self._followed.total() > AT_ONCE + WAITING:
             return _refuse(f"it answers {len(self._tasks) - 1} requests already: try again")
         try:
             async with asyncio.timeout(WITHIN_S), self._turn:
@@ -158,6 +159,16 @@ class Answers:
             return b""
         keeps_first = request.journal is not None and bool(request.journal.after)
         return encode_answer(answer, keeps_first=keeps_first)
+
+    def _refuse_unit(self, unit: str) -> str:
+        """Why nothing is told of this unit; '' if it may be one of fleet's."""
+        if is_reserved(unit):  # some of these have no file
+            return f"{unit} is not fleet's there: its name is that of what runs the machine itself"
+        try:
+            path = self._shadows(unit)
+        except ManagerUnavailable:
+            return "its fleetd is not connected to systemd yet: try again"
+        return f"{unit} is not fleet's there: the machine has {path}" if path else ""
 
     async def _inspect(self, request: MachineRequest) -> MachineAnswer:
         units = await self._inspector.show_units(request.status) if request.status else ()
@@ -184,18 +195,20 @@ class Answers:
         """Stream entries until the user has gone; or what is to be written into the store, why that cannot be."""
         if self._dial is None:
             return _refuse("it has no certificate with which it could send a stream (listen=https://… gives it one)")
-        if self._followed >= FOLLOWED:
+        if self._followed.total() >= FOLLOWED:
             return _refuse(f"{FOLLOWED} logs are followed there already")
+        if request.user and self._followed[request.user] >= FOLLOWED_FOR_USER:
+            return _refuse(f"you follow {FOLLOWED_FOR_USER} logs there already, which is the limit for one user")
         from fleetd.agent.answer_streams import CannotDial, open_stream  # few logs are followed
 
-        self._followed += 1
+        self._followed[request.user] += 1
         try:
             async with open_stream(self._dial, request.stream_to, request.asker, id_) as stream:
                 await self._send_journal(stream, query)
         except CannotDial as error:
             return _refuse(f"it cannot send a stream: {error}")
         finally:
-            self._followed -= 1
+            self._followed -= Counter([request.user])  # without those who have none
         return b""
 
     async def _send_journal(self, stream: "AnswerStream", query: JournalQuery) -> None:

@@ -16,8 +16,13 @@ MAX_CONNECTIONS = 1024
 MAX_BYTES = 64 * 1024 * 1024
 STRANGERS_PART = 4  # a quarter of the bytes is for all clients together whose certificates do not count
 WORKERS_PART = 8  # an eighth is for one worker
+STREAMS_PART = 4  # a quarter is for all streams of one user together, which last as long as their readers want
 MAX_LISTINGS = 2  # at once: their size is unknown before they have been read
 OVERLOADED = "requests and responses use all the memory that fleetd allows for them: try again later"
+OVERLOADED_BY_USER = (
+    "what your readers have not taken yet uses all the memory that fleetd allows for the streams of one user: read "
+    "faster, or end some"
+)
 RETRY_SOON = (("Retry-After", "1"),)
 
 
@@ -88,6 +93,7 @@ class RequestBudget:
         self._limiter = limiter
         self._client: Hashable = None
         self._part = 1
+        self.refusal = OVERLOADED  # why there is no room
         self._reserved = 0
         self._has_slot = False
 
@@ -98,6 +104,12 @@ class RequestBudget:
             self._client, self._part = "strangers", STRANGERS_PART
         elif certificate.kind == MACHINE:
             self._client, self._part = certificate.subject, WORKERS_PART
+
+    def bound_stream(self, user: Hashable) -> None:
+        """Let this stream of an answer have only a part of the bytes, together with the others of this user. Is called
+        before anything is reserved for it; a client that is bounded already stays so."""
+        if self._client is None:
+            self._client, self._part, self.refusal = ("streams", user), STREAMS_PART, OVERLOADED_BY_USER
 
     def reserve(self, size: int) -> bool:
         """Reserve this many more bytes, or less if it is negative; False if they do not fit beside other requests'."""
@@ -145,9 +157,16 @@ async def wait_for_listing_slot() -> None:
         await budget.wait_for_slot()
 
 
+def bound_stream(user: Hashable) -> None:
+    """Let the stream that is being made have only a part of the bytes, together with the others of this user."""
+    budget = _current.get()
+    if budget is not None:
+        budget.bound_stream(user)
+
+
 def reserve_read(size: int) -> None:
     """Reserve bytes that were read from the store for the current request, or give some back (a negative size). Raises
     ApiError if there is no room."""
     budget = _current.get()
     if budget is not None and not budget.reserve(size):
-        raise ApiError(503, OVERLOADED, RETRY_SOON)
+        raise ApiError(503, budget.refusal, RETRY_SOON)

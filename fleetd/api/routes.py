@@ -188,8 +188,8 @@ class Api:
         clusters = Clusters(self._registry, self._trust)
         removals = Removals(self._registry, self._trust, self._machine, self._unix_now)
         asking = Asking(self._registry, self._machine, self._new_id, now, self._peers)
-        insight = Insight(self._registry, asking, self._unix_now)
         events = Events(self._registry, self._unix_now, mark_s=self._event_mark_s)
+        insight = Insight(self._registry, asking, events.kept, self._unix_now)
         explanations = Explanations(self._registry, self._offload, events.history)
         locks = Locks(self._registry, self._epoch, audit, now, self._unix_now)
         view, operate, submit, admin = Permission

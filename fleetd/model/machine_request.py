@@ -71,13 +71,14 @@ class JournalQuery(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class MachineRequest(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="format", tag=FORMAT):
     """What is asked of one machine: entries of its journal (None: none), and the state of units. `asker` is the
-    machine that asks, and `stream_to` where it takes answers as a stream (model/answer_stream.py), as HOST:PORT ('':
-    nowhere)."""
+    machine that asks, `user` for whom ('': that is not known), and `stream_to` where it takes answers as a stream
+    (model/answer_stream.py), as HOST:PORT ('': nowhere)."""
 
     asker: str
     journal: JournalQuery | None = None
     status: tuple[str, ...] = ()
     stream_to: str = ""
+    user: str = ""
 
     def refuse(self) -> str:
         """Why this cannot be asked; '' if it can."""

@@ -17,6 +17,7 @@ from fleetd.model.machine_request import (
 from fleetd.registry.registry import Registry
 from fleetd.store.embedded import EmbeddedStore, inline
 from fleetd.store.protocol import Put
+from fleetd.systemd.protocol import ManagerUnavailable
 from tests.scripted_inspector import ScriptedInspector, entry
 
 WEB = "web.service"
@@ -109,6 +110,24 @@ async def test_what_must_not_be_told_is_refused(asked: Asked, request_: MachineR
     assert answer is not None
     assert cause in answer.failure
     assert asked.inspector.asked == []
+
+
+async def test_while_systemd_is_not_connected_nothing_is_told_and_that_is_no_bug(
+    asked: Asked, caplog: pytest.LogCaptureFixture
+) -> None:
+    def shadows(name: str) -> str:
+        raise ManagerUnavailable(f"look for {name}: not connected to systemd yet")
+
+    assert asked.task is not None
+    asked.task.cancel()
+    await asyncio.wait([asked.task])
+    asked.answers = Answers("m1", asked.registry, asked.inspector, shadows)
+    asked.start()
+    await asked.write(JOURNAL)
+    answer = await asked.read()
+    assert answer is not None
+    assert answer.failure == "its fleetd is not connected to systemd yet: try again"
+    assert not caplog.records
 
 
 async def test_why_the_journal_cannot_be_read_is_answered(asked: Asked) -> None:

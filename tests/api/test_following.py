@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fleetd.agent.answers import FOLLOWED, Answers
+from fleetd.agent.answers import FOLLOWED, FOLLOWED_FOR_USER, Answers
 from fleetd.api.asking import TOO_MUCH, Item
 from fleetd.api.http import StreamedResponse
 from fleetd.api.peer_streams import LOST, MAX_OF_MACHINE, MAX_STREAMS, PeerListener, PeerStreams, pass_on
@@ -96,8 +96,8 @@ class Cluster:
             task.cancel()
         await asyncio.gather(*self.answers.values(), return_exceptions=True)
 
-    async def follow(self, query: str = "") -> "Followed":
-        response = await self.fleet.api.handle(_request(FOLLOW + query))
+    async def follow(self, query: str = "", user: str = "uid:0(root)") -> "Followed":
+        response = await self.fleet.api.handle(_request(FOLLOW + query, user))
         assert isinstance(response, StreamedResponse), response
         return Followed(response)
 
@@ -114,7 +114,7 @@ class Cluster:
         ]
 
 
-def _request(text: str) -> Any:
+def _request(text: str, user: str) -> Any:
     from urllib.parse import parse_qsl
 
     from fleetd.api.http import Request
@@ -122,7 +122,7 @@ def _request(text: str) -> Any:
     from fleetd.model.permission import EVERY_RIGHT
 
     path, _, query = text.removeprefix("GET ").partition("?")
-    return Request("GET", path, tuple(parse_qsl(query)), actor=Actor(rights=EVERY_RIGHT))
+    return Request("GET", path, tuple(parse_qsl(query)), actor=Actor(identity=user, rights=EVERY_RIGHT))
 
 
 class Unbounded(ScriptedInspector):
@@ -209,13 +209,20 @@ async def test_a_machine_that_does_not_answer_is_named_and_the_other_shown(clust
     await followed.chunks.aclose()
 
 
-async def test_no_more_than_so_many_logs_are_followed_on_a_machine(cluster: Cluster) -> None:
-    every = [await cluster.follow("&machine=m2") for _ in range(FOLLOWED)]
+async def test_no_more_than_so_many_logs_are_followed_on_a_machine_and_half_of_them_for_one_user(
+    cluster: Cluster,
+) -> None:
+    every: list[Followed] = []
+    for user in ("ann", "bob"):
+        for _ in range(FOLLOWED_FOR_USER):
+            every.append(await cluster.follow("&machine=m2", user))
+            assert await every[-1].said(1) == [("m2", "first")]
+        every.append(await cluster.follow("&machine=m2", user))
+        why = f"you follow {FOLLOWED_FOR_USER} logs there already, which is the limit for one user"
+        assert await every[-1].said(1) == [
+            ("m2", why if user == "ann" else f"{FOLLOWED} logs are followed there already")
+        ]
     for each in every:
-        assert await each.said(1) == [("m2", "first")]
-    one_more = await cluster.follow("&machine=m2")
-    assert await one_more.said(1) == [("m2", f"{FOLLOWED} logs are followed there already")]
-    for each in (*every, one_more):
         await each.chunks.aclose()
     await cluster.wait_for(lambda: not cluster.inspectors["m2"].following)
     again = await cluster.follow("&machine=m2")

@@ -2,10 +2,12 @@
 
 import asyncio
 import json
-from contextlib import ExitStack
+from contextlib import AsyncExitStack, ExitStack, aclosing
 from typing import Any
+from uuid import uuid4
 
 import pytest
+from msgspec.structs import replace
 
 from fleetd.api.connection_limits import (
     MAX_LISTINGS,
@@ -16,10 +18,12 @@ from fleetd.api.connection_limits import (
 )
 from fleetd.api.http import ApiError, Request, StreamedResponse
 from fleetd.api.routes import Api
+from fleetd.api.v2.kept_events import SCANS
 from fleetd.model.certificate import CertificateIdentity
 from fleetd.model.event import ClusterEvent, EventKind
 from fleetd.model.quota import Usage
 from fleetd.registry.events import EventLog
+from fleetd.registry.records import EVENTS as RECORDS
 from fleetd.registry.registry import Registry
 from tests.actors import ADMIN
 
@@ -130,6 +134,35 @@ async def test_memory_of_a_reader_of_events_that_goes_away_is_given_back_once(fl
         assert limiter.reserved == 0, query
 
 
+async def test_the_streams_of_one_user_hold_a_quarter_of_the_memory_at_most(fleet: Any) -> None:
+    limiter = ConnectionLimiter(max_bytes=400_000)
+    events = EventLog(fleet.registry, lambda: 1_800_000_000.0, lambda: uuid4().hex)
+    for _ in range(10):
+        record = events.write_set([ClusterEvent(EventKind.DRAIN, machine="m1", detail="x" * 4_000)])
+        await fleet.registry.store.transact(record.comparisons, record.operations)
+    api = Api(Registry(fleet.registry.store, note_read=reserve_read))
+
+    async with AsyncExitStack() as stack:
+
+        async def read(user: str) -> list[dict[str, Any]]:
+            """The first two lines of a reader that then reads no more."""
+            actor = replace(ADMIN, identity=user)
+            stack.enter_context(limiter.open_budget())
+            asked = Request("GET", "/fleet/v2/events", (("follow", "false"),), local=True, actor=actor)
+            response = await api.handle(asked)
+            assert isinstance(response, StreamedResponse)
+            chunks = await stack.enter_async_context(aclosing(response.chunks))
+            return [json.loads(await anext(chunks)) for _ in range(2)]
+
+        ann = [(await read("ann"))[1]["kind"] for _ in range(8)]
+        assert ann[:2] == ["drain", "drain"]
+        assert ann[-1] == "end"
+        assert limiter.reserved <= limiter.max_bytes // 4
+        assert "the streams of one user" in (await read("ann"))[1]["detail"]
+        assert (await read("bob"))[1]["kind"] == "drain"
+    assert (limiter.reserved, limiter.reserved_by) == (0, {})
+
+
 def reserve(limiter: ConnectionLimiter, certificate: CertificateIdentity | None, *sizes: int) -> list[bool]:
     """Whether requests of this client may have so many bytes each, at once."""
     with ExitStack() as stack:
@@ -189,3 +222,31 @@ async def test_few_full_listings_run_at_once_and_pages_wait_for_none(fleet: Any)
     going_on.set()
     assert await asyncio.gather(*listings[1:]) == [200] * 9
     assert most == MAX_LISTINGS
+
+
+async def test_few_questions_where_units_were_before_read_events_at_once(fleet: Any) -> None:
+    await fleet.add_unit("a.service")
+    under_way = most = 0
+
+    class Watched:
+        """A store that notes how many reads of events are under way."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(fleet.registry.store, name)
+
+        async def range(self, prefix: str, **options: Any) -> Any:
+            nonlocal under_way, most
+            is_counted = prefix.startswith(fleet.registry.archive.key(RECORDS))
+            under_way += is_counted
+            most = max(most, under_way)
+            for _ in range(10):  # in which the others come
+                await asyncio.sleep(0)
+            under_way -= is_counted
+            return await fleet.registry.store.range(prefix, **options)
+
+    store: Any = Watched()
+    api = Api(Registry(store, note_read=reserve_read))
+    query = (("unit", "a.service"), ("previous", "true"))
+    asked = Request("GET", "/fleet/v2/journal", query, local=True, actor=ADMIN)
+    assert {answer.status for answer in await asyncio.gather(*(api.handle(asked) for _ in range(6)))} == {200}
+    assert most == SCANS

@@ -11,6 +11,7 @@ import msgspec
 from msgspec.structs import replace
 
 from fleetd.api import schema
+from fleetd.api.connection_limits import bound_stream
 from fleetd.api.event_schema import BEGIN, BEHIND, END, GAP, MARK, STATE
 from fleetd.api.http import ApiError, Request, Response, StreamedResponse
 from fleetd.api.v2.event_hub import STORE_CHANGED, EventHub, Reader
@@ -68,7 +69,7 @@ class Events:
         self._registry = registry
         self._now = now
         self._mark_s = mark_s
-        self._kept_events = KeptEvents(registry)
+        self.kept = KeptEvents(registry)
         self._of_user: Counter[str] = Counter()  # streams, by who reads them
         self.hub = EventHub(registry, now)
 
@@ -103,13 +104,14 @@ class Events:
     async def history(self, unit: str) -> tuple[schema.Event, ...]:
         """What has happened to a unit of late, the newest first, as far as the latest events tell."""
         selection = Selection(units=NamePatterns([unit]))
-        found, _ = await self._kept_events.read_latest(selection, self._unix_now(), 0, sys.maxsize)
+        found, _ = await self.kept.read_latest(selection, self._unix_now(), 0, sys.maxsize)
         lines = [line for moment in found[-MOST_TOLD:] for line in selection.select(moment)]
         return tuple(reversed(lines[-MOST_TOLD:]))
 
     async def _encode(self, asked: Asked, moment: Token, user: str) -> AsyncGenerator[bytes, None]:
         encode = encode_server_sent if asked.server_sent else encode_line
         self._of_user[user] += 1
+        bound_stream(user)
         try:
             async with aclosing(self._stream(asked, moment)) as stream:
                 async for lines in stream:
@@ -178,14 +180,14 @@ class Events:
 
     async def _kept(self, asked: Asked, moment: Token, after: int) -> AsyncGenerator[list[schema.Event], None]:
         """The events that are kept and were written after the revision `after`, until `moment`, in order."""
-        async with aclosing(self._kept_events.read(asked.selection, asked.since, after, moment.revision)) as kept:
+        async with aclosing(self.kept.read(asked.selection, asked.since, after, moment.revision)) as kept:
             async for part in kept:
                 yield _render(asked, moment.epoch, part)
 
     async def _latest(self, asked: Asked, moment: Token, after: int) -> AsyncGenerator[list[schema.Event], None]:
         """The latest of them, as far as they are looked at."""
         now_s = self._unix_now()
-        found, is_all = await self._kept_events.read_latest(asked.selection, now_s, after, moment.revision)
+        found, is_all = await self.kept.read_latest(asked.selection, now_s, after, moment.revision)
         if not is_all:
             yield [schema.Event(GAP, detail=OLDER_EVENTS)]
         for part in found:

@@ -12,6 +12,7 @@ from fleetd.api import schema
 from fleetd.api.asking import Asking, Item
 from fleetd.api.http import ApiError, Request, Response, StreamedResponse, render_json
 from fleetd.api.v2.former_machines import find_former_machines
+from fleetd.api.v2.kept_events import KeptEvents
 from fleetd.api.v2.unit_selection import select_units
 from fleetd.model.machine_request import JournalQuery, MachineAnswer, MachineRequest, merge_entries, name_machine
 from fleetd.model.name_patterns import is_name_pattern
@@ -30,8 +31,9 @@ Places = dict[str, list[str]]  # machine → names of units
 class Insight:
     """The resources."""
 
-    def __init__(self, registry: Registry, asking: Asking, unix_now: Callable[[], float]) -> None:
+    def __init__(self, registry: Registry, asking: Asking, kept: KeptEvents, unix_now: Callable[[], float]) -> None:
         self._registry = registry
+        self._kept = kept
         self._unix_now = unix_now
         self._asking = asking
 
@@ -57,6 +59,7 @@ class Insight:
             id_: MachineRequest(
                 self._asking.asker,
                 JournalQuery(tuple(names), int(lines), since_s, grep, cursors.get(id_, ""), follow),
+                user=request.actor.identity,
             )
             for id_, names in places.items()
         }
@@ -99,7 +102,7 @@ class Insight:
     async def _add_former(self, places: Places, units: Sequence[str]) -> None:
         """Add where the units were before."""
         now = {unit: [machine for machine, names in places.items() if unit in names] for unit in units}
-        for unit, machine in (await find_former_machines(self._registry, now, self._unix_now())).items():
+        for unit, machine in (await find_former_machines(self._kept, now, self._unix_now())).items():
             places.setdefault(machine, []).append(unit)
 
     async def _ask(self, requests: Mapping[str, MachineRequest]) -> dict[str, MachineAnswer]:
