@@ -103,14 +103,23 @@ class HttpTransport:
     def stream(self, path: str, headers: Mapping[str, str], silence_s: float) -> tuple[Answer, StreamedLines]:
         """The answer to a GET, and then the lines of its content as they come, if its status is 200; else it has its
         content. The peer may be silent for `silence_s`. Errors as for `request`, also of the lines."""
-        self._connection.request("GET", self._path + path, None, {**self._headers, **headers})
-        stream = self._connection.sock  # which getresponse gives away if the server closes it after the answer
-        response = self._connection.getresponse()
+        response, stream = self.open("GET", path, None, headers)
         lines = StreamedLines(response, stream)
         if response.status != 200:
             return Answer(response.status, response.headers.get("Content-Type", ""), response.read()), lines
         stream.settimeout(silence_s)
         return Answer(response.status, response.headers.get("Content-Type", ""), b""), lines
+
+    def open(
+        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]
+    ) -> tuple[HTTPResponse, socket.socket]:
+        """The response to a request, whose content is still to be read, and the socket that it comes from. Errors as
+        for `request`; whoever does not read it to its end closes the connection."""
+        if self._connection.sock and _has_something_to_read(self._connection.sock):
+            self._connection.close()  # closed by the server, which sends nothing unasked
+        self._connection.request(method, self._path + path, body, {**self._headers, **headers})
+        stream = self._connection.sock  # which getresponse gives away if the server closes it after the answer
+        return self._connection.getresponse(), stream
 
     def close(self) -> None:
         """Close the connection."""
@@ -121,11 +130,8 @@ class HttpTransport:
 
         Raises TimeoutError, OSError if the connection fails, HTTPException if the peer does not speak HTTP.
         """
-        if self._connection.sock and _has_something_to_read(self._connection.sock):
-            self._connection.close()  # closed by the server, which sends nothing unasked
         try:
-            self._connection.request(method, self._path + path, body, {**self._headers, **headers})
-            response = self._connection.getresponse()
+            response, _ = self.open(method, path, body, headers)
             return Answer(response.status, response.headers.get("Content-Type", ""), response.read())
         except ConnectionError as error:
             alert = _read_alert(self._connection.sock)

@@ -45,6 +45,7 @@ SUMMARIES = {
     "stop": "Stop units; they stay on their machines",
     "submit": "Submit unit files without starting them",
     "top": "Watch machines, units and events at a terminal",
+    "ui": "Open the web page of the cluster in your browser",
     "uncordon": "Let cordoned machines take new units again",
     "unload": "Stop units and take them off their machines",
     "verify": "Check unit files as submit does, without the cluster",

@@ -6,8 +6,9 @@ paramiko cannot forward to a unix socket, so HTTP goes over stdin and stdout of 
 import shlex
 import socket
 import threading
-from collections.abc import Mapping, Sequence
-from http.client import HTTPException
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from http.client import HTTPException, HTTPResponse
 
 import paramiko
 
@@ -42,8 +43,20 @@ class TunnelTransport:
 
     def request(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> Answer:
         """As HttpTransport does; also raises TunnelFailed."""
-        try:
+        with self._explaining():
             return self._http.request(method, path, body, headers)
+
+    def open(
+        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]
+    ) -> tuple[HTTPResponse, socket.socket]:
+        """As HttpTransport does; also raises TunnelFailed."""
+        with self._explaining():
+            return self._http.open(method, path, body, headers)
+
+    @contextmanager
+    def _explaining(self) -> Iterator[None]:
+        try:
+            yield
         except TimeoutError:
             raise
         except (OSError, HTTPException) as error:

@@ -18,10 +18,10 @@ from fleetd.store.embedded import EmbeddedStore
 from fleetd.testing.simulated_systemd import SimulatedSystemd
 from tests.actors import ADMIN
 from tests.api.served import LOOPBACK
+from tests.browser.flags import PATIENCE_S
 from tests.scripted_inspector import ScriptedInspector
 
 M1, M2, M3 = (number * 32 for number in "123")
-PATIENCE_S = 120.0  # for what takes a moment on a machine with nothing else to do
 SERVICE = "[Service]\nExecStart=/bin/sleep infinity\n"
 
 

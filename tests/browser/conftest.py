@@ -13,21 +13,12 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, ConsoleMessage, Locator, Page, async_playwright, expect
 
-from tests.browser.cluster import PATIENCE_S, SERVICE, Cluster
+from tests.browser.cluster import SERVICE, Cluster
+from tests.browser.flags import FLAGS, PATIENCE_S
 from tests.requirements import require
 
 NOT_LOADED = "Failed to load resource"  # an answer of 400 or above, or none: the page tells of that itself
 WIDE, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
-FLAGS = [
-    "--no-first-run",
-    "--no-proxy-server",
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-extensions",
-    "--disable-sync",
-]
 
 
 class Visit:
