@@ -1,0 +1,1 @@
+"""fleet-dns: a process that answers DNS questions about the cluster from a file that fleetd writes."""
