@@ -10,7 +10,7 @@ import msgspec
 from fleetctl import output
 from fleetctl.client import ApiError, Client, NotFleet
 from fleetctl.errors import ClientError, CommandFailed
-from fleetctl.logs import Entry, LogQuery, render_entry, why_not
+from fleetctl.logs import BAD_PATTERN, Entry, LogQuery, render_entry, why_not
 from fleetctl.remote import FAILED_STATUS, End, Line, Remote
 from fleetctl.request_paths import MAX_QUERY
 from fleetctl.unit_locations import Location
@@ -82,7 +82,7 @@ class _Following:
             self._shown.add(machine)
             for text in render_entry(entry, self._form):
                 self.events.put(Line(self._left[machine], text.encode(errors="surrogateescape"), False))
-        elif machine in self._shown:
+        elif machine in self._shown or why.startswith(BAD_PATTERN):
             self._end(machine, why)
         else:
             self._use_ssh([machine], why)

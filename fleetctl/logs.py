@@ -11,6 +11,7 @@ import msgspec
 
 from fleetctl import output, terminal
 from fleetctl.client import ApiError, Client, NotFleet
+from fleetctl.errors import CommandFailed
 from fleetctl.remote import COLOURS
 from fleetctl.request_paths import MAX_QUERY
 from fleetctl.unit_locations import Location
@@ -19,6 +20,7 @@ from fleetd.model.names import visible
 
 FORMATS = ("short", "short-iso", "cat", "json")  # the formats of journalctl that are known here
 MAX_LINES = 10_000
+BAD_PATTERN = "journalctl fails: Bad pattern"  # which SSH would not change
 
 Entry = Mapping[str, Any]
 
@@ -77,6 +79,8 @@ def show_logs(
             output.note(f"Machine {output.printable(str(each.get('machine')))}: {why_not(each) or 'it has gone'}")
     found = [each for each in found if each.get("machine") in by_id]
     left = {each["machine"]: why for each in found if (why := why_not(each))}
+    if refusal := next((why for why in left.values() if why.startswith(BAD_PATTERN)), ""):
+        raise CommandFailed(refusal)
     for machine, why in left.items():
         output.note(f"Using SSH for machine {by_id[machine]}: {why}")
     told = sorted({str(each["machine"]) for each in found})

@@ -15,6 +15,8 @@ from fleetctl.event_lines import render_event
 from fleetctl.event_state import StateFile
 from fleetctl.event_stream import Query, follow
 from fleetctl.listing import JSON, TABLE
+from fleetctl.local_files import parse_argument
+from fleetctl.selection import is_pattern
 from fleetctl.settings import Settings
 from fleetd.api import schema
 from fleetd.api.event_schema import BEGIN, END, MARK, STATE
@@ -81,7 +83,7 @@ def command(
     a script that must not miss anything keeps the last token itself, and has it go on with --after.
     """
     _check_options(since, after, state_file, follows=follow_)
-    query = [("unit", unit) for unit in units]
+    query = [("unit", unit if is_pattern(unit) else parse_argument(unit).name.full) for unit in units]
     query += [("machine", machine) for machine in machines] + [("kind", kind) for kind in kinds]
     if since is not None:
         query.append(("since", str(math.floor(time.time() - since))))
@@ -119,6 +121,7 @@ def _resume(client: Client, query: Query, state: StateFile) -> Iterator[schema.E
 
 def show(events: Iterable[schema.Event], form: str) -> int:
     """Print the events; 1 if what has happened is not told to its end."""
+    lines = _Lines(form)
     why = "the connection was lost before the end: try again"
     for event in events:
         if event.kind == END:
@@ -126,6 +129,26 @@ def show(events: Iterable[schema.Event], form: str) -> int:
         elif event.kind == MARK:
             return 0
         elif event.kind != BEGIN:
-            output.result(output.json_text(msgspec.json.encode(event)) if form == JSON else render_event(event))
+            lines.show(event)
     output.error(f"{FAILURE}{why}")
     return 1
+
+
+class _Lines:
+    """Prints events. People get a state of a unit that reads as the last one did only once."""
+
+    def __init__(self, form: str) -> None:
+        self._form = form
+        self._states: dict[tuple[str, str], str] = {}  # unit and machine → the last line
+
+    def show(self, event: schema.Event) -> None:
+        if self._form == JSON:
+            output.result(output.json_text(msgspec.json.encode(event)))
+            return
+        line = render_event(event)
+        if event.kind == STATE:
+            place = (event.unit, event.machine)
+            if self._states.get(place) == line:
+                return
+            self._states[place] = line
+        output.result(line)

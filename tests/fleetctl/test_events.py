@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from fleetctl.commands.events import show
 from fleetctl.errors import ClientError
 from fleetctl.event_lines import render_event
 from fleetctl.event_stream import RESTORED, follow, list_and_follow
@@ -200,6 +201,27 @@ def test_events_shows_what_has_happened_oldest_first(fleetctl: Fleetctl) -> None
     lines = fleetctl("events", "--output=json", "--kind=lost", f"--machine={M1[:8]}").stdout.splitlines()
     assert [(event["kind"], event["machine"]) for event in map(json.loads, lines)] == [("lost", M1)]
     assert fleetctl("events", "--unit=b.*").stdout == fleetctl("history", "b.service").stdout != ""
+    assert fleetctl("events", "--unit=b").stdout == fleetctl("history", "b").stdout == fleetctl("history", "b.*").stdout
+
+
+@pytest.mark.usefixtures("happened")
+def test_a_unit_of_which_nothing_is_known_is_said(fleetctl: Fleetctl) -> None:
+    found = fleetctl("history", "eaten")
+    assert (found.status, found.stdout, found.stderr) == (0, "", "Nothing is known of unit eaten.service.\n")
+
+
+def test_people_get_a_state_that_reads_as_before_once_and_scripts_each(capsys: pytest.CaptureFixture[str]) -> None:
+    active = Event("state", unit="a.service", machine=M1, load="loaded", active="active", sub="running")
+    dead = Event("state", unit="a.service", machine=M1, load="loaded", active="inactive", sub="dead")
+    states = [active, active, dead, dead, active]
+    show([*states, Event("mark")], "table")
+    assert [line.partition(" on ")[0] for line in capsys.readouterr().out.splitlines()] == [
+        "-  a.service active (running)",
+        "-  a.service inactive (dead)",
+        "-  a.service active (running)",
+    ]
+    show([*states, Event("mark")], "json")
+    assert len(capsys.readouterr().out.splitlines()) == len(states)
 
 
 def test_a_wrong_kind_is_refused_in_words(fleetctl: Fleetctl) -> None:

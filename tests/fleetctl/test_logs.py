@@ -144,6 +144,14 @@ def test_what_a_machine_cannot_tell_is_read_over_ssh(
     assert (result.status, "has no address" in result.stderr) == (255, True)
 
 
+def test_a_wrong_pattern_is_an_error_and_is_not_tried_over_ssh(
+    fleetctl: Fleetctl, inspectors: dict[str, ScriptedInspector]
+) -> None:
+    inspectors[M2.id].failure = 'journalctl fails: Bad pattern "(": missing closing parenthesis'
+    result = fleetctl("journal", "--grep=(", "db")
+    assert (result.status, result.stdout, result.stderr) == (1, "", f"{inspectors[M2.id].failure}\n")
+
+
 def test_the_status_of_a_unit_elsewhere_is_shown(fleetctl: Fleetctl, inspectors: dict[str, ScriptedInspector]) -> None:
     shown = fleetctl("status", "web")
     assert (shown.status, shown.stderr) == (0, "")
