@@ -11,7 +11,7 @@ from fleetd.model.certificate import BACKDATED_S, MACHINE, CertificateIdentity, 
 from fleetd.model.timespan import render_moment
 
 MACHINE_CONNECTIONS = 24
-LOGIN = "fleetctl login --tunnel SERVER gets one, for whoever may log in to a server of the cluster over SSH"
+LOGIN = "fleetctl login --tunnel SERVER gets one, if you can log in to that server over SSH"
 
 
 class TlsClient(msgspec.Struct, frozen=True):

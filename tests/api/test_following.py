@@ -282,8 +282,8 @@ async def test_a_stream_of_a_person_and_of_a_stranger_is_refused(cluster: Cluste
             said = await reader.read()
         assert said in (
             b"only machines of the cluster stream here\n",
-            b"this needs a client certificate: fleetctl login --tunnel SERVER gets one, for whoever may log in to a "
-            b"server of the cluster over SSH\n",
+            b"this needs a client certificate: fleetctl login --tunnel SERVER gets one, if you can log in to that "
+            b"server over SSH\n",
         )
         writer.transport.abort()
 

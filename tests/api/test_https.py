@@ -120,8 +120,8 @@ async def test_without_a_certificate_nothing_is_served(cluster: Cluster, request
     status, refused = await cluster.ask(None, request_)
     assert (status, message(refused)) == (
         401,
-        "this needs a client certificate: fleetctl login --tunnel SERVER gets one, for whoever may log in to a server "
-        "of the cluster over SSH",
+        "this needs a client certificate: fleetctl login --tunnel SERVER gets one, if you can log in to that server "
+        "over SSH",
     )
 
 

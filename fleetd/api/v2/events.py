@@ -1,6 +1,5 @@
 """The stream of events: what happens in the cluster, for clients that follow it, and what has happened."""
 
-import math
 import sys
 import time
 from collections import Counter
@@ -17,6 +16,7 @@ from fleetd.api.http import ApiError, Request, Response, StreamedResponse
 from fleetd.api.v2.event_hub import STORE_CHANGED, EventHub, Reader
 from fleetd.api.v2.event_lines import Moment, Selection, encode_line, encode_server_sent
 from fleetd.api.v2.kept_events import KeptEvents
+from fleetd.api.v2.parameters import read_all, read_one, read_time, read_truth
 from fleetd.api.v2.unit_selection import select_units
 from fleetd.model.event import EventKind
 from fleetd.model.name_patterns import NamePatterns
@@ -208,23 +208,23 @@ def _render(asked: Asked, epoch: str, moment: Moment) -> list[schema.Event]:
 
 def parse_request(request: Request) -> Asked:
     """What a request asks for. Raises ApiError."""
-    kinds = frozenset(request.query_values("kind"))
+    kinds = frozenset(read_all(request, "kind"))
     if unknown := sorted(kinds - _KINDS):
         raise ApiError(400, f"no kind of event is called {unknown[0]!r}: there are {', '.join(sorted(_KINDS))}")
-    follow, latest = (_one_of(request, name, default) for name, default in (("follow", "true"), ("latest", "false")))
+    follow, latest = read_truth(request, "follow", True), read_truth(request, "latest", False)
     server_sent = any(_SERVER_SENT in value for value in request.header_values("Accept"))
     resumed = next(iter(request.header_values("Last-Event-ID")), "") if server_sent else ""
-    after = resumed or _one(request, "after", "")
+    after = resumed or read_one(request, "after")
     try:
         token = parse_token(after) if after not in ("", OLDEST) else None
     except InvalidToken as error:
         raise ApiError(400, f"after: {error}") from error
-    since = _parse_since(_one(request, "since", ""))
-    units = select_units(request.query_values("unit"))
+    since = read_time(request, "since")
+    units = select_units(read_all(request, "unit"))
     if latest and (follow or since):
         raise ApiError(400, "latest=true goes with follow=false, and without since")
     return Asked(
-        Selection(kinds, units, tuple(request.query_values("machine"))),
+        Selection(kinds, units, tuple(read_all(request, "machine"))),
         token,
         after == OLDEST or (not follow and token is None),
         since,
@@ -232,27 +232,3 @@ def parse_request(request: Request) -> Asked:
         latest,
         server_sent,
     )
-
-
-def _one_of(request: Request, name: str, default: str) -> bool:
-    value = _one(request, name, default)
-    if value not in ("true", "false"):
-        raise ApiError(400, f"{name} has to be true or false")
-    return value == "true"
-
-
-def _one(request: Request, name: str, default: str) -> str:
-    values = request.query_values(name)
-    if len(values) > 1:
-        raise ApiError(400, f"{name} is given {len(values)} times: once is enough")
-    return values[0] if values else default
-
-
-def _parse_since(text: str) -> float:
-    try:
-        since = float(text or 0)
-    except ValueError:
-        since = math.nan
-    if not 0 <= since < 1e11:
-        raise ApiError(400, "since has to be a Unix time in seconds")
-    return since

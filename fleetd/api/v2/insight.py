@@ -1,6 +1,5 @@
 """What units log, and what systemd says of them on their machines: read there, without SSH."""
 
-import re
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import aclosing
@@ -13,6 +12,7 @@ from fleetd.api.asking import Asking, Item
 from fleetd.api.http import ApiError, Request, Response, StreamedResponse, render_json
 from fleetd.api.v2.former_machines import find_former_machines
 from fleetd.api.v2.kept_events import KeptEvents
+from fleetd.api.v2.parameters import read_all, read_number, read_one, read_time, read_truth
 from fleetd.api.v2.unit_selection import select_units
 from fleetd.model.machine_request import JournalQuery, MachineAnswer, MachineRequest, merge_entries, name_machine
 from fleetd.model.name_patterns import is_name_pattern
@@ -45,20 +45,20 @@ class Insight:
         that did not answer, those with `cut` machines that have more. With `follow=true`, entries come as they are
         logged, in the order in which they come, with an empty line now and then, until all machines have ended. With
         `previous=true`, the machines are asked, too, on which the units were before, as far as events tell."""
-        lines, since_s = _number(request, "lines", 10), _number(request, "since", 0.0)
-        grep, cursors = (request.query_values("grep") or [""])[-1], _cursors(request)
-        follow = _truth(request, "follow") and request.method != "HEAD"
+        lines, since_s = read_number(request, "lines", 10), read_time(request, "since")
+        grep, cursors = read_one(request, "grep"), _cursors(request)
+        follow = read_truth(request, "follow", False) and request.method != "HEAD"
         reader = self._registry.at_one_revision()
         units = await _find_units(reader, request)
         known = await reader.machines()
         machines = _find_machines(known, request)
         places = {id_: list(units) for id_ in machines} if machines else await _find_places(reader, units, known)
-        if _truth(request, "previous"):
+        if read_truth(request, "previous", False):
             await self._add_former(places, units)
         requests = {
             id_: MachineRequest(
                 self._asking.asker,
-                JournalQuery(tuple(names), int(lines), since_s, grep, cursors.get(id_, ""), follow),
+                JournalQuery(tuple(names), lines, since_s, grep, cursors.get(id_, ""), follow),
                 user=request.actor.identity,
             )
             for id_, names in places.items()
@@ -119,7 +119,7 @@ def _check(requests: Mapping[str, MachineRequest]) -> None:
 
 async def _find_units(reader: Reader, request: Request) -> list[str]:
     """The existing units that the query names, in order. Raises ApiError if it names none, or one that is none."""
-    asked = [text for text in dict.fromkeys(request.query_values("unit")) if text]
+    asked = read_all(request, "unit")
     if not asked:
         raise ApiError(400, "name units: ?unit=NAME or ?unit=PATTERN")
     if not any(map(is_name_pattern, asked)):
@@ -136,9 +136,8 @@ async def _find_units(reader: Reader, request: Request) -> list[str]:
 def _find_machines(known: Collection[str], request: Request) -> list[str]:
     """Those of the known machines that the query names. Raises ApiError for a beginning that is not that of one
     machine's id."""
-    beginnings = [text for text in dict.fromkeys(request.query_values("machine")) if text]
     found: list[str] = []
-    for beginning in beginnings:
+    for beginning in read_all(request, "machine"):
         matching = [beginning] if beginning in known else [id_ for id_ in known if id_.startswith(beginning)]
         if len(matching) != 1:
             why = "is not the beginning of the id of" if not matching else "is that of more than"
@@ -157,29 +156,15 @@ async def _find_places(reader: Reader, units: Sequence[str], machines: Collectio
     return places
 
 
-def _number(request: Request, name: str, default: float) -> float:
-    """A parameter as a number that is not negative. Raises ApiError."""
-    text = (request.query_values(name) or [str(default)])[-1]
-    if not re.fullmatch(r"[0-9]{1,12}([.][0-9]{1,9})?", text, re.ASCII):
-        raise ApiError(400, f"{name}={text}: that is no number")
-    return float(text)
-
-
-def _truth(request: Request, name: str) -> bool:
-    """A parameter that is true or false. Raises ApiError."""
-    text = (request.query_values(name) or ["false"])[-1]
-    if text not in ("true", "false"):
-        raise ApiError(400, f"{name}={text}: write true or false")
-    return text == "true"
-
-
 def _cursors(request: Request) -> dict[str, str]:
     """The cursors by machine. Raises ApiError."""
     found: dict[str, str] = {}
-    for text in request.query_values("after"):
+    for text in read_all(request, "after"):
         machine, colon, cursor = text.partition(":")
         if not (machine and colon and cursor):
             raise ApiError(400, f"after={text}: write the id of a machine, a colon, and the cursor of an entry there")
+        if machine in found:
+            raise ApiError(400, f"after names machine {machine} twice: once is enough")
         found[machine] = cursor
     return found
 
