@@ -5,15 +5,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def replace_file(path: Path, content: str | bytes, *, sync: Callable[[int], None] = os.fsync) -> None:
-    """Write a file that its owner alone may read, in place of what is there. A reader finds the former content or this
-    one, and so does a machine whose power fails; when this returns, it finds this one. `sync` has a file or a folder
-    written to the disk. Raises OSError; what was there is there, then."""
+def replace_file(
+    path: Path, content: str | bytes, *, sync: Callable[[int], None] = os.fsync, for_all: bool = False
+) -> None:
+    """Write a file that its owner alone may read, or everybody (`for_all`), in place of what is there. A reader finds
+    the former content or this one, and so does a machine whose power fails; when this returns, it finds this one.
+    `sync` has a file or a folder written to the disk. Raises OSError; what was there is there, then."""
     new = path.with_name(f".{path.name}.{os.getpid()}.new")  # another process may be replacing it, too
     new.unlink(missing_ok=True)
     try:
         with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
+            if for_all:
+                os.fchmod(file.fileno(), 0o644)
             file.flush()
             sync(file.fileno())
         new.replace(path)

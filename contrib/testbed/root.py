@@ -62,6 +62,8 @@ FLEET_UNITS = {  # by what starts them, '' for nothing
     "fleet.socket": "sockets.target.wants",
     "fleet-credentials.service": "",
     "fleet-credentials.socket": "",
+    "fleet-dns.path": "",
+    "fleet-dns.service": "",
 }
 
 ETCD_UNIT = """\
@@ -108,7 +110,7 @@ def build(directory: Path, *, machine_id: str, hostname: str, address: str, gate
 
 def install_fleet(root: Path, config: dict[str, str]) -> None:
     """Install fleet as a package does: enabled units, group, configuration, and links to the programs."""
-    for program in ("fleetd", "fleetctl", "fleet-credentials"):
+    for program in ("fleetd", "fleetctl", "fleet-credentials", "fleet-dns"):
         target = Path(sys.prefix) / "bin" / program
         assert target.exists(), f"{target} is missing: install this checkout into the environment (contrib/setup)"
         _link(root / "usr/bin" / program, str(target))
@@ -134,7 +136,7 @@ def install_fleet(root: Path, config: dict[str, str]) -> None:
         "ProtectKernelTunables=no",
         "ProtectControlGroups=no",
     )
-    for name in ("fleet.service", "fleet-credentials.service"):
+    for name in ("fleet.service", "fleet-credentials.service", "fleet-dns.service"):
         _write(system / f"{name}.d/testbed.conf", "\n".join(("[Service]", *settings, "")))
 
 

@@ -77,6 +77,8 @@ class Config(msgspec.Struct, frozen=True):
     metrics_listen: tuple[Address, ...]
     peer_listen: tuple[Address, ...]
     fleetlock_listen: tuple[Address, ...]
+    dns_listen: tuple[Address, ...]
+    dns_domain: str
     of_cluster: dict[str, str]
     roles: dict[str, Rights]
 
@@ -195,6 +197,11 @@ def parse_config(
     if fields["confine"] and fields["systemd_user"]:
         raise ConfigError(
             f"{given['confine'].origin}: confine: a user's systemd cannot run units as other users; remove it, or "
+            "systemd_user=true"
+        )
+    if fields["dns_listen"] and fields["systemd_user"]:
+        raise ConfigError(
+            f"{given['dns_listen'].origin}: dns_listen: fleet-dns is a service of the machine; remove it, or "
             "systemd_user=true"
         )
     _check_peers(fields, given)

@@ -193,6 +193,30 @@ def parse_plain_listen(text: str) -> tuple[Address, ...]:
     return addresses
 
 
+def parse_dns_listen(text: str) -> tuple[Address, ...]:
+    """Parse a comma-separated list of IP addresses with ports, which may be empty."""
+    addresses = parse_plain_listen(text)
+    for address in addresses:
+        try:
+            found = ipaddress.ip_address(address.host)
+        except ValueError:
+            raise ValueError(f"{str(address)!r} is no IP address with a port; write one like 127.0.0.1:8600") from None
+        if found.is_unspecified:
+            raise ValueError(
+                f"{str(address)!r} is every address: an answer could come from another one than was asked; name those "
+                "at which to answer, separated by commas"
+            )
+    return addresses
+
+
+def parse_domain(text: str) -> str:
+    """Parse the name of a domain. Returns it in lower case and without a final dot."""
+    domain = text.lower().removesuffix(".")
+    if len(domain) > 120 or not all(re.fullmatch(r"(?!-)[a-z0-9-]{1,63}(?<!-)", each) for each in domain.split(".")):
+        raise ValueError(f"{text!r} is no name of a domain; write one like fleet.internal, of at most 120 characters")
+    return domain
+
+
 def parse_hosts(text: str) -> frozenset[str]:
     """Parse a comma-separated list of host names without ports, which may be empty. Returns them in lower case."""
     names = [item.strip().lower() for item in text.split(",") if item.strip()]
@@ -491,5 +515,19 @@ OPTIONS: tuple[ConfigOption, ...] = (
         "Where to serve the FleetLock protocol, by which Zincati and others have a machine drained before they reboot "
         "it: HOST:PORT, separated by commas. Anybody who can reach it and knows the id of a machine can do that. "
         "Empty: nowhere.",
+    ),
+    ConfigOption(
+        "dns_listen",
+        parse_dns_listen,
+        "",
+        "Where fleet-dns.service answers DNS questions about units and machines, over UDP and TCP: IP addresses with "
+        "ports, as in 127.0.0.1:8600, separated by commas. Whoever reaches them learns what units announce. Empty: "
+        "nowhere.",
+    ),
+    ConfigOption(
+        "dns_domain",
+        parse_domain,
+        "fleet.internal",
+        "With dns_listen=: the domain of these names, as in _web._tcp.fleet.internal.",
     ),
 )

@@ -9,10 +9,14 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fleetd.dns.server import CannotListen, Server
 from fleetd.dns.table_file import TableFile
 
+if TYPE_CHECKING:
+    from fleetd.dns.server import Server
+
+LOWEST_DNSPYTHON = "2.9"
 TABLE = Path("/run/fleet/names")
 
 
@@ -32,15 +36,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say(f"<3>{path}: {error}")
         return 1
     try:
-        asyncio.run(_serve(file))
+        from fleetd.dns.server import CannotListen, Server
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "dns":
+            raise
+        _say(f"<3>fleet-dns needs dnspython: {sys.executable} -m pip install 'dnspython>={LOWEST_DNSPYTHON}'")
+        return 1
+    try:
+        asyncio.run(_serve(Server(file)))
     except CannotListen as error:
         _say(f"<3>{error}")
         return 1
     return 0
 
 
-async def _serve(file: TableFile) -> None:
-    server = Server(file)
+async def _serve(server: "Server") -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.end)

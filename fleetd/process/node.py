@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from fleetd.api.fleetlock import FleetLock
     from fleetd.api.peer_streams import PeerStreams
     from fleetd.api.worker.server import WorkerApi
+    from fleetd.process.name_writer import NameWriter
     from fleetd.trust.keeper import TrustKeeper
     from fleetd.trust.worker import WorkerTrust
 
@@ -60,6 +61,7 @@ LEAVE_POLL_S = 0.2
 SETTINGS_TIMEOUT_S = 1.0
 HANDOVER_S = 5.0
 READY_TIMEOUT_S = 3.0
+NAMES_FILE = "names"  # in the runtime directory: what fleet-dns answers from
 
 
 async def _leave_unparked(parking: Parking) -> None:
@@ -258,6 +260,19 @@ class Node:
         is_revoked = self.trust.is_revoked if self.trust else lambda identity: False
         return lambda address, machine: dial(own, is_revoked, address, machine)
 
+    def _make_name_writer(self) -> "NameWriter":
+        from fleetd.process.name_writer import NameWriter  # few machines answer questions
+
+        return NameWriter(
+            Registry(self.store, self.config.etcd_key_prefix),
+            self._environment.runtime / NAMES_FILE,
+            listen=self.config.dns_listen,
+            domain=self.config.dns_domain,
+            machine=lambda: self.membership.machine,
+            set_back=self._epoch.set_back,
+            is_worker=self.config.is_worker,
+        )
+
     def _make_worker_api(self, now: Callable[[], float]) -> "WorkerApi":
         from fleetd.api.worker.server import WorkerApi  # most daemons have no workers
 
@@ -279,6 +294,11 @@ class Node:
             optional.append(self._worker_trust.follow(Registry(self.store, self.config.etcd_key_prefix)))
         if self._environment.sealing is not None and not self.membership.machine.seal_key:
             optional.append(publish_seal_key(self._environment.sealing, self.membership))
+        if self.config.dns_listen:
+            optional.append(self._make_name_writer().run())
+        else:
+            with suppress(OSError):  # fleet-dns, which answers from it, ends then
+                (self._environment.runtime / NAMES_FILE).unlink()
         if self._environment.inspector is not None:
             answers = Answers(
                 self.membership.machine.id,

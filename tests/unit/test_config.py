@@ -72,6 +72,8 @@ def test_without_any_setting_the_defaults_hold_without_notes() -> None:
         metrics_listen=(),
         peer_listen=(),
         fleetlock_listen=(),
+        dns_listen=(),
+        dns_domain="fleet.internal",
         of_cluster={},
         roles={},
     )
@@ -185,6 +187,8 @@ def test_a_retired_option_is_accepted_and_noted(name: str) -> None:
         ("allowed_hosts", "M1.example, m2,", frozenset({"m1.example", "m2"})),
         ("metrics_listen", "/run/m.sock,:9353", (Address(path="/run/m.sock"), Address(port=9353))),
         ("fleetlock_listen", "10.0.0.1:2381", (Address(host="10.0.0.1", port=2381),)),
+        ("dns_listen", "127.0.0.1:8600,[::1]:53", (Address(host="127.0.0.1", port=8600), Address("", "::1", 53))),
+        ("dns_domain", "Cluster-1.Example.ORG.", "cluster-1.example.org"),
         ("public_ip", "fe80::1%eth0", "fe80::1%eth0"),
         ("public_ip", "m1.example.org", "m1.example.org"),
         ("metadata", "a=b, c = d=e ,a=f,", {"a": "f", "c": "d=e"}),
@@ -256,6 +260,30 @@ def test_a_valid_value_is_read(name: str, text: str, value: object) -> None:
             "public_ip",
             "10.0.0.1:22",
             "'10.0.0.1:22' is neither an IP address nor a host name; leave it empty to detect one",
+        ),
+        (
+            "dns_listen",
+            ":8600",
+            "':8600' is no IP address with a port; write one like 127.0.0.1:8600",
+        ),
+        (
+            "dns_listen",
+            "/run/dns",
+            "'/run/dns' is no IP address with a port; write one like 127.0.0.1:8600",
+        ),
+        (
+            "dns_listen",
+            "[::]:8600",
+            "'[::]:8600' is every address: an answer could come from another one than was asked; name those at which "
+            "to answer, separated by commas",
+        ),
+        *(
+            (
+                "dns_domain",
+                domain,
+                f"{domain!r} is no name of a domain; write one like fleet.internal, of at most 120 characters",
+            )
+            for domain in ("", "a..b", "-a.b", "a_b", "é", "a.b..", "x." * 60 + "xx")
         ),
         ("max_units_bytes", "0M", "'0M' is not a number of bytes above zero; write one like 500K, 64M or 1G"),
         ("max_units_bytes", "1TB", "'1TB' is not a number of bytes above zero; write one like 500K, 64M or 1G"),
