@@ -13,7 +13,6 @@ from msgspec.structs import replace
 from fleetd import metrics
 from fleetd.aio import Offload
 from fleetd.api import schema
-from fleetd.api.asking import Asking
 from fleetd.api.audit import Audit
 from fleetd.api.http import (
     NO_STORE,
@@ -29,33 +28,11 @@ from fleetd.api.http import (
 )
 from fleetd.api.origin import check_caller
 from fleetd.api.quota import UNLIMITED, Quota
+from fleetd.api.route_table import Parts, make_routes
 from fleetd.api.tls_clients import LOGIN
 from fleetd.api.trust import Trust
 from fleetd.api.v1.discovery import describe_api
-from fleetd.api.v1.machines import Machines
-from fleetd.api.v1.states import States
-from fleetd.api.v1.units import Units
-from fleetd.api.v2.applies import Applies
-from fleetd.api.v2.clusters import Clusters
-from fleetd.api.v2.contents import Contents
-from fleetd.api.v2.cordons import Cordons
-from fleetd.api.v2.drains import Drains
-from fleetd.api.v2.events import MARK_S, Events
-from fleetd.api.v2.explanations import Explanations
-from fleetd.api.v2.host_keys import HostKeys
-from fleetd.api.v2.insight import Insight
-from fleetd.api.v2.joining import Joining
-from fleetd.api.v2.locks import Locks
-from fleetd.api.v2.logins import Logins
-from fleetd.api.v2.moves import Moves
-from fleetd.api.v2.operations import Operations
-from fleetd.api.v2.plans import Plans
-from fleetd.api.v2.reboots import Reboots
-from fleetd.api.v2.removals import Removals
-from fleetd.api.v2.reports import Reports
-from fleetd.api.v2.rollouts import Rollouts
-from fleetd.api.v2.secrets import Secrets
-from fleetd.api.v2.settings import Settings
+from fleetd.api.v2.events import MARK_S
 from fleetd.api.web_page import page_routes
 from fleetd.membership.store_epoch import StoreEpoch
 from fleetd.model.certificate import MACHINE, SERVER, CertificateIdentity
@@ -139,7 +116,6 @@ class Api:
         event_mark_s: float = MARK_S,
         epoch: StoreEpoch | None = None,
     ) -> None:
-        self._epoch = epoch if epoch is not None else StoreEpoch(registry, "")
         self._registry = registry
         registry.record_events(EventLog(registry, unix_now, lambda: machine().session))
         self._servers = servers
@@ -149,170 +125,40 @@ class Api:
         self._trouble = trouble
         self._leave = leave
         self._metrics = metrics
-        self._unix_now = unix_now
-        self._new_id = new_id
-        self._machine = machine
-        self._offload = offload
         self._audit = Audit(audit, lambda: machine().short_id)
-        self._trust = trust
         self._workers = workers
         self._allowed_hosts = allowed_hosts
-        self._sealing = sealing
-        self._peers = peers
-        self._event_mark_s = event_mark_s
         self._discovery = render_json(describe_api())
-        self.routes = self._make_routes(token_limit, shadows, Quota(registry, allowed_usage, now), now)
+        parts = Parts(
+            registry,
+            token_limit,
+            shadows,
+            Quota(registry, allowed_usage, now),
+            self._audit,
+            now,
+            unix_now,
+            new_id,
+            machine,
+            offload,
+            trust,
+            sealing,
+            peers,
+            event_mark_s,
+            epoch if epoch is not None else StoreEpoch(registry, ""),
+        )
+        self.routes = (*make_routes(parts), *self._own_routes())
         self._resources: dict[tuple[str, str | None], dict[str, Route]] = {}  # by what is around the parameter
         for route in self.routes:
             before, brace, after = route.path.partition(f"/{{{route.parameter}}}")
             self._resources.setdefault((before, after if brace else None), {})[route.method] = route
 
-    def _make_routes(
-        self, token_limit: int, shadows: Callable[[str], str], quota: Quota, now: Callable[[], float]
-    ) -> tuple[Route, ...]:
-        audit = self._audit
-        units = Units(self._registry, token_limit, shadows, quota, audit, self._unix_now)
-        states = States(self._registry, token_limit)
-        machines = Machines(self._registry, token_limit)
-        cordons, drains = Cordons(self._registry, self._unix_now), Drains(self._registry, self._unix_now)
-        moves = Moves(self._registry, audit, self._unix_now)
-        reboots = Reboots(self._registry, self._unix_now, self._new_id)
-        settings = Settings(self._registry, self._machine, self._unix_now)
-        operations, reports = Operations(self._registry, units, shadows), Reports(self._registry)
-        applies = Applies(self._registry, quota, shadows, audit, self._unix_now, self._new_id)
-        rollouts = Rollouts(self._registry, applies.undo, audit, self._unix_now, self._new_id)
-        secrets = Secrets(self._registry, self._sealing, rollouts.restart, audit, self._unix_now)
-        plans = Plans(self._registry, shadows, self._unix_now, self._offload, now)
-        joining = Joining(self._registry, self._trust, audit, self._unix_now)
-        logins = Logins(self._registry, self._trust, audit, self._unix_now)
-        clusters = Clusters(self._registry, self._trust)
-        removals = Removals(self._registry, self._trust, self._machine, self._unix_now)
-        asking = Asking(self._registry, self._machine, self._new_id, now, self._peers)
-        events = Events(self._registry, self._unix_now, mark_s=self._event_mark_s)
-        insight = Insight(self._registry, asking, events.kept, self._unix_now)
-        explanations = Explanations(self._registry, self._offload, events.history)
-        locks = Locks(self._registry, self._epoch, audit, now, self._unix_now)
-        view, operate, submit, admin = Permission
-        v1, v2, results, found = schema.V1, schema.V2, schema.Results, schema.UnitReports
+    def _own_routes(self) -> tuple[Route, ...]:
+        """The routes about this daemon, and the web page."""
+        view, v1, v2 = Permission.VIEW, schema.V1, schema.V2
         return (
-            # v1/discovery.py describes those of version 1.
-            Route("GET", f"{v1}/units", units.get_all, view, has_token=True),
-            Route("GET", f"{v1}/units/{{unitName}}", units.get, view),
-            Route("PUT", f"{v1}/units/{{unitName}}", units.put, operate, by_name=True),
-            Route("DELETE", f"{v1}/units/{{unitName}}", units.delete, submit, by_name=True),
-            Route("GET", f"{v1}/state", states.get_all, view, on_workers=True, has_token=True),
-            Route("GET", f"{v1}/state/{{unitName}}", states.get, view, on_workers=True),
-            Route("GET", f"{v1}/machines", machines.get_all, view, on_workers=True, has_token=True),
-            Route("PATCH", f"{v1}/machines", machines.patch, admin),
             Route("GET", f"{v1}/discovery", self._get_discovery, view, answer=dict, on_workers=True),
-            Route("GET", f"{v2}/units", reports.get_all, view, answer=found, query="name", has_token=True),
-            Route("GET", f"{v2}/units/{{unitName}}", Contents(self._registry).get, view, answer=schema.UnitContent),
-            Route("GET", f"{v2}/units/{{unitName}}/move", moves.get, view, answer=schema.MoveReport),
-            Route("PUT", f"{v2}/units/{{unitName}}/move", moves.put, operate, schema.MoveRequest, by_name=True),
-            Route("POST", f"{v2}/units", operations.post, operate, schema.UnitOperations, results, by_name=True),
-            Route("POST", f"{v2}/reports", reports.post, view, schema.ReportRequest, found),
-            Route("POST", f"{v2}/restart", operations.restart, operate, schema.Restarts, results, by_name=True),
-            Route("POST", f"{v2}/apply", applies.post, submit, schema.Apply, schema.Applied, by_name=True),
-            Route("POST", f"{v2}/scale", applies.scale, operate, schema.Scale, schema.Applied, by_name=True),
-            Route("GET", f"{v2}/sets", applies.get_sets, view, answer=schema.UnitSets),
-            Route("GET", f"{v2}/versions/{{group}}", applies.get_versions, view, answer=schema.Versions),
-            Route("DELETE", f"{v2}/machines/{{machine}}", machines.delete, admin),
-            Route("PUT", f"{v2}/machines/{{machine}}/cordon", cordons.put, operate, schema.CordonRequest),
-            Route("DELETE", f"{v2}/machines/{{machine}}/cordon", cordons.delete, operate),
-            Route(
-                "GET",
-                f"{v2}/machines/{{machine}}/drain",
-                drains.get,
-                view,
-                answer=schema.DrainReport,
-                query="unit",
-                on_workers=True,
-            ),
-            Route("PUT", f"{v2}/machines/{{machine}}/drain", drains.put, operate, schema.DrainRequest),
-            Route("DELETE", f"{v2}/machines/{{machine}}/drain", drains.delete, operate),
-            Route(
-                "PUT",
-                f"{v2}/machines/{{machine}}/reboot",
-                reboots.put,
-                admin,
-                schema.RebootRequest,
-                schema.RebootReport,
-            ),
-            Route("DELETE", f"{v2}/machines/{{machine}}/reboot", reboots.delete, admin),
-            Route(
-                "GET",
-                f"{v2}/host-keys",
-                HostKeys(self._registry).get_all,
-                view,
-                answer=schema.MachineHostKeys,
-                query="machine",
-            ),
-            Route("GET", f"{v2}/cluster", clusters.get, view, answer=schema.ClusterReport),
-            Route("POST", f"{v2}/machines/{{machine}}/remove", removals.post, admin, schema.MachineRemoval),
-            Route(
-                "POST",
-                f"{v2}/machine-tokens",
-                joining.post_token,
-                admin,
-                schema.MachineTokenRequest,
-                schema.MachineToken,
-            ),
-            Route("GET", f"{v2}/authorities", joining.get_authorities, None, answer=schema.Authorities, anonymous=True),
-            Route("POST", f"{v2}/authorities", joining.post_authority, admin, answer=schema.NewAuthority),
-            Route("GET", f"{v2}/authority-keys", joining.get_keys, None, answer=schema.AuthorityKeys, for_servers=True),
-            Route("POST", f"{v2}/join", joining.join, None, schema.JoinRequest, schema.JoinAnswer, anonymous=True),
-            Route("POST", f"{v2}/renew", joining.renew, None, schema.RenewalRequest, schema.Renewal, anonymous=True),
-            Route(
-                "GET",
-                f"{v2}/reboots",
-                reboots.get_all,
-                view,
-                answer=schema.RebootReports,
-                query="machine",
-                on_workers=True,
-            ),
-            Route("GET", f"{v2}/rollouts", rollouts.get_all, view, answer=schema.Rollouts, query="group"),
-            Route("POST", f"{v2}/rollouts/{{group}}", rollouts.post, operate, schema.RolloutCommand, by_name=True),
-            Route("GET", f"{v2}/explain/{{unitName}}", explanations.get, view, answer=schema.Explanation),
-            Route("POST", f"{v2}/plan", plans.post, view, schema.PlanRequest, schema.Plan),
-            Route(
-                "GET",
-                f"{v2}/journal",
-                insight.get_journal,
-                view,
-                answer=bytes,
-                query="unit machine after",
-                options="lines since grep follow previous",
-            ),
-            Route("GET", f"{v2}/status", insight.get_status, view, answer=schema.UnitStatuses, query="unit machine"),
-            Route("GET", f"{v2}/secrets", secrets.get_all, view, answer=schema.SecretReports),
-            Route(
-                "PUT",
-                f"{v2}/secrets/{{secret}}",
-                secrets.put,
-                submit,
-                schema.SecretChange,
-                schema.SecretChanged,
-                by_name=True,
-            ),
-            Route("DELETE", f"{v2}/secrets/{{secret}}", secrets.delete, submit, query="force", by_name=True),
-            *locks.routes(),
-            Route("GET", f"{v2}/settings", settings.get_all, view, answer=schema.Settings),
-            Route("PATCH", f"{v2}/settings", settings.patch, admin, schema.SettingChanges),
-            Route("POST", f"{v2}/login", logins.post, view, schema.LoginRequest, schema.Login),
-            Route("POST", f"{v2}/revocations", logins.revoke, admin, schema.RevocationRequest, by_name=True),
             Route("GET", f"{v2}/whoami", self._get_whoami, None, answer=schema.WhoAmI, on_workers=True),
-            Route(
-                "GET",
-                f"{v2}/events",
-                events.get,
-                view,
-                answer=schema.Event,
-                query="kind unit machine",
-                options="after since follow latest",
-                is_streamed=True,
-            ),
-            Route("POST", LEAVE, self._post_leave, admin, answer=schema.Leaving, on_workers=True),
+            Route("POST", LEAVE, self._post_leave, Permission.ADMIN, answer=schema.Leaving, on_workers=True),
             Route("GET", OPENAPI, self._get_openapi, view, answer=dict, on_workers=True),
             Route("GET", HEALTH, self._get_health, view, answer=dict, on_workers=True),
             Route("GET", METRICS, self._get_metrics, view, answer=bytes, on_workers=True),
