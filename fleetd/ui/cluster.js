@@ -7,9 +7,11 @@ import { describeEvent, eventLevel } from "./words.js";
 const MOST_EVENTS = 2000; // that are kept; the oldest go
 const OF_MACHINES = ["joined", "lost", "back", "left", "drain", "reboot"];
 
-/** Nothing is known yet. `units` are `{ report, row }` by name, without templates; `machines` are by id. */
+/** Nothing is known yet. `units` are `{ report, row }` by name, without templates, and all of them if it `isWhole`;
+ * `machines` are by id. */
 export const NOTHING = {
   who: null,
+  isWhole: false,
   machines: new Map(),
   units: new Map(),
   machineRows: [],
@@ -27,7 +29,7 @@ export function withLists(cluster, machines, reports, asked = null) {
   const known = machines ? new Map(machines.map((machine) => [machine.id, machine])) : cluster.machines;
   const unitRows = [...units.values()].map(({ row }) => row);
   const all = machineRows(known.values(), [...units.values()].map(({ report }) => report));
-  return { ...cluster, machines: known, units, unitRows, machineRows: all };
+  return { ...cluster, isWhole: cluster.isWhole || !asked, machines: known, units, unitRows, machineRows: all };
 }
 
 /** With these events, the last one being the newest; `now` is the Unix time at which those happened that do not say. */

@@ -40,11 +40,16 @@ export class Feed {
     this.close();
     const run = ++this.run;
     try {
-      const who = await api.readWho();
-      const { events, token } = await api.readLatestEvents();
-      const [machines, reports] = await Promise.all([api.readMachines(), api.readUnits()]);
+      const [who, { events, token }] = await Promise.all([api.readWho(), api.readLatestEvents()]);
+      const machines = await api.readMachines();
       if (run !== this.run) return;
       const told = withEvents({ ...NOTHING, who }, events, now());
+      if (!this.cluster.who) {
+        this.cluster = withLists(told, machines, [], []); // something to look at: many units take a moment
+        this.onChange({ works: true });
+      }
+      const reports = await api.readUnits();
+      if (run !== this.run) return;
       this.cluster = withLists(told, machines, reports);
       this.token = token;
       this.stale = FRESH;

@@ -2,7 +2,8 @@
 
 import { h, machineAddress, unitAddress } from "./dom.js";
 import { RowList } from "./list.js";
-import { BY_TROUBLE, arrange } from "./query.js";
+import { MachineMap } from "./map.js";
+import { BY_TROUBLE, arrange, filterOf } from "./query.js";
 import { LEVELS, count } from "./units.js";
 import { renderAge, renderTime } from "./words.js";
 
@@ -35,13 +36,16 @@ const EVENT_COLUMNS = [
 const eventAddress = (row) =>
   row.unit ? unitAddress(row.unit) : row.machine.length === 32 ? machineAddress(row.machine) : "";
 
-/** A list with its filter. `rows(cluster)` are all of its rows. */
+/** A list with its filter. `rows(cluster)` are all of its rows. A `map` above it shows them all at once. */
 class ListView {
-  constructor({ title, kind, columns, rows, address, sort, isGroupable = false, inAddress = true }, parameters) {
+  constructor({ title, kind, columns, rows, address, sort, empty = "", isGroupable = false, inAddress = true, map = null }, parameters) {
     this.title = title;
     this.kind = kind;
     this.rows = rows;
     this.inAddress = inAddress;
+    this.map = map;
+    this.none = empty;
+    this.empty = h("p", { class: "empty quiet", role: "status" });
     this.all = [];
     this.address = location.hash; // with what is asked for
     const asked = parameters.get("sort") ?? sort;
@@ -72,6 +76,8 @@ class ListView {
         this.trouble,
         isGroupable && this.makeGrouping(),
         this.counter),
+      map?.element,
+      this.empty,
       this.list.element);
     this.timer = setInterval(() => this.list.refresh(), AGING);
   }
@@ -85,6 +91,7 @@ class ListView {
 
   close() {
     clearInterval(this.timer);
+    this.map?.close();
     this.list.close();
   }
 
@@ -93,6 +100,7 @@ class ListView {
   }
 
   update(cluster) {
+    this.isWhole = cluster.isWhole || this.kind !== "unit";
     this.all = this.rows(cluster);
     this.draw();
   }
@@ -100,9 +108,13 @@ class ListView {
   draw() {
     const shown = arrange(this.all, this.query);
     this.list.show(shown, this.query.sort, this.query.isReversed);
+    this.map?.show(this.all, filterOf(this.query.text));
     this.trouble.setAttribute("aria-pressed", this.query.sort === BY_TROUBLE);
-    this.counter.textContent =
-      this.query.text ? `${shown.filter((row) => !row.isHead).length} of ${this.all.length}` : count(this.all.length, this.kind);
+    this.empty.textContent = shown.length || !this.isWhole ? "" : this.query.text ? "Nothing matches the filter." : this.none;
+    if (!this.isWhole) this.counter.textContent = "reading …";
+    else
+      this.counter.textContent =
+        this.query.text ? `${shown.filter((row) => !row.isHead).length} of ${this.all.length}` : count(this.all.length, this.kind);
   }
 
   ask(change) {
@@ -149,13 +161,14 @@ class ListView {
 
 export const makeMachines = (parameters) =>
   new ListView({
-    title: "Machines", kind: "machine", columns: MACHINE_COLUMNS, sort: "key",
+    title: "Machines", kind: "machine", columns: MACHINE_COLUMNS, sort: "key", map: new MachineMap(),
     rows: (cluster) => cluster.machineRows, address: (row) => machineAddress(row.key),
   }, parameters);
 
 export const makeUnits = (parameters) =>
   new ListView({
     title: "Units", kind: "unit", columns: UNIT_COLUMNS, sort: BY_TROUBLE, isGroupable: true,
+    empty: "The cluster has no unit yet: fleetctl start FILE runs one, fleetctl apply FOLDER all of a folder.",
     rows: (cluster) => cluster.unitRows, address: (row) => unitAddress(row.key),
   }, parameters);
 
@@ -163,6 +176,7 @@ export const makeUnits = (parameters) =>
 export const makeUnitsOf = (machine) =>
   new ListView({
     title: "Units here", kind: "unit", columns: UNIT_COLUMNS, sort: BY_TROUBLE, isGroupable: true, inAddress: false,
+    empty: "No unit is here.",
     rows: (cluster) => cluster.unitRows.filter((row) => row.machines.includes(machine)),
     address: (row) => unitAddress(row.key),
   }, new URLSearchParams());
@@ -170,5 +184,6 @@ export const makeUnitsOf = (machine) =>
 export const makeEvents = (parameters) =>
   new ListView({
     title: "Events", kind: "event", columns: EVENT_COLUMNS, sort: "number",
+    empty: "Nothing has happened in the last days.",
     rows: (cluster) => cluster.events, address: eventAddress,
   }, parameters);

@@ -48,10 +48,11 @@ export function machineState(machine) {
 }
 
 /** The cluster as words, each with the level that it is drawn in. */
-export function summarise(machines, units) {
+export function summarise({ machineRows: machines, unitRows: units, isWhole }) {
   const parts = [[count(machines.length, "machine"), IDLE]];
   const unready = machines.filter((row) => row.state !== "ready").length;
   if (unready) parts.push([`${unready} not ready`, CHANGING]);
+  if (!isWhole) return [...parts, ["reading the units …", IDLE]];
   parts.push([count(units.length, "unit"), IDLE]);
   const levels = LEVELS.map((_, level) => units.filter((row) => row.level === level).length);
   const words = ["at rest", "active", "changing", "in trouble"];

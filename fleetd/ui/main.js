@@ -52,7 +52,7 @@ function draw() {
   trouble.textContent = failure;
   trouble.hidden = !failure;
   if (!cluster.who) return;
-  const parts = summarise(cluster.machineRows, cluster.unitRows);
+  const parts = summarise(cluster);
   summary.replaceChildren(...parts.map(([text, level]) => h("span", { class: LEVELS[level] }, text)));
   whoButton.textContent = cluster.who.name || "You";
   whoButton.hidden = false;

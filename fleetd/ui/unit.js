@@ -66,6 +66,10 @@ export class UnitView {
 
   update(cluster) {
     const report = cluster.units.get(this.name)?.report ?? null;
+    if (!report && !cluster.isWhole) {
+      this.head.replaceChildren(h("h1", { tabindex: "-1" }, this.name));
+      return;
+    }
     if (report === this.report && cluster.who === this.who) return;
     const isFirst = this.report === undefined;
     this.report = report;

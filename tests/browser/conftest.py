@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, ConsoleMessage, Locator, Page, async_playwright, expect
 
+from tests.browser.chromium import launcher
 from tests.browser.cluster import SERVICE, Cluster
 from tests.browser.flags import FLAGS, PATIENCE_S
 from tests.requirements import require
@@ -43,6 +44,7 @@ class Visit:
         await self.page.goto("about:blank")
         await self.page.goto(f"{self.cluster.url}/ui/#/{view}")
         await expect(self.page.locator("#summary")).to_contain_text("machine")
+        await expect(self.page.locator("#summary")).not_to_contain_text("reading")
 
     def row(self, text: str) -> Locator:
         """The row of the list with this text."""
@@ -70,7 +72,7 @@ async def browser(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bro
     expect.set_options(timeout=PATIENCE_S * 1000)
     async with async_playwright() as playwright:
         launched = await playwright.chromium.launch(
-            executable_path=found,
+            executable_path=launcher(str(found), home),
             args=FLAGS,
             chromium_sandbox=False,
             timeout=PATIENCE_S * 1000,

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.async_api import Browser, expect
+from playwright.async_api import Browser, Route, expect
 
 from contrib.testbed.etcd import free_port
 from fleetd.config.options import Address
@@ -219,6 +219,54 @@ async def test_of_twenty_thousand_units_only_the_visible_ones_are_in_the_documen
     await visit.open("machines")
     assert await visit.page.get_by_role("grid").get_attribute("aria-rowcount") == "1001"
     assert await count_rows(visit) < 80
+
+
+async def test_a_cell_of_the_grid_is_a_machine_with_its_state(visit: Visit) -> None:
+    await serve_many(visit, 1000, 20_000)
+    await visit.open("machines")
+    grid = visit.page.get_by_role("listbox", name="All machines at a glance")
+    assert await grid.get_by_role("option").count() == 1000
+    await expect(grid.locator(".bad")).to_have_count(1)
+    await expect(grid.locator(".bad")).to_have_attribute("aria-label", re.compile("ready, 20 units, 1 failed, rack="))
+    box, window = await grid.bounding_box(), visit.page.viewport_size
+    assert box is not None
+    assert window is not None
+    assert box["height"] < window["height"] / 2
+    await visit.page.get_by_role("searchbox").fill("rack=0a")
+    await expect(grid.locator(".faded")).to_have_count(996)
+    await visit.page.get_by_role("searchbox").fill("")
+    await grid.focus()
+    for key in ("End", "ArrowUp", "ArrowRight", "Home", "ArrowDown", "ArrowLeft", "Home"):
+        await visit.page.keyboard.press(key)
+    name = await grid.locator("[aria-selected=true]").get_attribute("aria-label")
+    await visit.page.keyboard.press("Enter")
+    await expect(visit.page.get_by_role("heading", name=re.compile(f"^Machine {str(name)[:8]}"))).to_be_visible()
+
+
+async def test_the_page_loads_again_when_one_of_its_files_could_not_be_had(visit: Visit) -> None:
+    failed: list[str] = []
+
+    async def fail_once(route: Route) -> None:
+        if failed:
+            await route.continue_()
+        else:
+            failed.append(route.request.url)
+            await route.abort()
+
+    await visit.page.route("**/ui/words.js", fail_once)
+    await visit.open()
+    await expect(visit.row("db.service")).to_be_visible()
+    assert failed
+
+
+async def test_an_empty_cluster_says_how_to_begin(visit: Visit) -> None:
+    await serve_many(visit, 0, 0)
+    await visit.open("machines")
+    await expect(visit.page.locator("#summary")).to_have_text("0 machines0 units")
+    await visit.open("units")
+    await expect(visit.page.locator(".empty")).to_contain_text("fleetctl start FILE")
+    await visit.open("machine/1")
+    await expect(visit.page.locator("main")).to_contain_text("It is not in the cluster now.")
 
 
 async def test_a_list_is_filtered_grouped_and_sorted_and_its_address_says_how(visit: Visit) -> None:

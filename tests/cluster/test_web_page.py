@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
 from contrib.testbed import Cluster
+from tests.browser.chromium import launcher
 from tests.browser.flags import FLAGS, PATIENCE_S
 from tests.cluster.operator import SLEEPER, Operator
 from tests.cluster.remote_operator import RemoteOperator
@@ -42,7 +43,12 @@ def page(tmp_path: Path) -> Iterator[Page]:
     expect.set_options(timeout=PATIENCE_S * 1000)
     with sync_playwright() as playwright:
         environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "DBUS_SESSION_BUS_ADDRESS": "disabled:"}
-        options = {"executable_path": found, "args": FLAGS, "chromium_sandbox": False, "env": environment}
+        options = {
+            "executable_path": launcher(str(found), tmp_path),
+            "args": FLAGS,
+            "chromium_sandbox": False,
+            "env": environment,
+        }
         browser = playwright.chromium.launch(timeout=PATIENCE_S * 1000, **options)  # type: ignore[arg-type]
         opened = browser.new_page()
         opened.set_default_timeout(PATIENCE_S * 1000)
