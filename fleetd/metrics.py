@@ -101,6 +101,10 @@ RECORDS_S = _histogram("fleet_registry_operation_duration_second", "Duration of 
 
 ANSWERS = _counter("fleet_api_answers_total", "Answered API requests, by HTTP status", "code")
 ANSWER_S = _histogram("fleet_api_answer_duration_seconds", "Duration of API requests", "method")
+EVENT_READERS = _gauge("fleet_event_readers", "Streams of events that are being read")
+EVENT_READERS_BEHIND = _counter(
+    "fleet_event_readers_behind_total", "Streams of events that were ended because their readers were too slow"
+)
 
 WORKERS = _gauge("fleet_workers_connected", "Workers that read their changes from this server")
 WORKER_ANSWERS = _counter(

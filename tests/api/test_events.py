@@ -26,6 +26,7 @@ from fleetd.registry.moment import read_moment
 from fleetd.registry.registry import Registry
 from fleetd.store.protocol import Put
 from tests.api.conftest import Fleet
+from tests.metrics import Counted
 
 EVENTS = "GET /fleet/v2/events"
 AT = 1_800_014_400.0
@@ -359,3 +360,23 @@ async def test_what_happens_after_a_list_follows_its_token(fleet: Fleet, path: s
     await reader.line()
     assert (await reader.line())["unit"] == "b.service"
     await reader.close()
+
+
+async def test_readers_are_counted_while_they_read_and_those_that_were_too_slow(fleet: Fleet) -> None:
+    counted = Counted()
+    following = await follow(fleet)
+    await following.line()
+    kept = await follow(fleet, "follow=false")
+    await kept.line()
+    assert counted("fleet_event_readers") == 2
+    await kept.rest()
+    assert counted("fleet_event_readers") == 1
+    big = "x" * 10_000
+    for _ in range(BEHIND_BYTES // len(big) + 1):
+        await fleet.put(UnitState("loaded", "failed", "failed", error=big), "m1", "web.service")
+        big = big[::-1] + "y"
+    for _ in range(TURNS):
+        await asyncio.sleep(0)
+    assert (await following.rest())[-1]["kind"] == "behind"
+    assert counted("fleet_event_readers_behind_total") == 1
+    assert counted("fleet_event_readers") == 0

@@ -9,6 +9,7 @@ from contextlib import aclosing
 import msgspec
 from msgspec.structs import replace
 
+from fleetd import metrics
 from fleetd.api import schema
 from fleetd.api.connection_limits import bound_stream
 from fleetd.api.event_schema import BEGIN, BEHIND, END, GAP, MARK, STATE
@@ -113,9 +114,10 @@ class Events:
         self._of_user[user] += 1
         bound_stream(user)
         try:
-            async with aclosing(self._stream(asked, moment)) as stream:
-                async for lines in stream:
-                    yield b"".join(map(encode, lines))
+            with metrics.EVENT_READERS.track_inprogress():
+                async with aclosing(self._stream(asked, moment)) as stream:
+                    async for lines in stream:
+                        yield b"".join(map(encode, lines))
         finally:
             self._of_user -= Counter([user])  # without those who have none
 
@@ -176,6 +178,8 @@ class Events:
                 if self._now() >= sent_at + self._mark_s:
                     yield [schema.Event(MARK, token=str(reached))]
                     sent_at = self._now()
+        if reader.is_behind:
+            metrics.EVENT_READERS_BEHIND.inc()
         yield [schema.Event(BEHIND if reader.is_behind else END, token=str(reached), detail=reader.over)]
 
     async def _kept(self, asked: Asked, moment: Token, after: int) -> AsyncGenerator[list[schema.Event], None]:
