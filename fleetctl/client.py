@@ -27,6 +27,7 @@ from fleetctl.errors import NotFleet as NotFleet
 from fleetctl.errors import Unreachable as Unreachable
 from fleetctl.output import debug, printable
 from fleetctl.request_paths import MAX_QUERY, cut_query, move_path, reboot_path, unit_path
+from fleetctl.request_paths import put_operation as put_operation
 from fleetctl.settings import Settings
 from fleetd import __version__
 from fleetd.api import schema
@@ -36,7 +37,6 @@ if TYPE_CHECKING:  # HTTP, TLS and SSH are slow to import, and --help does not n
     from fleetctl.http_transport import Answer, StreamedLines
     from fleetctl.logins import Login
     from fleetctl.ssh.connection import Connection
-    from fleetd.model.unit_option import UnitOption
 
 T = TypeVar("T")
 Page = TypeVar("Page", schema.UnitPage, schema.UnitStatePage, schema.MachinePage)
@@ -148,8 +148,7 @@ class Client:
 
     def reboot(self, id_: str, request: schema.RebootRequest) -> schema.RebootReport:
         """Have a machine rebooted when its turn comes. Raises ApiError if it is unknown, absent, leaving or parked."""
-        answer = self._call("PUT", reboot_path(id_), msgspec.json.encode(request))
-        return self._decode(answer, f"PUT {reboot_path(id_)}", schema.RebootReport)
+        return self.exchange("PUT", reboot_path(id_), request, schema.RebootReport)
 
     def cancel_reboot(self, id_: str) -> None:
         """Take a machine out of the queue. Raises ApiError if it is rebooting already."""
@@ -203,16 +202,17 @@ class Client:
             yield from lines
 
     @contextmanager
-    def open_stream(self, path: str, silence_s: float) -> "Iterator[StreamedLines]":
-        """The same, while the `with` block runs."""
+    def open_stream(self, path: str, silence_s: float, body: bytes | None = None) -> "Iterator[StreamedLines]":
+        """The same, while the `with` block runs; of a POST if there is a body."""
         from http.client import HTTPException
 
-        debug(f"GET {self._endpoint}{schema.V2}/{path}")
+        method = "GET" if body is None else "POST"
+        debug(f"{method} {self._endpoint}{schema.V2}/{path}")
         transport = self._open()
         try:
-            answer, lines = transport.stream(f"{schema.V2}/{path}", self._headers, silence_s)
+            answer, lines = transport.stream(f"{schema.V2}/{path}", self._headers, silence_s, body)
             if answer.status != 200:
-                raise self._api_error(answer, f"GET {schema.V2}/{path.partition('?')[0]}")
+                raise self._api_error(answer, f"{method} {schema.V2}/{path.partition('?')[0]}")
             yield lines
         except TimeoutError as error:
             raise Unreachable(f"{self._endpoint} is silent: its fleetd hangs, or a firewall drops packets") from error
@@ -404,7 +404,12 @@ class Client:
             seen.add(token)
 
     def _get(self, path: str, kind: type[T]) -> T:
-        return self._decode(self._call("GET", path), f"GET {path.partition('?')[0]}", kind)
+        return self.exchange("GET", path, None, kind)
+
+    def exchange(self, method: str, path: str, body: msgspec.Struct | None, kind: type[T]) -> T:
+        """One request to the API. Raises ApiError, also for what is not there."""
+        answer = self._call(method, path, msgspec.json.encode(body) if body else None)
+        return self._decode(answer, f"{method} {path.partition('?')[0]}", kind)
 
     def _decode(self, answer: "Answer", request: str, kind: type[T]) -> T:
         try:
@@ -414,18 +419,17 @@ class Client:
 
     def _ask(self, method: str, path: str, body: msgspec.Struct | None, kind: type[T]) -> T:
         """One request to version 2 of the API. Raises NotFleet if the server does not know it."""
-        request = f"{method} {path.partition('?')[0]}"
         try:
-            answer = self._call(method, path, msgspec.json.encode(body) if body else None)
+            return self.exchange(method, path, body, kind)
         except (ApiError, NotFleet) as error:
             if error.code not in (404, 405):
                 raise
             raise NotFleet(
                 error.code,
-                f"{self._endpoint} does not answer {request} as fleet's API does (status {error.code}): check "
-                "--endpoint; if it is an older fleetd or CoreOS fleet, upgrade it or use its own fleetctl",
+                f"{self._endpoint} does not answer {method} {path.partition('?')[0]} as fleet's API does (status "
+                f"{error.code}): check --endpoint; if it is an older fleetd or CoreOS fleet, upgrade it or use its own "
+                "fleetctl",
             ) from error
-        return self._decode(answer, request, kind)
 
     def _call(self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] = {}) -> "Answer":
         """One request. Raises ClientError for any status but 2xx."""
@@ -482,13 +486,6 @@ class Client:
         from fleetctl.unreachable import explain
 
         return Unreachable(f"cannot reach fleetd at {self._endpoint}: {explain(error, self._socket, self._is_users)}")
-
-
-def put_operation(
-    name: str, options: "Sequence[UnitOption]", target: str, *, only_new: bool = False
-) -> schema.UnitOperation:
-    """The operation that gives a unit this content and target state; `only_new` refuses to replace an existing unit."""
-    return schema.UnitOperation(name, tuple(options), target, only_new)
 
 
 def open_client(settings: Settings) -> Client:

@@ -28,6 +28,7 @@ Completable = Literal[
     "files",
     "folders",
     "groups",
+    "locks",
     "machine-actions",
     "machines",
     "plan-actions",

@@ -252,6 +252,15 @@ def _settings(cursor: Cursor) -> list[Candidate]:
     return [*verbs, *settings, *(Candidate(f"{each.word}=", each.meaning) for each in settings)]
 
 
+def _locks(cursor: Cursor) -> list[Candidate]:
+    """The locks that somebody holds, for the first argument."""
+    from fleetctl.locks import Locks
+
+    if cursor.arguments:
+        return []
+    return _ask(cursor, lambda client: [Candidate(lock.name) for lock in Locks(client).list()])
+
+
 def _secrets(cursor: Cursor) -> list[Candidate]:
     """What to do with secrets, and then the name of one."""
     if not cursor.arguments:
@@ -301,6 +310,7 @@ _ARGUMENTS: dict[Completable, Source] = {
     "plan-actions": _plan_actions,
     "plan-arguments": _plan_arguments,
     "rollout-actions": _rollout_actions,
+    "locks": _locks,
     "secrets": _secrets,
     "settings": _settings,
     "templates": _templates,

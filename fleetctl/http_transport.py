@@ -100,10 +100,15 @@ class HttpTransport:
         self._path = endpoint.path
         self._connection = _Connection(endpoint, timeout_s, tls, dial or partial(_dial, endpoint, timeout_s))
 
-    def stream(self, path: str, headers: Mapping[str, str], silence_s: float) -> tuple[Answer, StreamedLines]:
-        """The answer to a GET, and then the lines of its content as they come, if its status is 200; else it has its
-        content. The peer may be silent for `silence_s`. Errors as for `request`, also of the lines."""
-        response, stream = self.open("GET", path, None, headers)
+    def stream(
+        self, path: str, headers: Mapping[str, str], silence_s: float, body: bytes | None = None
+    ) -> tuple[Answer, StreamedLines]:
+        """The answer to a GET (with a body: to a POST of JSON), and then the lines of its content as they come, if its
+        status is 200; else it has its content. The peer may be silent for `silence_s`. Errors as for `request`, also of
+        the lines."""
+        kind = {} if body is None else {"Content-Type": "application/json"}
+        method = "GET" if body is None else "POST"
+        response, stream = self.open(method, path, body, {**headers, **kind})
         lines = StreamedLines(response, stream)
         if response.status != 200:
             return Answer(response.status, response.headers.get("Content-Type", ""), response.read()), lines

@@ -1,9 +1,13 @@
-"""The paths and queries of requests to the API."""
+"""The paths and queries of requests to the API, and the operations in them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
 
 from fleetd.api import schema
+
+if TYPE_CHECKING:
+    from fleetd.model.unit_option import UnitOption
 
 # HTTP servers refuse request lines over 8 KiB, some proxies shorter ones.
 MAX_QUERY = 4000
@@ -34,3 +38,10 @@ def move_path(name: str) -> str:
 def reboot_path(id_: str) -> str:
     """The reboot of a machine."""
     return f"{schema.V2}/machines/{quote(id_, safe='')}/reboot"
+
+
+def put_operation(
+    name: str, options: "Sequence[UnitOption]", target: str, *, only_new: bool = False
+) -> schema.UnitOperation:
+    """The operation that gives a unit this content and target state; `only_new` refuses to replace an existing unit."""
+    return schema.UnitOperation(name, tuple(options), target, only_new)

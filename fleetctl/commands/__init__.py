@@ -14,6 +14,7 @@ SUMMARIES = {
     "diff": "Show what applying a folder would change",
     "drain": "Move the units of machines to others, as the disruption budget allows",
     "edit": "Edit a drop-in of a unit in the cluster",
+    "elect": "Run a command while this one leads",
     "events": "Show what has happened in the cluster, or follow what happens",
     "export": "Print the units, sets and settings of the cluster as a file",
     "explain": "Show why a unit is on its machine, and on no other",
@@ -27,6 +28,8 @@ SUMMARIES = {
     "list-unit-files": "List the units of the cluster, and their target states",
     "list-units": "List the units on machines, with their states in systemd",
     "load": "Put units on machines without starting them",
+    "lock": "Run a command while it holds a lock of the cluster",
+    "locks": "List the locks that somebody holds or waits for",
     "login": "Get a certificate for https, make one for a service, or revoke them",
     "machine": "Add machines to the cluster, or remove them",
     "move": "Move a unit to a machine, and wait for that",
@@ -48,9 +51,10 @@ SUMMARIES = {
     "ui": "Open the web page of the cluster in your browser",
     "uncordon": "Let cordoned machines take new units again",
     "unload": "Stop units and take them off their machines",
+    "unlock": "Take locks from those who hold them",
     "verify": "Check unit files as submit does, without the cluster",
     "version": "Print the version of fleetctl",
     "whoami": "Show who the cluster takes you for, and what you may do",
 }
-FORMER = {"lo": "load"}  # abbreviations of CoreOS fleet that are not unique any more
+FORMER = {"lo": "load", "unl": "unload", "unlo": "unload"}  # abbreviations of CoreOS fleet that are not unique any more
 HIDDEN = frozenset({"__complete"})

@@ -66,9 +66,11 @@ class TunnelTransport:
                 raise self._explain_end() from error
             raise
 
-    def stream(self, path: str, headers: Mapping[str, str], silence_s: float) -> tuple[Answer, StreamedLines]:
+    def stream(
+        self, path: str, headers: Mapping[str, str], silence_s: float, body: bytes | None = None
+    ) -> tuple[Answer, StreamedLines]:
         """As HttpTransport does; also raises TunnelFailed."""
-        return self._http.stream(path, headers, silence_s)
+        return self._http.stream(path, headers, silence_s, body)
 
     def close(self) -> None:
         """Close the connection to the API, not that to the bastion."""

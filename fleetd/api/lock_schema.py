@@ -2,9 +2,7 @@
 
 import msgspec
 
-from fleetd.model.lock import DEFAULT_TTL_S
-
-WAITING, HELD, TIMEOUT = "waiting", "held", "timeout"
+WAITING, HELD, TIMEOUT, RELEASED = "waiting", "held", "timeout", "released"
 
 
 class LockRequest(msgspec.Struct, frozen=True):
@@ -12,7 +10,7 @@ class LockRequest(msgspec.Struct, frozen=True):
     once: all who ask for it have to say the same number. `wait` is how long to wait for it, in seconds: 0 does not
     wait, and null waits for ever. `holder` is what lists show."""
 
-    ttl: float = DEFAULT_TTL_S
+    ttl: float = 30.0
     slots: int = 1
     wait: float | None = None
     holder: str = ""

@@ -47,7 +47,7 @@ def complete(fleetctl: Fleetctl, cluster: ScriptedCluster) -> Complete:
     [
         (["sto"], ["stop"]),
         (["list-"], ["list-machines", "list-unit-files", "list-units"]),
-        (["--debug", "--endpoint", "stop", "unl"], ["unload"]),
+        (["--debug", "--endpoint", "stop", "unlo"], ["unload", "unlock"]),
         (["help", "ver"], ["verify", "version"]),
         (["help", "_"], []),
         (["stop", ""], ["db.service", "web@1.service", "web@2.service"]),

@@ -32,7 +32,7 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"`([^`\n]+)`")
 PATH = re.compile(r"(?:fleetd|fleetctl|contrib|tests|docs|units)/[\w./*-]*")
 OPTION = re.compile(r"((?:agent|etcd(?!_disk)|max|parked|token)_\w+)(?:=.*)?")
-FLAGS = {"-h", "--help", "-v", "--version"}
+FLAGS = {"-h", "--help", "-v", "--version", "--"}
 
 
 def spans(text: str) -> Iterator[str]:

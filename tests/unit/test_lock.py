@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from fleetd.api.lock_schema import LockRequest
 from fleetd.model.lock import (
+    DEFAULT_TTL_S,
     LONGEST_TTL_S,
     Claim,
     Holder,
@@ -198,6 +200,10 @@ def test_an_epoch_begins_when_no_holder_of_the_one_before_can_run(
 ) -> None:
     found = begin_epoch(stored, name, since, has_changed=has_changed, now=NOW, unix_now=1_800_000_000.5)
     assert found == expected
+
+
+def test_the_usual_ttl_is_that_of_the_api() -> None:
+    assert LockRequest().ttl == DEFAULT_TTL_S
 
 
 def test_a_client_ends_its_command_before_the_ttl() -> None:

@@ -10,7 +10,7 @@ import msgspec
 from fleetd.api import schema
 from fleetd.api.audit import Audit
 from fleetd.api.http import ApiError, Request, Response, Route, StreamedResponse, parse_json, render_json
-from fleetd.api.lock_schema import HELD, TIMEOUT, WAITING
+from fleetd.api.lock_schema import HELD, RELEASED, TIMEOUT, WAITING
 from fleetd.api.locking import Asked, Held, Locking, LockView, SessionGone, SlotsDiffer
 from fleetd.membership.store_epoch import StoreEpoch
 from fleetd.model.decoding import UNREADABLE
@@ -33,6 +33,7 @@ from fleetd.registry.records import MalformedRecord
 from fleetd.registry.registry import Registry
 from fleetd.store.protocol import Unavailable
 
+FIRST_MARK_S = 0.5  # a lock that is free needs no line that says that it is waited for
 MARK_S = 15.0  # how long an answer may be silent
 MOST_WAITERS = 4096
 _LINES = (("Content-Type", "application/x-ndjson"),)
@@ -68,13 +69,13 @@ class Locks:
             Route("POST", one, self.post, operate, schema.LockRequest, answer, by_name=True, is_streamed=True),
             Route("DELETE", one, self.delete, operate, answer=schema.LockEviction, by_name=True),
             Route("PUT", of_session, self.renew, operate, answer=answer, by_name=True),
-            Route("DELETE", of_session, self.release, operate, by_name=True),
+            Route("DELETE", of_session, self.release, operate, answer=answer, by_name=True),
         )
 
     async def post(self, request: Request, name: str) -> Response | StreamedResponse:
         """Wait for a lock, and take it.
 
-        The answer is lines of JSON: `waiting`, at once and now and then, and at last `held` or `timeout`. Who closes
+        The answer is lines of JSON: `waiting`, soon and now and then, and at last `held` or `timeout`. Who closes
         the connection before gives up its place. With `wait: 0` there is one line, or 409 if the lock is not to be had
         at once. The session has to be renewed: it counts from the sending of the last renewal that was answered, so the
         first one is due at once."""
@@ -89,7 +90,7 @@ class Locks:
                 raise ApiError(409, f"lock {name} is not free: {describe_wait(await self.locking.read(name))}")
             await self.locking.check(asked)
         except SlotsDiffer as error:
-            raise ApiError(409, str(error)) from error
+            raise ApiError(412, str(error)) from error
         user = request.actor.identity or request.user
         if self._waiters[user] >= MOST_WAITERS // 4 or self._waiters.total() >= MOST_WAITERS:
             raise ApiError(503, "this fleetd has as many clients that wait for locks as it takes: ask another one")
@@ -104,7 +105,7 @@ class Locks:
         try:
             first = True
             while True:
-                pause_s = 0.0 if first else min(self._mark_s, until - self._now())
+                pause_s = min(FIRST_MARK_S if first else self._mark_s, until - self._now())
                 await asyncio.wait([taking], timeout=max(0.0, pause_s))
                 first = False
                 if taking.done():
@@ -151,7 +152,7 @@ class Locks:
         session = _parse_session(request, text)
         if not await self.locking.release(session):
             raise ApiError(404, f"lock {session.name} is not held by this session any more")
-        return Response(204)
+        return render_json(schema.LockAnswer(RELEASED, str(session)))
 
     async def get_all(self, _: Request, __: str) -> Response:
         """List the locks that somebody holds or waits for."""
