@@ -62,7 +62,8 @@ class Agent:
     """One machine's agent. `run` works until it is cancelled, and can be called once.
 
     `systemd` is connected by the agent, and closed by the caller. `boot_id` is this boot's, and `on_refused_reboot` is
-    called when `reboot_refusal` changes. Secrets are left in `credentials_directory`; without one, no unit has any.
+    called when `reboot_refusal` changes. Secrets are left in `credentials_directory`, sealed to the key that
+    `find_seal_key` returns ('' if nothing can open any); without a directory, no unit has any.
     `limits` are what this machine's fleet.conf says of the units that it takes.
     To register the machine: `await publish_all(lease)`,
     write the machine's key, set `registration.lease`, call `heartbeat_answered`, and again for each heartbeat.
@@ -79,6 +80,7 @@ class Agent:
         boot_id: str = "",
         on_refused_reboot: Callable[[], None] = lambda: None,
         credentials_directory: Path | None = None,
+        find_seal_key: Callable[[], str] = lambda: "",
         limits: Limits = NO_LIMITS,
     ) -> None:
         self._systemd = systemd
@@ -101,7 +103,9 @@ class Agent:
         self._publisher = StatePublisher(registry, machine_id, registration, epoch.note_revision)
         self._retries = UnitRetries(self._mark_one)
         self._proof_timers = ProofTimers(self._mark_one)
-        credentials = Credentials(registry, machine_id, credentials_directory) if credentials_directory else None
+        credentials = None
+        if credentials_directory:
+            credentials = Credentials(registry, machine_id, credentials_directory, find_seal_key)
         self._executor = Executor(machine_id, systemd, ledger, self._retries, credentials, self._find_secrets, limits)
         self._reboot_orders = RebootOrders(systemd, ledger, boot_id, on_refused_reboot)
         self._diagnostics = Diagnostics(systemd, self._mark_one)

@@ -4,7 +4,7 @@
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,12 +25,14 @@ class SecretNotThere(ServiceManagerError):
 
 
 class Credentials:
-    """The secrets of this machine's units, below a directory: UNIT/NAME, sealed to this machine."""
+    """The secrets of this machine's units, below a directory: UNIT/NAME, sealed to this machine. `find_key` returns the
+    public half of the key that opens them, '' if nothing can open any."""
 
-    def __init__(self, registry: Registry, machine_id: str, directory: Path) -> None:
+    def __init__(self, registry: Registry, machine_id: str, directory: Path, find_key: Callable[[], str]) -> None:
         self._registry = registry
         self._machine_id = machine_id
         self._directory = directory
+        self._find_key = find_key
 
     async def prepare(self, unit: str, secrets: Sequence[SecretRef]) -> None:
         """Have these versions there for the unit, and no others. Raises SecretNotThere and OSError."""
@@ -39,9 +41,12 @@ class Credentials:
             if self._directory.is_dir():
                 shutil.rmtree(place, ignore_errors=True)
             return
-        lacking = [ref for ref in secrets if not _is_there(place / ref.name, ref.version)]
+        key = self._find_key()
+        if not key:
+            raise SecretNotThere("not started: this machine cannot open secrets yet (the log of its fleetd says why)")
+        lacking = [ref for ref in secrets if not _is_there(place / ref.name, ref.version, key)]
         if lacking:
-            await self._fetch(place, lacking)
+            await self._fetch(place, lacking, key)
         names = {ref.name for ref in secrets}
         for name in os.listdir(place):
             if name not in names:
@@ -52,7 +57,7 @@ class Credentials:
         if self._directory.is_dir():
             shutil.rmtree(self._directory / unit, ignore_errors=True)
 
-    async def _fetch(self, place: Path, lacking: Sequence[SecretRef]) -> None:
+    async def _fetch(self, place: Path, lacking: Sequence[SecretRef], key: str) -> None:
         missing = next((ref.name for ref in lacking if not ref.version), "")
         if missing:
             raise SecretNotThere(f"not started: its secret {missing} is missing (fleetctl secret set {missing})")
@@ -62,19 +67,20 @@ class Credentials:
             raise SecretNotThere(f"not started: its secrets cannot be read from the store: {error}") from error
         for ref in lacking:
             sealed = found.get((self._machine_id, ref.name))
-            version = sealed.find(ref.version) if sealed else None
+            version = sealed.find(ref.version) if sealed and sealed.recipient == key else None
             if version is None:
                 raise SecretNotThere(
                     f"not started: version {ref.version} of the secret {ref.name} is not sealed for this machine yet"
                 )
-            content = msgspec.json.encode(Delivered(version.number, version.key, version.box))
+            content = msgspec.json.encode(Delivered(version.number, version.key, version.box, key))
             place.mkdir(mode=0o700, parents=True, exist_ok=True)
             replace_file(place / ref.name, content, sync=_do_not_sync)
 
 
-def _is_there(path: Path, version: int) -> bool:
+def _is_there(path: Path, version: int, key: str) -> bool:
     with suppress(OSError, *UNREADABLE):
-        return msgspec.json.decode(path.read_bytes(), type=Delivered).version == version
+        found = msgspec.json.decode(path.read_bytes(), type=Delivered)
+        return (found.version, found.recipient) == (version, key)
     return False
 
 

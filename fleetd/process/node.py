@@ -173,8 +173,13 @@ class Node:
             machine.boot_id,
             on_refused_reboot=lambda: self._facts.wake(),
             credentials_directory=self._environment.runtime / "credentials" if self._environment.sealing else None,
+            find_seal_key=self._find_seal_key,
             limits=Limits(self.config.accept, self.config.confine),
         )
+
+    def _find_seal_key(self) -> str:
+        """The public half of the key that opens secrets here, '' if nothing can open any."""
+        return self.membership.machine.seal_key
 
     def _make_facts(self) -> MachineFacts:
         environment = self._environment

@@ -4,8 +4,10 @@ import msgspec
 
 
 class Delivered(msgspec.Struct, frozen=True):
-    """One version of a secret, sealed to this machine: the file UNIT/NAME below /run/fleet/credentials."""
+    """One version of a secret, sealed to this machine: the file UNIT/NAME below /run/fleet/credentials. `recipient` is
+    the public half of the key that opens it."""
 
     version: int
     key: bytes
     box: bytes
+    recipient: str = ""

@@ -168,6 +168,7 @@ class MachineUnderTest:
         self.told_refusal = asyncio.Event()
         self.running: asyncio.Task[None] | None = None
         self.limits = NO_LIMITS  # of its fleet.conf, from the next start on
+        self.seal_key = "k"  # the public half of what opens its secrets
         self.use_store("the-cluster")
 
     def use_store(self, cluster_id: str) -> None:
@@ -193,6 +194,7 @@ class MachineUnderTest:
             BOOT,
             on_refused_reboot=self.told_refusal.set,
             credentials_directory=self.directory / "credentials",
+            find_seal_key=lambda: self.seal_key,
             limits=self.limits,
         )
         self.running = asyncio.create_task(self.agent.run())

@@ -9,10 +9,10 @@ from tests.agent.machine import MACHINE, MachineUnderTest
 WEB = "web.service"
 
 
-async def seal(machine: MachineUnderTest, *numbers: int, name: str = "db.pw") -> None:
-    """The leader has these versions sealed for the machine."""
+async def seal(machine: MachineUnderTest, *numbers: int, name: str = "db.pw", key: str = "k") -> None:
+    """The leader has these versions sealed for the machine, to this key of its."""
     versions = tuple(SealedVersion(number, b"key", b"box %d" % number) for number in numbers)
-    await machine.put(SealedSecret("k", versions), MACHINE, name)
+    await machine.put(SealedSecret(key, versions), MACHINE, name)
 
 
 def delivered(machine: MachineUnderTest, unit: str = WEB) -> dict[str, int]:
@@ -91,6 +91,34 @@ async def test_a_damaged_file_is_written_anew(machine: MachineUnderTest) -> None
     await machine.place(WEB, 8, secrets=(SecretRef("db.pw", 7),))
     await machine.until_active(WEB, 8)
     assert delivered(machine) == {"db.pw": 7}
+
+
+async def test_a_machine_with_a_new_key_gives_units_what_is_sealed_to_that_one_alone(machine: MachineUnderTest) -> None:
+    await seal(machine, 7)
+    await machine.start()
+    await machine.place(WEB, 7, secrets=(SecretRef("db.pw", 7),))
+    await machine.until_active(WEB, 7)
+    machine.seal_key = "new"
+    await machine.place(WEB, 8, secrets=(SecretRef("db.pw", 7),))
+    states = await machine.until(lambda states: bool(states[WEB].error))
+    assert states[WEB].error == "not started: version 7 of the secret db.pw is not sealed for this machine yet"
+    await seal(machine, 7, key="new")
+    await machine.until_active(WEB, 8)
+    file = machine.directory / "credentials" / WEB / "db.pw"
+    assert msgspec.json.decode(file.read_bytes(), type=Delivered).recipient == "new"
+
+
+async def test_a_unit_waits_until_its_machine_can_open_secrets(machine: MachineUnderTest) -> None:
+    machine.seal_key = ""
+    await seal(machine, 7)
+    await machine.start()
+    await machine.place(WEB, 7, secrets=(SecretRef("db.pw", 7),))
+    await machine.place("other.service", 8)
+    states = await machine.until(lambda states: WEB in states and bool(states[WEB].error))
+    assert states[WEB].error == "not started: this machine cannot open secrets yet (the log of its fleetd says why)"
+    await machine.until_active("other.service", 8)
+    machine.seal_key = "k"
+    await machine.until_active(WEB, 7)
 
 
 async def test_the_store_is_not_asked_where_no_unit_has_a_secret(machine: MachineUnderTest) -> None:
