@@ -45,7 +45,7 @@ from fleetd.store.protocol import Store, StoreError
 from fleetd.systemd.dbus_manager import SystemdOverDBus
 from fleetd.systemd.inspector import Inspector
 from fleetd.systemd.protocol import ManagerUnavailable
-from fleetd.trust.sealing_process import Sealing
+from fleetd.trust.sealing_process import TPMS, Sealing
 
 if TYPE_CHECKING:
     from fleetd.api.peer_streams import PeerListener
@@ -329,7 +329,7 @@ def _describe_machine(config: Config, environment: HostEnvironment, machine_id: 
 def _find_sealing(config: Config) -> Sealing | None:
     """What seals secrets with the key of this machine; None for a fleetd that systemd has given no directory for it."""
     has_directory = "STATE_DIRECTORY" in os.environ and not config.systemd_user
-    return Sealing(trust_directory(config)) if has_directory else None
+    return Sealing(trust_directory(config), tpms=TPMS) if has_directory else None
 
 
 async def _find_peer_rights(config: Config) -> PeerRights:

@@ -179,7 +179,8 @@ class Node:
 
     def _find_seal_key(self) -> str:
         """The public half of the key that opens secrets here, '' if nothing can open any."""
-        return self.membership.machine.seal_key
+        sealing = self._environment.sealing
+        return "" if sealing is None or sealing.awaits_tpm() else self.membership.machine.seal_key
 
     def _make_facts(self) -> MachineFacts:
         environment = self._environment
@@ -297,8 +298,9 @@ class Node:
         optional += [self._own_trust.run()] if self._own_trust else []
         if self._worker_trust is not None:
             optional.append(self._worker_trust.follow(Registry(self.store, self.config.etcd_key_prefix)))
-        if self._environment.sealing is not None and not self.membership.machine.seal_key:
-            optional.append(publish_seal_key(self._environment.sealing, self.membership))
+        sealing = self._environment.sealing
+        if sealing is not None and (not self.membership.machine.seal_key or sealing.may_be_bound()):
+            optional.append(publish_seal_key(sealing, self.membership))
         if self.config.dns_listen:
             optional.append(self._make_name_writer().run())
         else:

@@ -13,13 +13,18 @@ RETRY_S = 60.0
 
 
 async def publish_seal_key(sealing: Sealing, membership: Membership) -> None:
-    """Make this machine's seal key and publish its public half; then wait until cancelled."""
-    await membership.registered.wait()
-    while not membership.machine.seal_key:
+    """Make this machine's seal key, or try the one that a TPM has to open, and publish its public half; then wait until
+    cancelled."""
+    if not sealing.awaits_tpm():  # which units wait for
+        await membership.registered.wait()
+    public = ""
+    while not public:
         try:
-            await membership.announce(seal_key=await sealing.make_key())
+            public = await sealing.make_key()
+            if public != membership.machine.seal_key:
+                await membership.announce(seal_key=public)
         except SealingFailed as error:
-            log.warning("cannot make the key for secrets, retrying; units with Secret= are not placed here: %s", error)
+            log.warning("cannot use the key for secrets, retrying; no unit with Secret= starts here: %s", error)
             await asyncio.sleep(RETRY_S)
         except StoreError as error:  # it is part of the record now, and is published with the next change
             log.info("cannot publish the key for secrets yet: %s", error)

@@ -26,6 +26,7 @@ import msgspec
 
 from fleetd.trust.credentials_wire import Delivered
 from fleetd.trust.sealing import open_value, read_seal_key
+from fleetd.trust.tpm import Tpm
 
 DIRECTORY = Path("/run/fleet/credentials")
 SEAL_KEY = Path("/var/lib/fleet/trust/seal.key")
@@ -54,12 +55,14 @@ def _is_file_name(name: str) -> bool:
     return name not in ("", ".", "..") and "/" not in name and "\0" not in name
 
 
-def find_value(unit: str, name: str, directory: Path = DIRECTORY, seal_key: Path = SEAL_KEY) -> tuple[bytes, int]:
-    """The value that this unit is given, and its version. Raises Refused."""
+def find_value(
+    unit: str, name: str, directory: Path = DIRECTORY, seal_key: Path = SEAL_KEY, tpm: Tpm | None = None
+) -> tuple[bytes, int]:
+    """The value that this unit is given, and its version; without `tpm`, no TPM is used. Raises Refused."""
     path = directory / unit / name
     try:
         found = msgspec.json.decode(path.read_bytes(), type=Delivered)
-        return open_value(read_seal_key(seal_key), name, found.version, found.key, found.box), found.version
+        return open_value(read_seal_key(seal_key, tpm), name, found.version, found.key, found.box), found.version
     except FileNotFoundError as error:
         if error.filename == os.fspath(seal_key):
             raise Refused(f"{unit}: cannot open the secret {name}: there is no {seal_key}") from error
@@ -97,7 +100,7 @@ class DescriptorStore:
 
 class Service:
     """Serves one listening socket. `owner` is the user id whose processes are answered, `store` keeps connections open
-    if this process is killed."""
+    if this process is killed, `tpm` opens the seal key if that is bound to one."""
 
     def __init__(
         self,
@@ -105,11 +108,13 @@ class Service:
         seal_key: Path = SEAL_KEY,
         owner: int = 0,
         store: "DescriptorStore | None" = None,
+        tpm: Tpm | None = None,
     ) -> None:
         self._directory = directory
         self._seal_key = seal_key
         self._owner = owner
         self._store = store or DescriptorStore("")
+        self._tpm = tpm
 
     def serve(self, listener: socket.socket, idle_s: float = IDLE_S, ends: int = -1) -> None:
         """Answer connections until none has come for so long, or the file descriptor `ends` can be read. Those that
@@ -140,7 +145,7 @@ class Service:
                 if user != self._owner:
                     raise Refused(f"a client of user {user} asked for a secret")
                 unit, name = parse_address(address)
-                value, version = find_value(unit, name, self._directory, self._seal_key)
+                value, version = find_value(unit, name, self._directory, self._seal_key, self._tpm)
             except Refused as refusal:
                 _say(f"<4>{refusal}")
                 _refuse(connection)
@@ -193,7 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             listeners.append(found)
         else:
             threading.Thread(target=_refuse_left_behind, args=(found, store, label)).start()
-    Service(store=store).serve(listeners[0], ends=ends)
+    Service(store=store, tpm=Tpm()).serve(listeners[0], ends=ends)
     return 0
 
 

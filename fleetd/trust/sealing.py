@@ -6,7 +6,8 @@ neither values nor keys are in arguments or the environment. The daemon runs it 
 
 A value is encrypted with a random key (`box`: nonce and ciphertext), and that key is sealed to the public key of each
 machine: with an ephemeral X25519 key, whose public half comes first. Name and version are authenticated with both.
-Public keys are in base64, as in the records of machines.
+Public keys are in base64, as in the records of machines. The private key of the machine is bound to its TPM where it
+has one (tpm.py).
 """
 
 import base64
@@ -24,37 +25,101 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from fleetd.small_files import replace_file
+from fleetd.small_files import replace_file, sync_folder
 from fleetd.trust.sealing_wire import Answer, Encrypt, MakeKey, Request, Sealed, Share, ShareAll
+from fleetd.trust.tpm import Tpm, TpmFailed
 
 KEY_BYTES, NONCE_BYTES, PUBLIC_BYTES = 32, 12, 32
 _CONTEXT = b"fleet secret 1"
+_NAME = "fleet-seal-key"  # of the credential
+_BOUND, _LOST = ".cred", ".cred.lost"  # beside the file of the key: the credential, and one that was lost
 
 
 class CannotOpen(ValueError):
     """What was to be opened is not for this key, of another name or version, or damaged."""
 
 
-def make_seal_key(path: Path) -> str:
-    """The public half of the key in this file, which only root can read; the key is made if there is none. Raises
-    OSError and ValueError."""
+def make_seal_key(path: Path, tpm: Tpm | None = None) -> Sealed:
+    """The public half of this machine's key, which only root can read: bound to the TPM if there is one that works, and
+    else in the file `path`. It is made if there is none, moved to the TPM out of the file, and made anew if the TPM
+    works and does not open it: nothing else could. Raises OSError and ValueError."""
+    warning = ""
     try:
-        key = read_seal_key(path)
+        key = read_seal_key(path, tpm)
     except FileNotFoundError:
         key = X25519PrivateKey.generate()
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        replace_file(path, key.private_bytes_raw())
+        warning = _keep(path, key, tpm)
+    except TpmFailed as failure:
+        key, warning = _replace_lost(path, tpm, failure)
+    else:
+        if path.exists():
+            warning = _keep(path, key, tpm)
     public = public_half(key)
     replace_file(path.with_suffix(".pub"), public)
-    return public
+    return Sealed(public=public, bound=not path.exists(), warning=warning)
 
 
-def read_seal_key(path: Path) -> X25519PrivateKey:
-    """The private key in this file. Raises OSError and ValueError."""
+def _keep(path: Path, key: X25519PrivateKey, tpm: Tpm | None) -> str:
+    """Bind the key to the TPM, or else have it in the file. Returns why there is a TPM, and it could not be used."""
+    failure = ""
+    if tpm and tpm.is_there():
+        try:
+            replace_file(path.with_suffix(_BOUND), tpm.bind(_NAME, key.private_bytes_raw()))
+        except TpmFailed as error:
+            failure = f"the key for secrets is not bound to the TPM of this machine, but in the file {path}: {error}"
+        else:
+            path.unlink(missing_ok=True)
+            sync_folder(path.parent)
+            return ""
+    if not path.exists():
+        replace_file(path, key.private_bytes_raw())
+    return failure
+
+
+def _replace_lost(path: Path, tpm: Tpm | None, failure: TpmFailed) -> tuple[X25519PrivateKey, str]:
+    """The key that the TPM did not open, if it only had no time; else a new one, if the TPM works: then it was cleared,
+    or it is another one. Returns what is to be said about that, too. Raises TpmFailed."""
+    if not tpm or not tpm.is_there():
+        raise TpmFailed(f"{failure}; systemd-creds has-tpm2 finds no TPM to use") from failure
+    new = X25519PrivateKey.generate()
+    content = tpm.bind(_NAME, new.private_bytes_raw())
+    with suppress(TpmFailed):
+        return read_seal_key(path, tpm), ""
+    bound = path.with_suffix(_BOUND)
+    bound.rename(path.with_suffix(_LOST))
+    replace_file(bound, content)
+    return new, (
+        f"the key for secrets is lost, and there is a new one: {failure}. The TPM was cleared or replaced, or the file "
+        "is damaged. Another server seals the secrets of this machine to the new key; those that no other server can "
+        "open have to be set again"
+    )
+
+
+def read_seal_key(path: Path, tpm: Tpm | None = None) -> X25519PrivateKey:
+    """The private key in this file, or else in the credential beside it. Raises TpmFailed if the TPM does not open it,
+    other OSError and ValueError."""
+    found = path
     try:
-        return X25519PrivateKey.from_private_bytes(path.read_bytes())
+        content = path.read_bytes()
+    except FileNotFoundError:
+        found = path.with_suffix(_BOUND)
+        if not found.exists():
+            raise
+        content = _open(found, tpm)
+    try:
+        return X25519PrivateKey.from_private_bytes(content)
     except ValueError as error:
-        raise ValueError(f"{path} holds no key: remove it and restart fleetd, which makes a new one") from error
+        raise ValueError(f"{found} holds no key: remove it and restart fleetd, which makes a new one") from error
+
+
+def _open(bound: Path, tpm: Tpm | None) -> bytes:
+    try:
+        if tpm is None:
+            raise TpmFailed("no TPM is used here")
+        return tpm.open(_NAME, bound.read_bytes())
+    except TpmFailed as error:
+        raise TpmFailed(f"the TPM of this machine does not open {bound}: {error}") from error
 
 
 def public_half(key: X25519PrivateKey) -> str:
@@ -112,15 +177,16 @@ def _associated(name: str, version: int) -> bytes:
     return f"{name}\0{version}".encode()
 
 
-def answer(request: Request) -> Answer:
-    """Carry out a request. Raises OSError and ValueError; of several parts, each has its own answer."""
+def answer(request: Request, tpm: Tpm | None = None) -> Answer:
+    """Carry out a request; without `tpm`, no TPM is used. Raises OSError and ValueError; of several parts, each has its
+    own answer."""
     match request:
         case MakeKey(path):
-            return Answer((Sealed(public=make_seal_key(Path(path))),))
+            return Answer((make_seal_key(Path(path), tpm),))
         case Encrypt(name, version, value, recipients):
             return Answer((encrypt(name, version, value, recipients),))
         case ShareAll(path, items):
-            own = read_seal_key(Path(path))
+            own = read_seal_key(Path(path), tpm)
             return Answer(tuple(_share(own, item) for item in items))
 
 
@@ -140,7 +206,7 @@ def main() -> int:
         if isinstance(request, MakeKey):
             with suppress(OSError):  # nobody waits for it, while units wait for anything else
                 os.nice(10)
-        found = answer(request)
+        found = answer(request, Tpm())
     except (OSError, ValueError) as error:
         sys.stderr.write(f"{error}\n")
         return 1

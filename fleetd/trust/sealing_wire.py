@@ -4,7 +4,8 @@ import msgspec
 
 
 class MakeKey(msgspec.Struct, tag="make-key", frozen=True):
-    """Make a seal key, unless there is one in this file. Answer: its public half, which is kept beside it as well."""
+    """Make a seal key, unless there is one, in this file or bound to the TPM; and bind it to the TPM if there is one.
+    Answer: its public half, which is kept beside it as well."""
 
     path: str
 
@@ -38,10 +39,12 @@ Request = MakeKey | Encrypt | ShareAll
 
 
 class Sealed(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An answer: `public` of MakeKey, in base64; `box` and `keys` (by public key) of Encrypt; `keys` of a Share.
-    `error` says why there is none."""
+    """An answer: `public` of MakeKey, in base64, whether it is bound to the TPM, and a warning; `box` and `keys` (by
+    public key) of Encrypt; `keys` of a Share. `error` says why there is none."""
 
     public: str = ""
+    bound: bool = False
+    warning: str = ""
     box: bytes = b""
     keys: dict[str, bytes] = {}
     error: str = ""

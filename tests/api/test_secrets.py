@@ -41,7 +41,7 @@ def entries() -> Entries:
 @pytest.fixture
 async def cluster(fleet: Fleet, tmp_path: Path, entries: Entries) -> Fleet:
     """m1 is asked, and has a key; m2 is a worker; m3 has no key."""
-    public = make_seal_key(tmp_path / "seal.key")
+    public = make_seal_key(tmp_path / "seal.key").public
     fleet.reconfigure(
         unix_now=lambda: AT, sealing=Sealing(tmp_path, at_once), audit=entries.append, new_id=lambda: "r1"
     )

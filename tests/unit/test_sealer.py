@@ -30,7 +30,7 @@ class Leader:
     def __init__(self, directory: Path) -> None:
         self.store = EmbeddedStore(":memory:", offload=inline)
         self.registry = Registry(self.store)
-        self.public = make_seal_key(directory / "seal.key")
+        self.public = make_seal_key(directory / "seal.key").public
         self.failure = ""
         self.asked: list[Request] = []
         self.sealer = Sealer(self.registry, Sealing(directory, self._ask), lambda: self.public, (), lambda revision: 0)

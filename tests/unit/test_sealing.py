@@ -1,6 +1,7 @@
 """Secrets are sealed to machines by a process of its own, and given to nobody else."""
 
 import base64
+import logging
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from fleetd.trust import sealing
 from fleetd.trust.sealing import CannotOpen, encrypt, make_seal_key, open_key, open_value, public_half, read_seal_key
 from fleetd.trust.sealing_process import Sealing, SealingFailed, ask_process
-from fleetd.trust.sealing_wire import Answer, Encrypt, MakeKey, Share, ShareAll
+from fleetd.trust.sealing_wire import Answer, Encrypt, MakeKey, Request, Sealed, Share, ShareAll
 
 ONE, OTHER = X25519PrivateKey.generate(), X25519PrivateKey.generate()
 
@@ -64,8 +65,8 @@ def test_what_is_no_public_key_is_passed_over() -> None:
 
 def test_a_key_is_made_once_and_only_root_reads_it(tmp_path: Path) -> None:
     path = tmp_path / "trust" / "seal.key"
-    public = make_seal_key(path)
-    assert make_seal_key(path) == public == public_half(read_seal_key(path))
+    public = make_seal_key(path).public
+    assert make_seal_key(path).public == public == public_half(read_seal_key(path))
     assert path.with_suffix(".pub").read_text() == public
     assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
     path.write_bytes(b"junk")
@@ -95,6 +96,45 @@ async def test_the_daemon_has_a_process_do_it_and_keeps_nothing_of_it(tmp_path: 
     (tmp_path / "seal.key").write_bytes(b"junk")
     with pytest.raises(SealingFailed, match="holds no key"):
         await machine.share([])
+
+
+async def test_a_key_that_a_tpm_may_open_is_to_be_tried(tmp_path: Path) -> None:
+    tpms = tmp_path / "tpmrm"
+    machine = Sealing(tmp_path, tpms=tpms)
+    assert not machine.may_be_bound()
+    tpms.mkdir()
+    assert not machine.may_be_bound()
+    (tpms / "tpmrm0").mkdir()
+    assert machine.may_be_bound()
+    assert not Sealing(tmp_path).may_be_bound()
+    (tmp_path / "seal.pub").write_text("public\n")
+    assert machine.find_public() == ""
+    (tmp_path / "seal.cred").write_text("credential")
+    assert machine.find_public() == "public"
+    assert Sealing(tmp_path).may_be_bound()
+
+
+@pytest.mark.parametrize(
+    ("made", "level", "said"),
+    [
+        (Sealed(public="k"), 0, ""),
+        (Sealed(public="k", bound=True), logging.INFO, "the key for secrets is bound to the TPM of this machine"),
+        (Sealed(public="k", bound=True, warning="it is lost"), logging.WARNING, "it is lost"),
+    ],
+)
+async def test_what_became_of_the_key_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, made: Sealed, level: int, said: str
+) -> None:
+    async def ask(request: Request) -> Answer:
+        return Answer((made,))
+
+    caplog.set_level(logging.INFO, "fleetd.trust.sealing_process")
+    (tmp_path / "seal.cred").write_text("credential")
+    machine = Sealing(tmp_path, ask)
+    assert machine.awaits_tpm()
+    assert await machine.make_key() == "k"
+    assert not machine.awaits_tpm()
+    assert [(record.levelno, record.message) for record in caplog.records] == ([(level, said)] if said else [])
 
 
 async def test_a_process_that_cannot_be_started_or_says_nothing_is_named(tmp_path: Path) -> None:
