@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,9 @@ from subprocess import CompletedProcess
 import pytest
 
 from contrib.testbed import Cluster, Machine
+from tests import software_tpm
 from tests.cluster.operator import Operator
+from tests.requirements import require
 
 VALUE = "correct-horse-battery-staple-7391"
 SOCKET = "/run/fleet/credentials.sock"
@@ -178,3 +181,56 @@ def test_a_connection_does_not_end_early_when_the_service_is_killed(operator: Op
     operator.cluster.wait_until(
         "systemd keeps it no longer", lambda: machine.show("fleet-credentials.service", "NFileDescriptorStore") == "0"
     )
+
+
+TPM = "/var/lib/tpm"
+SYSTEMD_CREDS = f"""\
+#!/bin/sh
+PATH=/usr/sbin:/usr/bin exec /usr/bin/python3 {software_tpm.__file__} {TPM} "$@"
+"""
+
+
+def install_tpm(machine: Machine) -> None:
+    """Give a machine a TPM, which systemd-creds finds. Its memory is in a folder, where services may write to it."""
+    (machine.root / TPM[1:]).mkdir()
+    program = machine.root / "usr/local/bin/systemd-creds"
+    program.write_text(SYSTEMD_CREDS)
+    program.chmod(0o755)
+    for name in ("fleet.service", "fleet-credentials.service"):
+        drop_in = machine.root / f"etc/systemd/system/{name}.d/tpm.conf"
+        drop_in.write_text(f"[Service]\nReadWritePaths={TPM}\n")
+
+
+def test_a_machine_opens_secrets_with_its_tpm_and_is_given_them_anew_when_that_was_cleared(
+    new_cluster: Callable[..., Cluster], tmp_path: Path
+) -> None:
+    require(software_tpm.missing(), "runs systemd-creds with a TPM in software")
+    cluster = new_cluster(machines=2)
+    operator = Operator(cluster, tmp_path)
+    machine = cluster.machines[0]
+    trust = machine.root / "var/lib/fleet/trust"
+    cluster.wait_until("every machine has a key", lambda: _all_have_keys(cluster))
+    machine.power_cut()
+    install_tpm(machine)
+    for file in trust.glob("seal.*"):
+        file.unlink()
+    machine.boot()
+    cluster.wait_until("the key is bound", lambda: (trust / "seal.cred").exists() and (trust / "seal.pub").exists(), 60)
+    assert not (trust / "seal.key").exists()
+    former = (trust / "seal.pub").read_text()
+    cluster.wait_until("every machine has a key", lambda: _all_have_keys(cluster))
+    fleetctl(cluster.machines[1], "secret", "set", "db.pw", value=VALUE)
+    operator.start({"reader.service": f"{READER}MachineID={machine.id}\n"})
+    cluster.wait_until("it has read its secret", lambda: len(read_sums(machine)) == 1, 60)
+    machine.power_cut()
+    machine.boot()
+    cluster.wait_until("it has read it after the reboot", lambda: len(read_sums(machine)) == 2, 60)
+    assert (trust / "seal.pub").read_text() == former
+    machine.power_cut()
+    shutil.rmtree(machine.root / TPM[1:])
+    (machine.root / TPM[1:]).mkdir()
+    machine.boot()
+    cluster.wait_until("it has read what was sealed anew", lambda: len(read_sums(machine)) == 3, 120)
+    assert set(read_sums(machine)) == {sum_of(VALUE)}
+    assert (trust / "seal.pub").read_text() != former
+    assert "the key for secrets is lost, and there is a new one" in machine.journal("fleet.service")
