@@ -183,7 +183,7 @@ def test_a_connection_does_not_end_early_when_the_service_is_killed(operator: Op
     )
 
 
-TPM = "/var/lib/tpm"
+TPM = "/var/lib/software-tpm"
 SYSTEMD_CREDS = f"""\
 #!/bin/sh
 PATH=/usr/sbin:/usr/bin exec /usr/bin/python3 {software_tpm.__file__} {TPM} "$@"
