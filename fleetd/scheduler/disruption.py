@@ -68,11 +68,15 @@ class DisruptionBudget:
 
     def may_disturb(self, unit: str, machine: str) -> BudgetWait | None:
         """None if this unit may be stopped or changed on this machine now, else what it waits for. What is no member,
-        or is unavailable already, costs nothing."""
+        or is unavailable already, costs nothing. One that ran when its machine reported last, before the store was
+        restored, costs as much as an available one: it may run still."""
         group = self._count(unit)
-        if group.units.get(unit, {}).get((unit, machine), Unavailability.DISTURBED) is not None:
-            return None
+        why = group.units.get(unit, {}).get((unit, machine), Unavailability.DISTURBED)
         limit = group.options.unavailable_limit(group.size)
+        if why is Unavailability.UNREPORTED and self._was_at_work(unit, machine):
+            return self._ask_as_available(group, limit, (unit, machine))
+        if why is not None:
+            return None
         if group.unavailable < limit:
             return None
         if group.wait is None:
@@ -90,8 +94,16 @@ class DisruptionBudget:
         is_another = why is Unavailability.UNHEALTHY and self._runs_another_content(unit, machine)
         if not (is_open or is_another) or not serves(state):
             return self.may_disturb(unit, machine)
-        limit = group.options.unavailable_limit(group.size)
-        return None if group.unavailable <= limit else self._describe_wait(group, limit, besides=[(unit, machine)])
+        return self._ask_as_available(group, group.options.unavailable_limit(group.size), (unit, machine))
+
+    def _was_at_work(self, unit: str, machine: str) -> bool:
+        """True if it ran when its machine reported last, before the store was restored."""
+        state = self._snapshot.states.get(unit, {}).get(machine)
+        return state is not None and state.outdated and serves(state)
+
+    def _ask_as_available(self, group: _Group, limit: int, member: Member) -> BudgetWait | None:
+        """None if this member, which counts as unavailable, might be disturbed if it were available."""
+        return None if group.unavailable <= limit else self._describe_wait(group, limit, besides=[member])
 
     def _runs_another_content(self, unit: str, machine: str) -> bool:
         placement, state = self._snapshot.placements.get(unit, {}).get(machine), self._snapshot.states[unit][machine]

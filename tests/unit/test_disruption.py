@@ -74,6 +74,13 @@ def find_unhealthy(cluster, number, **state):
     cluster.write(STATES, (machine, name), running(generation=order.generation + 1, proof=proof, **state))
 
 
+def forget_since_restore(cluster, number):
+    """The machine of this instance has not reported since the store was restored."""
+    name, machine = f"web@{number}.service", f"m{number}"
+    state = cluster.snapshot.states[name][machine]
+    cluster.write(STATES, (machine, name), msgspec.structs.replace(state, outdated=True))
+
+
 def budget_of(cluster):
     return Proposal(cluster.snapshot).budget
 
@@ -341,6 +348,23 @@ def test_one_that_runs_what_it_ran_before_a_restore_costs_something_though_the_p
     find_unhealthy(cluster, 2, hash="other")
     wait = budget_of(cluster).may_stop("web@1.service", "m1")
     assert wait == BudgetWait(1, 1, (UnavailableMember("web@2.service", "m2", Unavailability.UNHEALTHY),))
+
+
+@pytest.mark.parametrize("ask", ["may_disturb", "may_stop"])
+def test_one_of_which_nothing_is_known_since_a_restore_costs_as_much_as_an_available_one(ask):
+    cluster = web_cluster()
+    forget_since_restore(cluster, 1)
+    assert getattr(budget_of(cluster), ask)("web@1.service", "m1") is None
+    assert budget_of(cluster).may_disturb("web@2.service", "m2") is not None
+    forget_since_restore(cluster, 2)
+    wait = getattr(budget_of(cluster), ask)("web@1.service", "m1")
+    assert wait == BudgetWait(1, 1, (UnavailableMember("web@2.service", "m2", Unavailability.UNREPORTED),))
+
+
+def test_one_that_had_failed_before_a_restore_costs_nothing():
+    cluster = web_cluster(down=[1, 2])
+    forget_since_restore(cluster, 1)
+    assert budget_of(cluster).may_disturb("web@1.service", "m1") is None
 
 
 def test_one_that_was_found_unhealthy_leaves_at_no_cost():
