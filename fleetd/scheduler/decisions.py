@@ -43,17 +43,21 @@ def _decide(proposal: Proposal, plan: UnitPlanBuilder) -> Decision | None:
         return None
     is_on_many = plan.is_wanted and plan.is_on_many
     assigned = "" if is_on_many else plan.assigned
-    here = [machine for machine, placement in plan.placements.items() if placement.is_active] if is_on_many else []
-    rejections = count_rejections(proposal, plan.name, here) if is_on_many or plan.unplaced else ()
     before = plan.before
+    if is_on_many and before is not None and _is_as_before(plan):
+        machines, rejections = before.machines, before.rejections
+    else:
+        here = [machine for machine, placement in plan.placements.items() if placement.is_active] if is_on_many else []
+        machines = len(here)
+        rejections = count_rejections(proposal, plan.name, here) if is_on_many or plan.unplaced else ()
     target = "" if assigned else plan.move_to
     return Decision(
         unit=plan.name,
         generation=plan.generation,
         machine=assigned,
-        machines=len(here),
+        machines=machines,
         since=before.since if before and before.machine == assigned else proposal.now.unix_s,
-        reason=_conclude(proposal, plan, assigned, here, rejections),
+        reason=_conclude(proposal, plan, assigned, machines, rejections),
         rejections=rejections,
         completed=plan.completed,
         lost=_lost_since(plan, assigned),
@@ -61,6 +65,15 @@ def _decide(proposal: Proposal, plan: UnitPlanBuilder) -> Decision | None:
         arrival=plan.arrival if target and plan.arrival != MOVED else None,
         revision=before.revision if before else 0,
     )
+
+
+def _is_as_before(plan: UnitPlanBuilder) -> bool:
+    """True for a unit on many machines of which only some are looked at, and that is on all of these, as it was: it is
+    on as many as before, and rejected by as many. There can be thousands."""
+    if plan.scope is None or plan.changes:
+        return False
+    placements = [plan.placements.get(machine) for machine in plan.scope]
+    return all(placement is not None and placement.is_active for placement in placements)
 
 
 def _lost_since(plan: UnitPlanBuilder, assigned: str) -> float:
@@ -72,7 +85,7 @@ def _lost_since(plan: UnitPlanBuilder, assigned: str) -> float:
 
 
 def _conclude(
-    proposal: Proposal, plan: UnitPlanBuilder, assigned: str, here: list[str], rejections: tuple[RejectionCount, ...]
+    proposal: Proposal, plan: UnitPlanBuilder, assigned: str, machines: int, rejections: tuple[RejectionCount, ...]
 ) -> Reason | None:
     """The reason to be stored with the decision."""
     if not plan.is_wanted:
@@ -83,7 +96,7 @@ def _conclude(
         return plan.reason
     if assigned:
         return _reason_as_before(plan, assigned)
-    if here:
+    if machines:
         return WITH_SOCKETS if plan.is_template else EVERYWHERE
     return INFEASIBLE if rejections else NO_MACHINES
 

@@ -192,9 +192,14 @@ class Snapshot:
         return drain_of(self.settings.get(machine), self.reboots.get(machine))
 
     def on_draining_machines(self) -> list[tuple[str, str]]:
-        """(unit, machine) of what is on machines that are drained, and of what machines wait for which have rebooted:
-        what becomes of it depends on others."""
-        found = [(name, machine) for machine in self.draining for name in self.placed_on.get(machine, ())]
+        """(unit, machine) of what is to leave machines that are drained, and of what machines wait for which have
+        rebooted: what becomes of it depends on others."""
+        found = []
+        for machine in self.draining:
+            there, request = self.placed_on.get(machine, {}), self.drain_request(machine)
+            keeps_globals = request is not None and not request.with_globals and machine not in self.reboots
+            kept = self.global_units if keeps_globals else {}
+            found += [(name, machine) for name in there if name not in kept]
         for machine, reboot in self.reboots.items():
             if reboot.holds_slot and machine in self.machines:
                 found += [(name, machine) for name in reboot.awaited if machine in self.placements.get(name, ())]

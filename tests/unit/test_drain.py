@@ -146,6 +146,19 @@ def test_global_units_stay_unless_asked(with_globals: bool) -> None:
     assert on(cluster, "m1") == ["log.service"]
 
 
+def test_what_leaves_two_machines_at_once_is_spread_over_the_others() -> None:
+    cluster = RollingCluster(2)
+    for name in "abcd":
+        submit(cluster, f"{name}.service")
+    assert [len(on(cluster, machine)) for machine in ("m1", "m2")] == [2, 2]
+    for machine in ("m3", "m4"):
+        cluster.machine(machine)
+    drain(cluster, "m1")
+    drain(cluster, "m2")
+    cluster.come_to_rest()
+    assert [len(on(cluster, f"m{number}")) for number in range(1, 5)] == [0, 0, 2, 2]
+
+
 def test_a_oneshot_at_work_may_finish() -> None:
     cluster = RollingCluster(2)
     submit(cluster, "job.service", service="Type=oneshot")

@@ -38,34 +38,48 @@ def drain(proposal: Proposal) -> None:
     for _, name in snapshot.superseded:
         if name in proposal.units and proposal.units[name].handed_over_from:
             ask_for_proof(proposal, proposal.units[name], proposal.units[name].assigned)
+    ranking: Ranking | None = None  # one for all machines: none of them takes what leaves another
     for machine in sorted(snapshot.draining):
         request = snapshot.drain_request(machine)
         effective = snapshot.effective.get(machine)
-        if request is not None and effective is not None and not effective.evicts and not effective.hold:
-            _drain_machine(proposal, machine, request)
+        if request is None or effective is None or effective.evicts or effective.hold:
+            continue
+        movable = _begin(proposal, machine, request)
+        if movable:  # most of the time not: a drained machine stays empty until it is uncordoned
+            ranking = ranking or Ranking(proposal)
+            _drain_machine(proposal, ranking, machine, request, movable)
 
 
-def _drain_machine(proposal: Proposal, machine: str, request: DrainRequest) -> None:
-    is_over = 0 < request.deadline <= proposal.now.unix_s
-    plans = [proposal.units[name] for name in sorted(proposal.snapshot.placed_on.get(machine, ()))]
+def _begin(proposal: Proposal, machine: str, request: DrainRequest) -> list[UnitPlanBuilder]:
+    """Have the units leave that are on many machines. Returns those that are to be moved."""
+    is_over = _is_over(proposal, request)
+    names = (name for name in sorted(proposal.snapshot.placed_on.get(machine, ())) if name in proposal.units)
+    plans = [proposal.units[name] for name in names]
     present = [plan for plan in plans if plan.is_wanted and plan.placements[machine].is_active]
     if request.with_globals and not is_over:
         for plan in present:
             if plan.is_on_many and (request.force or spend(proposal, [plan], machine) is None):
                 leave(proposal, [plan], machine, "", _why(proposal, machine))
     placed_alone = (plan for plan in present if not plan.is_on_many and plan.assigned == machine)
-    movable = [plan for plan in placed_alone if machine not in plan.leaves and not plan.handed_over_from]
-    if not movable:
-        return  # most of the time: a drained machine stays empty until it is uncordoned
+    return [plan for plan in placed_alone if machine not in plan.leaves and not plan.handed_over_from]
+
+
+def _drain_machine(
+    proposal: Proposal, ranking: Ranking, machine: str, request: DrainRequest, movable: Sequence[UnitPlanBuilder]
+) -> None:
+    is_over = _is_over(proposal, request)
     if not is_over and request.deadline:
         proposal.wake(movable[0].name, proposal.now.clock_s + request.deadline - proposal.now.unix_s)
-    ranking = Ranking(proposal)
     # Those first that are unavailable already.
     for group in joined_groups(proposal, sorted(movable, key=lambda plan: _is_available(proposal, plan))):
         reason = _move(proposal, ranking, machine, group, request, is_over=is_over)
         if reason is not None:
             for plan in group:
                 plan.stays = reason
+
+
+def _is_over(proposal: Proposal, request: DrainRequest) -> bool:
+    return 0 < request.deadline <= proposal.now.unix_s
 
 
 def _is_available(proposal: Proposal, plan: UnitPlanBuilder) -> bool:
