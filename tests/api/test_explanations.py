@@ -5,7 +5,7 @@ import asyncio
 from hypothesis import given, settings
 
 from fleetd.api.v2.explain_reports import describe_explanation
-from fleetd.api.v2.explanations import read_relevant
+from fleetd.api.v2.explanations import make_relevant, read_relevant
 from fleetd.registry.registry import Registry
 from fleetd.registry.snapshots import make_snapshot
 from fleetd.store.embedded import EmbeddedStore
@@ -31,7 +31,7 @@ async def check(cluster: RollingCluster) -> None:
     for name in whole.units:
         items, revision = await read_relevant(registry.at_one_revision(), name)
         assert revision == found.revision
-        part = make_snapshot(registry, items)
+        part = make_relevant(registry, items, name)
         assert describe_explanation(part, name, revision) == describe_explanation(whole, name, revision)
     await store.close()
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from fleetd.aio import Offload
+from fleetd.aio import Offload, paused_collector
 from fleetd.api import schema
 from fleetd.api.http import ApiError, Request, Response, parse_json, render_json
 from fleetd.api.unit_operations import Author
@@ -79,10 +79,11 @@ class Plans:
 
         try:
             now = Now(unix_s=self._unix_now())
-            found = await self._registry.everything()
             author = Author(Actor(request.actor.name, rights=EVERY_RIGHT), now.unix_s)  # who may look may suppose
             task = _PlanTask(self._registry, asked, author, now, self._shadows, checkpoint)
-            return render_json(await self._offload(lambda: task.make(found)))
+            with paused_collector():
+                found = await self._registry.everything()
+                return render_json(await self._offload(lambda: task.make(found)))
         finally:
             is_abandoned = True
             self._is_busy = False
