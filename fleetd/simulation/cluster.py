@@ -115,7 +115,7 @@ class SimulatedCluster:
             self.machines[machine.id] = SimulatedMachine(
                 made, self._store, directory / str(number), lambda: f"id-{next(ids)}"
             )
-        self._processes: dict[tuple[str, str], int] = {}
+        self._processes: dict[str, Mapping[str, int]] = {}  # by machine, as they were seen last
         self.sightings: list[Sighting] = []
 
     @property
@@ -159,15 +159,16 @@ class SimulatedCluster:
         """Let time pass until nothing goes on any more. Returns False if that is not so after this time."""
         end_s = self.now_s + at_most_s
         revision, since_s = await self._store.revision(), self.now_s
-        while self.now_s - since_s < QUIET_S:
-            if self.now_s >= end_s:
-                return False
+        while self.now_s < end_s:
             await asyncio.sleep(POLL_S)
             self._check()
             latest = await self._store.revision()
-            if latest != revision or await self._is_waiting():
+            is_quiet = latest == revision and self.now_s - since_s >= QUIET_S
+            if is_quiet and not await self._is_waiting():
+                return True
+            if latest != revision or is_quiet:
                 revision, since_s = latest, self.now_s
-        return True
+        return False
 
     async def _is_waiting(self) -> bool:
         """Whether a unit waits for its lost machine."""
@@ -235,20 +236,20 @@ class SimulatedCluster:
 
     def _look(self) -> None:
         """Note which processes have begun and ended."""
-        found = {
-            (machine.id, name): pid
-            for machine in self.machines.values()
-            for name, pid in machine.systemd.processes().items()
-        }
-        if found == self._processes:
-            return
-        for (machine_id, name), pid in self._processes.items():
-            if found.get((machine_id, name)) != pid:
-                self.sightings.append(Sighting(self.now_s, machine_id, name, has_ended=True))
-        for (machine_id, name), pid in found.items():
-            if self._processes.get((machine_id, name)) != pid:
-                self.sightings.append(Sighting(self.now_s, machine_id, name))
-        self._processes = found
+        ended: list[Sighting] = []
+        begun: list[Sighting] = []
+        for machine in self.machines.values():
+            before, found = self._processes.get(machine.id, {}), machine.systemd.processes()
+            if found is before:
+                continue  # nearly always: nothing has begun or ended there
+            for name, pid in before.items():
+                if found.get(name) != pid:
+                    ended.append(Sighting(self.now_s, machine.id, name, has_ended=True))
+            for name, pid in found.items():
+                if before.get(name) != pid:
+                    begun.append(Sighting(self.now_s, machine.id, name))
+            self._processes[machine.id] = found
+        self.sightings += [*ended, *begun]
 
 
 def _refusal(answer: Response) -> str:

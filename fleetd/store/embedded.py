@@ -28,6 +28,7 @@ from fleetd.store.protocol import (
     Unavailable,
 )
 from fleetd.store.sqlite import Database, Written
+from fleetd.store.watchers import Watchers
 
 T = TypeVar("T")
 
@@ -109,7 +110,7 @@ class EmbeddedStore:
         self._ttls_s = self._database.leases()
         self._deadlines = {lease: self._now() + ttl_s for lease, ttl_s in self._ttls_s.items()}
         self._turn = asyncio.Lock()
-        self._news = asyncio.Event()
+        self._watchers = Watchers()
         self._closed = False
         self._timer: asyncio.TimerHandle | None = None
         self._expiring: asyncio.Task[None] | None = None
@@ -146,15 +147,13 @@ class EmbeddedStore:
         return written.revision
 
     async def watch(self, prefix: str, after_revision: int, *, end: str = "") -> AsyncGenerator[Changes, None]:
-        position = after_revision
-        while not self._closed:
-            news = self._news
-            events = self._history.after(position, prefix, end)
-            position = self._history.revision
-            if events:
-                yield Changes(events, position)
-            else:
-                await news.wait()
+        with self._watchers.watching(prefix, end) as watcher:
+            revision = after_revision + 1
+            while not self._closed:
+                events = self._history.after(revision - 1, prefix, end)
+                if events:
+                    yield Changes(events, self._history.revision)
+                revision = await watcher.wait()
 
     async def grant(self, ttl_s: float) -> int:
         whole_ttl_s = float(max(1, math.ceil(ttl_s)))
@@ -210,7 +209,7 @@ class EmbeddedStore:
         self._closed = True
         if self._timer:
             self._timer.cancel()
-        self._news.set()
+        self._watchers.close()
         if self._expiring:
             await self._expiring
         async with self._turn:
@@ -232,8 +231,7 @@ class EmbeddedStore:
     def _publish(self, written: Written) -> None:
         if written.events:
             self._history.append(written)
-            self._news.set()
-            self._news = asyncio.Event()
+            self._watchers.tell(written)
 
     def _check_open(self) -> None:
         if self._closed:

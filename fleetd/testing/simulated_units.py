@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -83,6 +83,7 @@ class SimulatedUnits:
         self._on_job_end = on_job_end
         self._units: dict[str, SimulatedUnit] = {}
         self._logs: dict[str, list[str]] = {}
+        self._processes: Mapping[str, int] | None = {}  # None: not known
         self._last_pid = 1000
         self._last_job = 0
         self._last_invocation = 0
@@ -92,7 +93,7 @@ class SimulatedUnits:
         for unit in self._units.values():
             if unit.timer:
                 unit.timer.cancel()
-        self._units, self._logs = {}, {}
+        self._units, self._logs, self._processes = {}, {}, None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -105,9 +106,11 @@ class SimulatedUnits:
         unit = self._units.get(name)
         return None if unit is None or self._is_collectable(unit) else unit
 
-    def processes(self) -> dict[str, int]:
-        """Return unit → main PID of all units that have one, by name."""
-        return {name: self._units[name].pid for name in sorted(self._units) if self._units[name].pid}
+    def processes(self) -> Mapping[str, int]:
+        """Return unit → main PID of all units that have one, by name: the same mapping until one differs."""
+        if self._processes is None:
+            self._processes = {name: self._units[name].pid for name in sorted(self._units) if self._units[name].pid}
+        return self._processes
 
     def log(self, name: str) -> list[str]:
         """Return the lines that the unit, and systemd about it, logged, oldest first."""
@@ -139,6 +142,7 @@ class SimulatedUnits:
         unit = self._units.get(name)
         if unit is not None and self._is_collectable(unit):
             del self._units[name]
+            self._processes = None
             unit = None
         if unit is None and is_loadable(name):
             text = self._read_text(name)
@@ -319,6 +323,7 @@ class SimulatedUnits:
         if unit.program.kind == "service":
             self._last_pid += 1
             unit.pid = self._last_pid
+            self._processes = None
         if behaviour.fails or behaviour.start_s > 0 or unit.program.oneshot:
             self._set_state(unit, "activating", "start")
             self._after(unit, behaviour.start_s, lambda: self._finish_start(unit, behaviour))
@@ -369,6 +374,7 @@ class SimulatedUnits:
             self._die(unit, "exit-code" if code == 1 else "signal")
         elif unit.program.oneshot and unit.program.remains:
             unit.pid = 0
+            self._processes = None
             self._set_state(unit, "active", "exited")
             self._end_job(unit, "done")
         else:
@@ -398,6 +404,7 @@ class SimulatedUnits:
         was_stopped = unit.active == "deactivating"
         waited = was_stopped and unit.job is not None and unit.job.kind != "stop"
         unit.pid = 0
+        self._processes = None
         if unit.timer:
             unit.timer.cancel()
         self._set_state(unit, active, sub)
