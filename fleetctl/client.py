@@ -80,8 +80,7 @@ class Client:
             raise
 
     def content(self, name: str) -> schema.UnitContent | None:
-        """One unit with its unit file and its drop-ins, None if it does not exist. An older fleetd, which has no
-        drop-ins, answers with the unit file."""
+        """One unit with its unit file and its drop-ins (an older fleetd has none), None if it does not exist."""
         try:
             return self._get(f"{schema.V2}/units/{quote(name, safe='', errors='surrogateescape')}", schema.UnitContent)
         except (ApiError, NotFleet) as error:
@@ -225,6 +224,10 @@ class Client:
         """Why the unit is where it is. Raises ApiError if there is no such unit."""
         return self._get(f"{schema.V2}/explain/{quote(name, safe='')}", schema.Explanation)
 
+    def resolve_image(self, image: str) -> schema.ResolvedImage:
+        """The image by the digest that its tag has now. Raises ApiError if its registry does not give it."""
+        return self._ask("POST", f"{schema.V2}/images", schema.ImageQuestion(image), schema.ResolvedImage)
+
     def plan(self, request: schema.PlanRequest) -> schema.Plan:
         """What would happen; nothing is changed. Raises ApiError if it cannot be planned."""
         return self._ask("POST", f"{schema.V2}/plan", request, schema.Plan)
@@ -316,10 +319,8 @@ class Client:
         return self._ask("GET", f"{schema.V2}/units" + (f"?{query}" if query else ""), None, schema.UnitReports)
 
     def carry_out(self, operations: Sequence[schema.UnitOperation]) -> dict[str, ApiError]:
-        """Carry out the operations in as few requests as they fit in; returns the refusals by unit.
-
-        Raises ClientError if it is unknown what was done.
-        """
+        """Carry out the operations in as few requests as they fit in; returns the refusals by unit. Raises ClientError
+        if it is unknown what was done."""
         from fleetctl.batches import cut_into_batches  # no list needs it
 
         refused: dict[str, ApiError] = {}
@@ -454,8 +455,7 @@ class Client:
         return answer
 
     def _learn_revocations(self) -> None:
-        """Ask this server, which is not revoked, which ones are, unless one was asked lately. What a command does never
-        fails because of that."""
+        """Ask this server which ones are revoked, unless one was asked lately. No command fails because of that."""
         login, self._learning = self._learning, None
         if login is not None and not login.is_fresh():
             with suppress(ClientError, OSError):

@@ -17,7 +17,7 @@ from fleetctl.listing import FieldNames
 from fleetctl.settings import GLOBAL_OPTIONS, HostKeyChecking, resolve_settings
 from fleetd.model.group import group_of
 from fleetd.model.names import UNIT_TYPES, is_template
-from fleetd.model.quadlet.translation import CONTAINER_SUFFIX
+from fleetd.model.quadlet.names import CONTAINER_SUFFIX
 
 MAX_WAIT_S = 0.3
 _JOURNAL_FORMATS = (

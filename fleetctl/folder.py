@@ -17,7 +17,8 @@ from fleetd.model.content import Content, DropIn, InvalidDropIn, check_dropin_na
 from fleetd.model.names import UNIT_TYPES, InvalidName, is_template, parse_name, template_of, validate_name, visible
 from fleetd.model.quadlet.container import named_files
 from fleetd.model.quadlet.errors import InvalidQuadlet
-from fleetd.model.quadlet.translation import CONTAINER_SUFFIX, SUFFIXES, service_name, translate
+from fleetd.model.quadlet.names import CONTAINER_SUFFIX, SUFFIXES, service_name
+from fleetd.model.quadlet.translation import translate
 from fleetd.model.unit_option import UnitOption
 from fleetd.model.unit_set import InvalidSet, SetUnit, expand, refuse_members
 from fleetd.model.unit_warnings import advise

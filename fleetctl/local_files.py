@@ -10,7 +10,7 @@ import msgspec
 from fleetctl.errors import CommandFailed, cause_of
 from fleetd.model.names import InvalidName, UnitName, parse_name, validate_name, with_default_suffix
 from fleetd.model.quadlet.errors import InvalidQuadlet
-from fleetd.model.quadlet.translation import CONTAINER_SUFFIX, SUFFIXES, service_name, translate
+from fleetd.model.quadlet.names import CONTAINER_SUFFIX, SUFFIXES, service_name
 from fleetd.model.unit_option import UnitOption
 from fleetd.model.unitfile import (
     MAX_UNIT_FILE_BYTES,
@@ -43,11 +43,13 @@ class UnitArgument(msgspec.Struct, frozen=True):
 
 
 class LocalFile(msgspec.Struct, frozen=True):
-    """A local unit file. `surprises` are (line number, warning)."""
+    """A local unit file. `surprises` are (line number, warning). `is_stored`: it is a container that the cluster has,
+    and the content is what it has of it."""
 
     path: str
     content: UnitFile
     surprises: tuple[tuple[int, str], ...] = ()
+    is_stored: bool = False
 
 
 def parse_argument(argument: str) -> UnitArgument:
@@ -98,8 +100,12 @@ def _refuse_resource(argument: UnitArgument) -> None:
 
 
 def explain_missing(argument: UnitArgument) -> str:
-    """A hint if the argument is a directory, else ''."""
-    return f" ({argument.text} is a directory: name the unit files in it)" if os.path.isdir(argument.text) else ""
+    """A hint if the argument is a directory, or if there is a container of that name, else ''."""
+    if os.path.isdir(argument.text):
+        return f" ({argument.text} is a directory: name the unit files in it)"
+    container = os.path.join(argument.directory, f"{argument.name.stem}{CONTAINER_SUFFIX}")
+    is_service = argument.name.suffix == "service" and not argument.file.full.endswith(SUFFIXES)
+    return f" ({container} is there: name that)" if is_service and os.path.isfile(container) else ""
 
 
 def read_local_file(path: str) -> LocalFile | None:
@@ -110,6 +116,8 @@ def read_local_file(path: str) -> LocalFile | None:
         if text is None:
             return None
         if path.endswith(SUFFIXES):
+            from fleetd.model.quadlet.translation import translate  # no list needs it
+
             options = translate(os.path.basename(path), parse_unit_file(text), partial(_read_beside, path))
             return LocalFile(path, UnitFile.from_options(options), surprising_lines(text))
         return LocalFile(path, UnitFile.parse(text), surprising_lines(text))

@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Sequence
 
-from fleetd.model.machine_request import MAX_TEXT_BYTES, JournalQuery, UnitProperties
+from fleetd.model.machine_request import MAX_TEXT_BYTES, ImageAnswer, JournalQuery, UnitProperties
 from fleetd.systemd.inspector import Entries, InspectionFailed
 
 
@@ -16,7 +16,7 @@ def entry(number: int, unit: str, text: str = "said") -> bytes:
 class ScriptedInspector:
     """Has these entries, and for whoever follows those that are put into `later`, until None. `failure` fails every
     question, `hangs` lets them wait for ever, `others` are units that it describes though nobody asks; `asked` are
-    those so far, `following` those that are followed now."""
+    those so far, `following` those that are followed now. `images` have these digests in their registries."""
 
     def __init__(self, *entries: bytes) -> None:
         self.entries = entries
@@ -27,6 +27,8 @@ class ScriptedInspector:
         self.waiting = 0
         self.later: asyncio.Queue[bytes | None] = asyncio.Queue()
         self.following = 0
+        self.images: dict[str, str] = {}
+        self.has_skopeo = True
 
     async def read_journal(self, query: JournalQuery, most_bytes: int = MAX_TEXT_BYTES) -> Entries:
         self.asked.append(query)
@@ -56,6 +58,13 @@ class ScriptedInspector:
     async def show_units(self, units: Sequence[str]) -> tuple[UnitProperties, ...]:
         await self._wait()
         return tuple(UnitProperties(unit, {"Id": unit, "ActiveState": "active"}) for unit in (*self.others, *units))
+
+    async def resolve_image(self, image: str) -> ImageAnswer:
+        await self._wait()
+        if not self.has_skopeo:
+            return ImageAnswer(failure="cannot run skopeo: No such file or directory", cannot_ask=True)
+        digest = self.images.get(image, "")
+        return ImageAnswer(digest, "" if digest else f"{image}: manifest unknown")
 
     async def _wait(self) -> None:
         self.waiting += 1

@@ -52,6 +52,7 @@ SUMMARIES = {
     "uncordon": "Let cordoned machines take new units again",
     "unload": "Stop units and take them off their machines",
     "unlock": "Take locks from those who hold them",
+    "update": "Resolve the image of a container anew, and roll it out",
     "verify": "Check unit files as submit does, without the cluster",
     "version": "Print the version of fleetctl",
     "whoami": "Show who the cluster takes you for, and what you may do",

@@ -15,6 +15,7 @@ from fleetctl.command_line import DEFAULT_BOUND_S, Callback, flag, new_command
 from fleetctl.commands.start import wait_for
 from fleetctl.errors import CommandFailed, failing_as
 from fleetctl.folder import BrokenFolder, Folder, read_folder
+from fleetctl.images import resolve_folder
 from fleetctl.listing import JSON, TABLE, render_json
 from fleetctl.plan_lines import CHANGED, DESTROYED, NEW, VALUES, render_plan, summarise
 from fleetctl.rollouts import follow
@@ -121,7 +122,7 @@ def command(
         revision=revision,
     )
     client = open_patiently(settings)
-    answer = send(client, folder, request)
+    answer = send(client, folder, resolve_folder(client, request))
     return finish(client, request.set, answer, form, plan, no_block)
 
 

@@ -4,6 +4,7 @@ from fleetctl import output
 from fleetctl.command_line import new_command
 from fleetctl.commands.apply import folder_options, make_request, open_patiently, output_option, send
 from fleetctl.errors import CommandFailed
+from fleetctl.images import resolve_folder
 from fleetctl.listing import JSON, render_json
 from fleetctl.plan_lines import GONE
 from fleetctl.settings import Settings
@@ -25,7 +26,8 @@ def command(settings: Settings, folder: str, set_: str, prune: bool, take_over: 
 
     try:
         found, request = make_request(folder, set_, prune=prune, take_over=take_over, plan=True, contents=True)
-        answer = send(open_patiently(settings), folder, request)
+        client = open_patiently(settings)
+        answer = send(client, folder, resolve_folder(client, request, asks=False))
     except CommandFailed as failure:
         raise CommandFailed(str(failure), TROUBLE) from failure
     if form == JSON:

@@ -9,13 +9,14 @@ from pathlib import Path
 import click
 
 from fleetctl import output
-from fleetctl.client import Client, open_client
+from fleetctl.client import Client
 from fleetctl.command_line import blocking_options, bound_s, flag, new_command, unit_arguments
 from fleetctl.commands.apply import finish, open_patiently
 from fleetctl.commands.cat import dropin_path, render_content
 from fleetctl.commands.start import LOAD, START, wait_for
 from fleetctl.commands.submit import warn
 from fleetctl.errors import CommandFailed, failing_as
+from fleetctl.images import open_client_for, resolve
 from fleetctl.listing import TABLE
 from fleetctl.local_files import parse_argument
 from fleetctl.settings import Settings
@@ -26,8 +27,8 @@ from fleetd.model.constraints import parse_requirements
 from fleetd.model.content import Content, InvalidDropIn, check_dropin_name, make_dropins
 from fleetd.model.names import parse_name
 from fleetd.model.quadlet.errors import InvalidQuadlet
-from fleetd.model.quadlet.source import sources_of
-from fleetd.model.quadlet.translation import translate
+from fleetd.model.quadlet.source import resolved_image, sources_of
+from fleetd.model.quadlet.translation import image_to_resolve, translate, with_image
 from fleetd.model.unitfile import UnitFile, UnitFileError, decode_unit_file, parse_unit_file, render_unit_file
 
 OVERRIDE = "override.conf"
@@ -65,7 +66,7 @@ def command(
 
     Exits with 0 once the unit is as it is to be, and with 1 and the reason if it has failed or systemd refuses it.
     """
-    client = open_client(settings)
+    client = open_client_for(settings, units)
     if len(units) != 1:
         raise CommandFailed("One unit must be provided")
     name = parse_argument(units[0]).name.full
@@ -173,7 +174,9 @@ def _submit(
     """Submit the new text of the drop-in ('': of the unit file), and wait for the unit. Returns the exit status."""
     name = content.name
     operation, what = (
-        _plan_dropin(content, drop_in, text) if drop_in else (_plan_file(content, text), "its unit file is replaced")
+        _plan_dropin(content, drop_in, text)
+        if drop_in
+        else (_plan_file(client, content, text), "its unit file is replaced")
     )
     if operation is None:
         output.result(f"Unit {name} is not changed")
@@ -205,10 +208,10 @@ def _apply(
     return finish(client, name, answer, TABLE, False, no_block)
 
 
-def _plan_file(content: schema.UnitContent, text: str) -> schema.UnitOperation | None:
+def _plan_file(client: Client, content: schema.UnitContent, text: str) -> schema.UnitOperation | None:
     """The operation that replaces the unit file, None if that is the same. Raises CommandFailed."""
     try:
-        file = _parse_file(content, text)
+        file = _parse_file(client, content, text)
     except (UnitFileError, InvalidQuadlet) as error:
         where = f"line {error.line}: " if isinstance(error, UnitFileError) and error.line else ""
         raise CommandFailed(f"The unit file of {content.name} cannot be read: {where}{error}") from error
@@ -222,14 +225,18 @@ def _plan_file(content: schema.UnitContent, text: str) -> schema.UnitOperation |
     )
 
 
-def _parse_file(content: schema.UnitContent, text: str) -> UnitFile:
+def _parse_file(client: Client, content: schema.UnitContent, text: str) -> UnitFile:
     """The new unit file; of a container, the service that is made of this text and the volumes and networks that the
-    unit has. Raises UnitFileError and InvalidQuadlet."""
+    unit has, with the image that it has unless another one is named. Raises UnitFileError and InvalidQuadlet."""
     files = sources_of(content.options)
     if not files or not (options := parse_unit_file(text)):
         return UnitFile.parse(text)
     others = {file.name: parse_unit_file(file.text) for file in files}
-    return UnitFile.from_options(translate(files[0].name, options, others.get))
+    made = translate(files[0].name, options, others.get)
+    image = resolved_image(content.options)
+    if image and image_to_resolve(made) == image_to_resolve(content.options):
+        return UnitFile.from_options(with_image(made, image))
+    return resolve(client, content.name, UnitFile.from_options(made))
 
 
 def _plan_dropin(content: schema.UnitContent, drop_in: str, text: str) -> tuple[schema.UnitOperation | None, str]:

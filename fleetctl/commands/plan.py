@@ -16,6 +16,7 @@ from fleetctl.commands.start import START, Remaining, plan_unit
 from fleetctl.commands.stop import find_units
 from fleetctl.commands.submit import plan_creations, resolve_units
 from fleetctl.errors import CommandFailed, failing_as
+from fleetctl.images import resolve_folder
 from fleetctl.listing import JSON, TABLE
 from fleetctl.machine_changes import pick_machine
 from fleetctl.plan_lines import render_plan, summarise
@@ -103,7 +104,8 @@ def _apply(settings: Settings, words: Sequence[str], *, form: str, exit_code: bo
     if len(words) != 1:
         raise CommandFailed("plan apply takes one folder: fleetctl plan apply DIR")
     _, request = make_request(words[0], set_, **options)
-    return _ask(open_patient_client(settings), schema.PlanRequest(apply=request), form, exit_code)
+    client = open_patient_client(settings)
+    return _ask(client, schema.PlanRequest(apply=resolve_folder(client, request, asks=False)), form, exit_code)
 
 
 def _ask(client: Client, request: schema.PlanRequest, form: str, exit_code: bool) -> int:

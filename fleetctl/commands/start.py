@@ -9,10 +9,11 @@ from enum import Enum, auto
 import msgspec
 
 from fleetctl import output
-from fleetctl.client import Client, open_client
+from fleetctl.client import Client
 from fleetctl.command_line import blocking_options, bound_s, creation_options, new_command, unit_arguments
 from fleetctl.commands.submit import Creation, RequestedUnit, apply_creations, plan_creations, resolve_units
 from fleetctl.errors import CommandFailed, failing_as
+from fleetctl.images import open_client_for
 from fleetctl.selection import expand_patterns, is_no_template
 from fleetctl.settings import Settings
 from fleetctl.wait import Wait
@@ -70,7 +71,7 @@ def run_start(
     settings: Settings, units: Sequence[str], verb: StartVerb, replace: bool, no_block: bool, block_attempts: int
 ) -> int:
     """Bring the units to the target state; returns the exit status."""
-    client = open_client(settings)
+    client = open_client_for(settings, units)
     if not units:
         raise CommandFailed("No units given", status=0)
     wanted = resolve_units(client, expand_patterns(client, units, verb.name, is_no_template))

@@ -9,9 +9,10 @@ from functools import cache, partial
 import msgspec
 
 from fleetctl import output
-from fleetctl.client import Client, open_client, put_operation
+from fleetctl.client import Client, put_operation
 from fleetctl.command_line import creation_options, new_command, unit_arguments
 from fleetctl.errors import ClientError, CommandFailed, failing_as
+from fleetctl.images import keep_image, open_client_for, resolve
 from fleetctl.local_files import (
     LocalFile,
     UnitArgument,
@@ -24,6 +25,7 @@ from fleetctl.suggestion import suggest_unit
 from fleetd.api import schema
 from fleetd.model.admission import refuse_unit
 from fleetd.model.constraints import parse_requirements
+from fleetd.model.quadlet.source import sources_of
 from fleetd.model.unit import TargetState
 from fleetd.model.unit_warnings import advise
 from fleetd.model.unitfile import UnitFile
@@ -97,7 +99,7 @@ def command(settings: Settings, units: tuple[str, ...], replace: bool) -> int:
     if its target state is inactive. An instance (web@1.service) is created from its own file, else from the template
     (web@.service) in the cluster, else from the template's file.
     """
-    client = open_client(settings)
+    client = open_client_for(settings, units)
     if not units:
         raise CommandFailed("No units given", status=0)
     wanted = resolve_units(client, units)
@@ -120,12 +122,21 @@ def resolve_units(client: Client, units: Sequence[str]) -> list[RequestedUnit]:
         RequestedUnit(
             argument=argument,
             report=reports.get(argument.name.full),
-            own=own,
-            template_file=template_file,
+            own=_keep_stored(client, reports.get(argument.name.full), own),
+            template_file=_keep_stored(client, reports.get(argument.name.template), template_file),
             template=reports.get(argument.name.template) if argument.name.is_instance else None,
         )
         for argument, (own, template_file) in zip(arguments, files, strict=True)
     ]
+
+
+def _keep_stored(client: Client, report: schema.UnitReport | None, file: LocalFile | None) -> LocalFile | None:
+    """The file; of a container that the cluster has, made of the same files, with the image that it has there."""
+    if file is None or report is None or not sources_of(file.content.options):
+        return file
+    stored = _fetch_template(client, report.name)
+    kept = keep_image(stored.options, file.content) if stored else None
+    return msgspec.structs.replace(file, content=kept, is_stored=True) if kept else file
 
 
 def plan_creations(
@@ -147,8 +158,16 @@ def plan_creations(
         if creation is not None:
             refuse(creation.name, creation.content)
             warn(creation.name, creation.content, unit.own, unit.template_file)
-            creations.append(creation)
+            creations.append(_resolve(client, unit, creation))
     return creations
+
+
+def _resolve(client: Client, unit: RequestedUnit, creation: Creation) -> Creation:
+    """The creation with the image of a container by its digest, if the content is from a file."""
+    files = [file for file in (unit.own, unit.template_file) if file and file.content is creation.content]
+    if not files or files[0].is_stored:
+        return creation
+    return msgspec.structs.replace(creation, content=resolve(client, creation.name, creation.content))
 
 
 def _plan_creation(client: Client, fetch: Fetch, unit: RequestedUnit, target: TargetState, replace: bool) -> Creation:

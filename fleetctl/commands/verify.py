@@ -14,8 +14,8 @@ from fleetctl.local_files import LocalFile, UnitArgument, check_name, explain_mi
 from fleetctl.settings import Settings
 from fleetd.model.content import Content
 from fleetd.model.group import refuse_joined
+from fleetd.model.quadlet.names import SUFFIXES
 from fleetd.model.quadlet.source import without_sources
-from fleetd.model.quadlet.translation import SUFFIXES
 from fleetd.model.unitfile import render_unit_file
 
 # Dependencies are not checked: they may exist only in the cluster.

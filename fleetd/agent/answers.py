@@ -1,4 +1,5 @@
-"""Answers requests to this machine (model/machine_request.py): what units log here, and what systemd says of them.
+"""Answers requests to this machine (model/machine_request.py): what units log here, what systemd says of them, and
+what registries say of images.
 
 Whatever goes wrong here concerns only the user who asked: nothing of it disturbs the units.
 """
@@ -18,6 +19,7 @@ from fleetd.model.machine_request import (
     ANSWER_S,
     MAX_STREAMED_BYTES,
     MAX_TEXT_BYTES,
+    ImageAnswer,
     JournalQuery,
     MachineAnswer,
     MachineRequest,
@@ -56,6 +58,9 @@ class Inspects(Protocol):
 
     async def show_units(self, units: Sequence[str]) -> tuple[UnitProperties, ...]:
         """The properties of these units, in this order."""
+
+    async def resolve_image(self, image: str) -> ImageAnswer:
+        """What the registry of this image says of it."""
 
 
 class Answers:
@@ -150,7 +155,8 @@ class Answers:
             async with asyncio.timeout(WITHIN_S), self._turn:
                 answer = await self._inspect(request)
         except TimeoutError:
-            return _refuse(f"its journal and its systemd gave no answer within {WITHIN_S:g} s")
+            whom = f"the registry of {request.image}" if request.image else "its journal and its systemd"
+            return _refuse(f"{whom} gave no answer within {WITHIN_S:g} s")
         except InspectionFailed as error:
             return _refuse(str(error))
         if packed := pack_whole(answer):
@@ -172,11 +178,12 @@ class Answers:
 
     async def _inspect(self, request: MachineRequest) -> MachineAnswer:
         units = await self._inspector.show_units(request.status) if request.status else ()
+        image = await self._inspector.resolve_image(request.image) if request.image else None
         if request.journal is None:
-            return MachineAnswer(units=units)
+            return MachineAnswer(units=units, image=image)
         most_bytes = MAX_STREAMED_BYTES if request.stream_to and self._dial else MAX_TEXT_BYTES
         entries = await self._inspector.read_journal(request.journal, most_bytes)
-        return MachineAnswer(tuple(map(msgspec.Raw, entries.lines)), units, entries.is_cut)
+        return MachineAnswer(tuple(map(msgspec.Raw, entries.lines)), units, entries.is_cut, image=image)
 
     async def _stream(self, dial: "Dial", id_: str, request: MachineRequest, answer: MachineAnswer) -> bool:
         """Stream an answer. False if the server cannot be reached; raises OSError if it has gone."""

@@ -1,4 +1,5 @@
-"""The types of version 2 that are about logs and states; schema.py has them too, under the same names."""
+"""The types of version 2 that are about what machines are asked: logs, states of units, and images. schema.py has them
+too, under the same names."""
 
 from typing import Any
 
@@ -31,3 +32,21 @@ class UnitStatuses(msgspec.Struct, frozen=True, omit_defaults=True):
 
     units: tuple[UnitStatus, ...] = ()
     silent: tuple[SilentMachine, ...] = ()
+
+
+# POST /fleet/v2/images
+
+
+class ImageQuestion(msgspec.Struct, frozen=True):
+    """An image, as REGISTRY/NAME:TAG."""
+
+    image: str
+
+
+class ResolvedImage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The image by its digest at this moment, as REGISTRY/NAME@sha256:…; without it, `reason` says why no registry
+    could be asked."""
+
+    image: str
+    resolved: str = ""
+    reason: str = ""

@@ -23,6 +23,7 @@ from fleetd.api.v2.drains import Drains
 from fleetd.api.v2.events import Events
 from fleetd.api.v2.explanations import Explanations
 from fleetd.api.v2.host_keys import HostKeys
+from fleetd.api.v2.images import Images
 from fleetd.api.v2.insight import Insight
 from fleetd.api.v2.joining import Joining
 from fleetd.api.v2.locks import Locks
@@ -243,6 +244,15 @@ def _insight_routes(parts: Parts) -> tuple[Route, ...]:
             answer=bytes,
             query="unit machine after",
             options="lines since grep follow previous",
+        ),
+        Route(
+            "POST",
+            f"{V2}/images",
+            Images(registry, asking).post,
+            SUBMIT,
+            schema.ImageQuestion,
+            schema.ResolvedImage,
+            by_name=True,
         ),
         Route("GET", f"{V2}/status", insight.get_status, VIEW, answer=schema.UnitStatuses, query="unit machine"),
         Route(

@@ -41,6 +41,8 @@ from fleetd.api.explain_schema import Explanation as Explanation
 from fleetd.api.explain_schema import Narrowing as Narrowing
 from fleetd.api.explain_schema import Place as Place
 from fleetd.api.explain_schema import Verdict as Verdict
+from fleetd.api.insight_schema import ImageQuestion as ImageQuestion
+from fleetd.api.insight_schema import ResolvedImage as ResolvedImage
 from fleetd.api.insight_schema import SilentMachine as SilentMachine
 from fleetd.api.insight_schema import UnitStatus as UnitStatus
 from fleetd.api.insight_schema import UnitStatuses as UnitStatuses

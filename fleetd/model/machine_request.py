@@ -13,6 +13,7 @@ import msgspec
 from msgspec import structs
 
 from fleetd.model.decoding import FORMAT, UNREADABLE
+from fleetd.model.image import refuse_image
 from fleetd.model.names import InvalidName, is_template, validate_name
 
 LEASE_S = 30.0  # of requests and answers
@@ -70,21 +71,25 @@ class JournalQuery(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class MachineRequest(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="format", tag=FORMAT):
-    """What is asked of one machine: entries of its journal (None: none), and the state of units. `asker` is the
-    machine that asks, `user` for whom ('': that is not known), and `stream_to` where it takes answers as a stream
-    (model/answer_stream.py), as HOST:PORT ('': nowhere)."""
+    """What is asked of one machine: entries of its journal (None: none), the state of units, and the digest that the
+    registry of an `image` has for it ('': none is asked for). `asker` is the machine that asks, `user` for whom ('': it
+    is not known), and `stream_to` where it takes answers as a stream (model/answer_stream.py), as HOST:PORT ('':
+    nowhere)."""
 
     asker: str
     journal: JournalQuery | None = None
     status: tuple[str, ...] = ()
     stream_to: str = ""
     user: str = ""
+    image: str = ""
 
     def refuse(self) -> str:
         """Why this cannot be asked; '' if it can."""
         if self.journal is not None and (refusal := self.journal.refuse()):
             return refusal
-        if self.journal is None and not self.status:
+        if self.image and (refusal := refuse_image(self.image)):
+            return refusal
+        if self.journal is None and not self.status and not self.image:
             return "nothing is asked for"
         return refuse_units(self.status)
 
@@ -115,15 +120,25 @@ class UnitProperties(msgspec.Struct, frozen=True, omit_defaults=True):
     properties: dict[str, str] = {}
 
 
+class ImageAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the registry of an image says of it: the digest, or why there is none. `cannot_ask`: the machine has no
+    program that asks registries."""
+
+    digest: str = ""
+    failure: str = ""
+    cannot_ask: bool = False
+
+
 class MachineAnswer(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="format", tag=FORMAT):
     """What a machine answers: entries of its journal, oldest first, as systemd's JSON; and the state of units.
     `is_cut`: there are more entries than were asked for or have room here. `failure` is why it cannot say more, ''
-    if it can."""
+    if it can. `image` is of the image that was asked for."""
 
     entries: tuple[msgspec.Raw, ...] = ()
     units: tuple[UnitProperties, ...] = ()
     is_cut: bool = False
     failure: str = ""
+    image: ImageAnswer | None = None
 
 
 class InvalidAnswer(ValueError):

@@ -3,18 +3,22 @@ systemctl, each a process of its own that is killed when nobody waits for it any
 
 import asyncio
 import contextlib
+import re
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 import msgspec
 
-from fleetd.model.machine_request import MAX_TEXT_BYTES, JournalQuery, UnitProperties, shorten_entry
+from fleetd.model.image import is_digest
+from fleetd.model.machine_request import MAX_TEXT_BYTES, ImageAnswer, JournalQuery, UnitProperties, shorten_entry
 
 CHUNK_BYTES = 64 * 1024
 MAX_LINE_BYTES = 256 * 1024  # a longer entry is left out
 MAX_ERROR_BYTES = 4 * 1024
 NO_MATCH = 1  # the status of journalctl if --grep finds nothing; then it writes no error
+
+_MESSAGE = re.compile(r'msg="((?:[^"\\]|\\.)*)"')  # of a line that skopeo logs
 
 # Beside cursor and time, which each entry has.
 FIELDS = (
@@ -64,6 +68,10 @@ class InspectionFailed(Exception):
     """journalctl or systemctl does not say what was asked. The message names the program and the cause."""
 
 
+class ProgramMissing(InspectionFailed):
+    """The machine does not have the program."""
+
+
 class Entries(msgspec.Struct, frozen=True):
     """Entries of the journal, oldest first, as systemd's JSON. `is_cut`: there are more than these."""
 
@@ -72,13 +80,16 @@ class Entries(msgspec.Struct, frozen=True):
 
 
 class Inspector:
-    """Reads the journal and the systemd of the system, or of the `user`. `journalctl` and `systemctl` are the
-    programs."""
+    """Reads the journal and the systemd of the system, or of the `user`, and asks registries. `journalctl`, `systemctl`
+    and `skopeo` are the programs."""
 
-    def __init__(self, *, user: bool, journalctl: str = "journalctl", systemctl: str = "systemctl") -> None:
+    def __init__(
+        self, *, user: bool, journalctl: str = "journalctl", systemctl: str = "systemctl", skopeo: str = "skopeo"
+    ) -> None:
         self._user = user
         self._journalctl = journalctl
         self._systemctl = systemctl
+        self._skopeo = skopeo
 
     async def follow_journal(self, query: JournalQuery) -> AsyncGenerator[bytes, None]:
         """The entries, and those that come later, as they come. Raises InspectionFailed."""
@@ -119,6 +130,20 @@ class Inspector:
         if len(described) != len(units):
             raise InspectionFailed(f"systemctl describes {len(described)} of {len(units)} units")
         return tuple(UnitProperties(unit, properties) for unit, properties in zip(units, described, strict=True))
+
+    async def resolve_image(self, image: str) -> ImageAnswer:
+        """What the registry of this image says of it. An image for another architecture alone has no digest."""
+        command = [self._skopeo, "inspect", "--no-tags", "--format", "{{.Digest}}", f"docker://{image}"]
+        try:
+            async with aclosing(_read_lines(command)) as found:
+                lines = [line.decode("utf-8", "replace").strip() async for line in found]
+        except ProgramMissing as error:
+            return ImageAnswer(failure=str(error), cannot_ask=True)
+        except InspectionFailed as error:
+            said = _MESSAGE.search(str(error))
+            return ImageAnswer(failure=said[1].replace('\\"', '"') if said else str(error))
+        digest = lines[0] if len(lines) == 1 else ""
+        return ImageAnswer(digest) if is_digest(digest) else ImageAnswer(failure="skopeo says no digest")
 
 
 def is_reversed(query: JournalQuery) -> bool:
@@ -173,6 +198,8 @@ async def _read_lines(command: Sequence[str]) -> AsyncGenerator[bytes, None]:
     pipe, quiet = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
     try:
         process = await asyncio.create_subprocess_exec(*command, stdin=quiet, stdout=pipe, stderr=pipe)
+    except FileNotFoundError as error:
+        raise ProgramMissing(f"cannot run {command[0]}: {error.strerror}") from error
     except OSError as error:
         raise InspectionFailed(f"cannot run {command[0]}: {error.strerror}") from error
     assert process.stdout is not None

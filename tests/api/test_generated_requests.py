@@ -96,6 +96,7 @@ def test_every_route_is_described_and_tested() -> None:
         "PATCH /fleet/v2/settings",
         "POST /fleet/v2/apply",
         "POST /fleet/v2/authorities",
+        "POST /fleet/v2/images",
         "POST /fleet/v2/join",
         "POST /fleet/v2/leave",
         "POST /fleet/v2/locks/{lock}",

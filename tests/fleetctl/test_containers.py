@@ -1,15 +1,23 @@
 """Containers on the command line: files become services, and the cluster shows both."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from fleetctl.folder import BrokenFolder, read_folder
+from fleetd.agent.answers import Answers
+from fleetd.api.http import render_error
+from fleetd.model.machine import Capability
 from fleetd.model.unitfile import UnitFile
-from tests.fleetctl.conftest import Fleetctl
-from tests.fleetctl.scripted_cluster import ScriptedCluster
+from tests.fleetctl.background import BackgroundLoop
+from tests.fleetctl.conftest import Fleetctl, Result
+from tests.fleetctl.scripted_cluster import M1, ScriptedCluster
+from tests.scripted_inspector import ScriptedInspector
 
+D1, D2 = (f"reg.example/hello@sha256:{digit * 64}" for digit in "12")
 HELLO = "[Unit]\nDescription=hello\n\n[Container]\nImage=reg.example/hello:1\nVolume=data.volume:/data\n"
 DATA = "[Volume]\nLabel=a=b\n"
 
@@ -22,19 +30,47 @@ def files(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def registry(cluster: ScriptedCluster, background: BackgroundLoop) -> Iterator[ScriptedInspector]:
+    """What M1 says of the registry: two images are there."""
+    cluster.register(replace(M1, capabilities={**M1.capabilities, Capability.ANSWERS: True}))
+    inspector = ScriptedInspector()
+    inspector.images = {f"reg.example/hello:{tag}": image.partition("@")[2] for tag, image in (("1", D1), ("2", D2))}
+
+    async def start() -> asyncio.Task[None]:
+        return asyncio.create_task(Answers(M1.id, cluster.registry, inspector, lambda name: "").run())
+
+    async def stop() -> None:
+        task.cancel()
+        await asyncio.wait([task])
+
+    task = background.do(start())
+    yield inspector
+    background.do(stop())
+
+
 def test_a_container_is_submitted_as_the_service_that_it_makes(
-    fleetctl: Fleetctl, cluster: ScriptedCluster, files: Path
+    fleetctl: Fleetctl, cluster: ScriptedCluster, files: Path, registry: ScriptedInspector
 ) -> None:
     result = fleetctl("submit", "./hello.container")
     assert (result.status, result.stdout, result.stderr) == (0, "Unit hello.service inactive\n", "")
     text = cluster.units["hello.service"].text
     assert "ExecStart=/usr/bin/podman run --name systemd-%N" in text
-    assert "-v systemd-data:/data reg.example/hello:1\n" in text
+    assert f"-v systemd-data:/data {D1}\n" in text
     assert fleetctl("submit", "hello.container").stderr == ""  # it is the same
     (files / "hello.container").write_text(HELLO.replace(":1", ":2"))
     assert "differs from local unit file hello.container" in fleetctl("submit", "hello.container").stderr
     assert fleetctl("submit", "--replace", "hello.container").status == 0
-    assert "reg.example/hello:2\n" in cluster.units["hello.service"].text
+    assert f" {D2}\n" in cluster.units["hello.service"].text
+
+
+def test_a_name_without_a_type_is_no_container_and_the_hint_says_so(
+    fleetctl: Fleetctl, cluster: ScriptedCluster, files: Path
+) -> None:
+    result = fleetctl("start", "hello")
+    assert (result.status, result.stdout) == (1, "")
+    assert "unable to find Unit(hello.service) in Registry or on filesystem (hello.container is there" in result.stderr
+    assert fleetctl("start", "other.container").stderr.count("is there") == 0
 
 
 def test_an_instance_is_made_of_the_container_of_its_template(
@@ -59,20 +95,124 @@ def test_cat_shows_the_files_and_rendered_the_service(
 
 
 def test_edit_changes_the_container(
-    fleetctl: Fleetctl, cluster: ScriptedCluster, files: Path, say: Callable[[bytes], None]
+    fleetctl: Fleetctl,
+    cluster: ScriptedCluster,
+    files: Path,
+    registry: ScriptedInspector,
+    say: Callable[[bytes], None],
 ) -> None:
     fleetctl("submit", "hello.container")
     say(HELLO.replace("hello:1", "hello:2").encode())
     edited = fleetctl("edit", "--full", "--stdin", "hello")
     assert (edited.status, edited.stderr) == (0, "")
     assert fleetctl("cat", "hello").stdout == f"{HELLO.replace('hello:1', 'hello:2')}\n# data.volume\n{DATA}"
-    assert "reg.example/hello:2\n" in cluster.units["hello.service"].text
+    assert f" {D2}\n" in cluster.units["hello.service"].text
+    registry.images["reg.example/hello:2"] = D1.partition("@")[2]  # it keeps the image that it has
+    say(HELLO.replace("hello:1", "hello:2").replace("Description=hello", "Description=you").encode())
+    assert fleetctl("edit", "--full", "--stdin", "hello").status == 0
+    assert f" {D2}\n" in cluster.units["hello.service"].text
     say(HELLO.replace("data.volume", "more.volume").encode())
     refused = fleetctl("edit", "--full", "--stdin", "hello")
     assert refused.status == 1
     assert "names more.volume, and there is no such file beside it" in refused.stderr
     say(b"")
     assert "has no options" in fleetctl("edit", "--full", "--stdin", "hello").stderr
+
+
+def test_a_tag_that_moves_changes_nothing_until_update(
+    fleetctl: Fleetctl, cluster: ScriptedCluster, files: Path, registry: ScriptedInspector
+) -> None:
+    fleetctl("start", "hello.container")
+    registry.images["reg.example/hello:1"] = D2.partition("@")[2]
+    for command in (["submit", "hello.container"], ["start", "--replace", "hello.container"]):
+        result = fleetctl(*command)
+        assert (result.status, result.stderr) == (0, "")
+    assert fleetctl("diff", ".").stdout == ""
+    assert fleetctl("apply", ".").status == 0
+    assert f" {D1}\n" in cluster.units["hello.service"].text
+    was, is_now = (image.partition("@")[2] for image in (D1, D2))
+    said = f"Unit hello.service: reg.example/hello:1 was {was}, and is {is_now} now\n"
+    assert fleetctl("update", "--plan", "hello") == Result(0, said, "")
+    assert f" {D1}\n" in cluster.units["hello.service"].text
+    updated = fleetctl("update", "hello.container")
+    assert (updated.status, updated.stderr) == (0, "")
+    assert updated.stdout.startswith(said)
+    assert f" {D2}\n" in cluster.units["hello.service"].text
+    again = fleetctl("update", "hello")
+    assert again == Result(0, f"Unit hello.service: reg.example/hello:1 is {is_now} as before\n", "")
+
+
+def test_apply_resolves_the_images_of_new_containers(
+    fleetctl: Fleetctl, cluster: ScriptedCluster, files: Path, registry: ScriptedInspector
+) -> None:
+    (files / "plain.service").write_text("[Service]\nExecStart=/bin/true\n")
+    assert fleetctl("plan", "apply", ".").status == 0
+    assert fleetctl("apply", ".").status == 0
+    assert f" {D1}\n" in cluster.units["hello.service"].text
+
+
+def test_an_image_that_the_registry_does_not_have_is_refused(
+    fleetctl: Fleetctl, cluster: ScriptedCluster, files: Path, registry: ScriptedInspector
+) -> None:
+    (files / "hello.container").write_text(HELLO.replace(":1", ":3"))
+    for command in ("submit", "apply"):
+        result = fleetctl(command, "hello.container" if command == "submit" else ".")
+        assert (result.status, result.stdout, cluster.units) == (1, "", {})
+        assert "the registry does not give the image reg.example/hello:3: " in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("image", "why"),
+    [("reg.example/hello:1", "no machine that was asked has skopeo"), ("alpine", "names no image of a registry")],
+)
+def test_an_image_that_cannot_be_resolved_is_left_to_the_machines(
+    fleetctl: Fleetctl, cluster: ScriptedCluster, files: Path, image: str, why: str
+) -> None:
+    (files / "hello.container").write_text(f"[Container]\nImage={image}\n")
+    result = fleetctl("submit", "hello.container")
+    assert (result.status, result.stdout) == (0, "Unit hello.service inactive\n")
+    assert f"warning: Unit hello.service: each machine resolves the image {image} by itself: " in result.stderr
+    assert why in result.stderr
+    refused = fleetctl("update", "hello")
+    assert (refused.status, refused.stdout) == (1, "")
+    assert why in refused.stderr
+
+
+def test_an_older_fleetd_resolves_no_images(fleetctl: Fleetctl, cluster: ScriptedCluster, files: Path) -> None:
+    refusal = render_error(404, "not found")
+    cluster.intercept = lambda method, path: refusal if path.endswith("/images") else None
+    result = fleetctl("submit", "hello.container")
+    assert result.status == 0
+    assert "by itself: this fleetd is older, and cannot ask registries" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["nowhere"], "Unit nowhere.service not found"),
+        (["plain"], "it is no container"),
+        (["fixed"], "its file names no image by a tag"),
+        (["lost"], "the registry does not give the image reg.example/lost:1"),
+        ([], "One unit must be provided"),
+    ],
+)
+def test_update_says_why_it_cannot(
+    fleetctl: Fleetctl,
+    cluster: ScriptedCluster,
+    registry: ScriptedInspector,
+    tmp_path: Path,
+    arguments: list[str],
+    complaint: str,
+) -> None:
+    cluster.add("plain.service", "[Service]\nExecStart=/bin/true\n")
+    (tmp_path / "fixed.container").write_text(f"[Container]\nImage={D1}\n")
+    (tmp_path / "lost.container").write_text("[Container]\nImage=reg.example/lost:1\n")
+    registry.images["reg.example/lost:1"] = D1.partition("@")[2]
+    assert fleetctl("submit", "fixed.container", "lost.container").stderr == ""
+    del registry.images["reg.example/lost:1"]
+    result = fleetctl("update", *arguments)
+    assert (result.status, result.stdout) == (1, "")
+    assert complaint in result.stderr
 
 
 @pytest.mark.parametrize(

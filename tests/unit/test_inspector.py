@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fleetd.model.machine_request import MAX_ENTRY_BYTES, MAX_TEXT_BYTES, JournalQuery
+from fleetd.model.machine_request import MAX_ENTRY_BYTES, MAX_TEXT_BYTES, ImageAnswer, JournalQuery
 from fleetd.systemd.inspector import (
     MAX_LINE_BYTES,
     Entries,
@@ -159,3 +159,35 @@ async def test_properties_of_units_are_read(tmp_path: Path) -> None:
 
 def test_blocks_of_properties_are_told_apart() -> None:
     assert parse_properties(["", "Id=a", "", "", "Id=b", "X="]) == [{"Id": "a"}, {"Id": "b"}]
+
+
+DIGEST = "sha256:" + "0123456789abcdef" * 4
+FATAL = r"""time="2026-01-01T00:00:00Z" level=fatal msg="manifest 2 in \"reg\": manifest unknown" """
+
+
+@pytest.mark.parametrize(
+    ("script", "answer"),
+    [
+        (f"echo {DIGEST}", ImageAnswer(DIGEST)),
+        ("echo", ImageAnswer(failure="skopeo says no digest")),
+        ("true", ImageAnswer(failure="skopeo says no digest")),
+        (
+            f"cat >&2 <<'END'\n{FATAL}\nEND\nexit 1",
+            ImageAnswer(failure='manifest 2 in "reg": manifest unknown'),
+        ),
+    ],
+)
+async def test_the_digest_of_an_image_is_asked_of_its_registry(
+    tmp_path: Path, script: str, answer: ImageAnswer
+) -> None:
+    program = _program(tmp_path, f'echo "$@" > {tmp_path}/arguments\n{script}')
+    assert await Inspector(user=False, skopeo=program).resolve_image("reg.example/hello:1") == answer
+    words = (tmp_path / "arguments").read_text()
+    assert words == "inspect --no-tags --format {{.Digest}} docker://reg.example/hello:1\n"
+
+
+async def test_a_registry_cannot_be_asked_without_skopeo_or_in_other_words(tmp_path: Path) -> None:
+    answer = await Inspector(user=False, skopeo="/nowhere").resolve_image("reg.example/hello:1")
+    assert answer == ImageAnswer(failure="cannot run /nowhere: No such file or directory", cannot_ask=True)
+    answer = await Inspector(user=False, skopeo=str(tmp_path)).resolve_image("reg.example/hello:1")
+    assert answer == ImageAnswer(failure=f"cannot run {tmp_path}: Permission denied")

@@ -59,6 +59,7 @@ def test_a_request_is_read_as_it_was_written(request_: MachineRequest) -> None:
     ("request_", "cause"),
     [
         (MachineRequest("m1"), "nothing is asked for"),
+        (MachineRequest("m1", image="alpine"), "names no image of a registry"),
         (MachineRequest("m1", JournalQuery(())), "no unit is named"),
         (MachineRequest("m1", JournalQuery(WEB, lines=-1)), "lines=-1: from 0 to"),
         (MachineRequest("m1", JournalQuery(WEB, lines=MAX_LINES + 1)), "from 0 to"),

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from fleetd.model.quadlet.errors import InvalidQuadlet
 from fleetd.model.quadlet.keys import BOOLEANS, HEALTH, STRINGS
-from fleetd.model.quadlet.source import SourceFile, sources_of, without_sources
-from fleetd.model.quadlet.translation import service_name, translate
+from fleetd.model.quadlet.names import service_name
+from fleetd.model.quadlet.source import SourceFile, resolved_image, sources_of, without_sources
+from fleetd.model.quadlet.translation import image_to_resolve, translate, with_image
 from fleetd.model.unit_option import UnitOption
 from fleetd.model.unitfile import UnitFileError, check_options, parse_unit_file, render_unit_file
 
@@ -54,6 +55,7 @@ def test_a_container_becomes_a_service_that_systemd_is_notified_of() -> None:
         "RequiresMountsFor=%t/containers\n"
         "\n"
         "[Service]\n"
+        "ExecStartPre=-/bin/rm -f %t/%N.cid\n"
         "Environment=PODMAN_SYSTEMD_UNIT=%n\n"
         "KillMode=mixed\n"
         "ExecStop=/usr/bin/podman rm -v -f -i --cidfile=%t/%N.cid\n"
@@ -175,7 +177,7 @@ def test_volumes_and_networks_travel_with_the_container() -> None:
     assert has(words, "--mount", "type=volume,source=it's,dst=/again")
     assert has(words, "--network", "systemd-net:alias=x")
     assert values(options, "RequiresMountsFor", "Unit") == ["%t/containers", "/disk"]
-    [network, volume] = [shlex.split(value) for value in values(options, "ExecStartPre")]
+    [_, network, volume] = [shlex.split(value) for value in values(options, "ExecStartPre")]
     assert network[:2] == ["/bin/sh", "-c"]
     assert network[2] == (
         "/usr/bin/podman network exists systemd-net || /usr/bin/podman network create systemd-net"
@@ -198,6 +200,47 @@ def test_a_unit_keeps_the_files_that_it_was_made_of() -> None:
     assert sources_of(read_back) == (SourceFile("hello.container", text), SourceFile("data.volume", volume))
     assert not [each for each in without_sources(read_back) if each.section.startswith("X-Source")]
     assert sources_of(parse_unit_file("[Service]\nExecStart=/bin/true\n")) == ()
+
+
+def test_a_volume_without_options_is_kept_too() -> None:
+    text = f"[Container]\n{IMAGE}\nVolume=data.volume:/d\nNetwork=net.network\n"
+    options = translate("hello.container", parse_unit_file(text), lambda name: ())
+    read_back = parse_unit_file(render_unit_file(options))
+    assert [(file.name, file.text) for file in sources_of(read_back)][1:] == [
+        ("data.volume", "[Volume]\n"),
+        ("net.network", "[Network]\n"),
+    ]
+    assert with_image(read_back, "") == options
+
+
+def test_a_unit_is_made_again_with_its_image_by_digest() -> None:
+    text = f"[Container]\n{IMAGE}\nVolume=data.volume:/d\nExec=echo reg.example/hello:1\n"
+    options = translate("hello.container", parse_unit_file(text), {"data.volume": parse_unit_file("[Volume]\n")}.get)
+    assert resolved_image(options) == ""
+    made = with_image(options, "reg.example/hello@sha256:1")
+    check_options(made)
+    assert resolved_image(made) == "reg.example/hello@sha256:1"
+    assert arguments(without_sources(made))[-3:] == ["reg.example/hello@sha256:1", "echo", "reg.example/hello:1"]
+    assert sources_of(made) == sources_of(options)
+    assert with_image(made, "reg.example/hello@sha256:1") == made
+    assert not [each for each in without_sources(made) if each.section.startswith("X-")]
+
+
+@pytest.mark.parametrize(
+    ("lines", "image"),
+    [
+        (["Image=reg.example/hello:1"], "reg.example/hello:1"),
+        (["Image=alpine"], "alpine"),
+        (["Image=reg.example/hello@sha256:1"], ""),
+        (["Image=reg.example/hello:%i"], ""),
+        (["Image=localhost/hello"], ""),
+        (["Image=reg.example/hello:1", "Pull=never"], ""),
+    ],
+)
+def test_an_image_whose_tag_could_move_is_to_be_resolved(lines: list[str], image: str) -> None:
+    options = translate("a.container", parse_unit_file("\n".join(["[Container]", *lines])), lambda name: None)
+    assert image_to_resolve(options) == image
+    assert image_to_resolve(parse_unit_file("[Service]\nExecStart=/bin/true\n")) == ""
 
 
 @pytest.mark.parametrize(

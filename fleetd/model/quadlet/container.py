@@ -17,13 +17,16 @@ _CIDFILE = "--cidfile=%t/%N.cid"
 _WRITTEN_HERE = ("ExecStart",)  # in [Service]
 
 
-def make_service(file: str, options: Sequence[UnitOption], resources: Mapping[str, Resource]) -> list[UnitOption]:
+def make_service(
+    file: str, options: Sequence[UnitOption], resources: Mapping[str, Resource], image: str = ""
+) -> list[UnitOption]:
     """The options of the service of the container `file`, which holds these. `resources` are the volumes and networks
-    that it names, by the names of their files. Raises InvalidQuadlet."""
+    that it names, by the names of their files; `image` is the one that runs ('': that of the file). Raises
+    InvalidQuadlet."""
     container = Section(CONTAINER, options)
     check_keys(file, (container, Section(QUADLET, options)))
     try:
-        return _Container(file, container, begin_service(options), resources).make()
+        return _Container(file, container, begin_service(options), resources).make(image)
     except InvalidQuadlet as error:
         raise InvalidQuadlet(f"{file}: {error}") from error
 
@@ -47,15 +50,18 @@ class _Container:
         self._resources = resources
         self._used: dict[str, Resource] = {}  # in the order in which they are named
 
-    def make(self) -> list[UnitOption]:
+    def make(self, image: str) -> list[UnitOption]:
         section, service = self._section, self._service
         self._check_service()
         is_oneshot = service.last(SERVICE, "Type") == "oneshot"
-        words = [PODMAN, "run", *self._run_options(is_oneshot=is_oneshot), self._image()]
+        named = self._image()
+        words = [PODMAN, "run", *self._run_options(is_oneshot=is_oneshot), image or named]
         words += section.last_words("Exec")
         service.put_first(
             UnitOption(SERVICE, "ExecStartPre", join_words(each.create_anywhere)) for each in self._used.values()
         )
+        # The podman of Debian 12 leaves the file when the container has ended by itself, and does not start over it.
+        service.put_first([UnitOption(SERVICE, "ExecStartPre", "-/bin/rm -f %t/%N.cid")])
         service.add(SERVICE, "Environment", "PODMAN_SYSTEMD_UNIT=%n")
         service.set(SERVICE, "KillMode", service.last(SERVICE, "KillMode") or "mixed")
         remove = [PODMAN, "rm", "-v", "-f", "-i", _CIDFILE]

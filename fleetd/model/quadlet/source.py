@@ -1,7 +1,8 @@
 """The files that a service was made of, kept in its unit: in sections that systemd and fleet pass over.
 
 The section `[X-Source hello.container Unit]` holds what stands in [Unit] of hello.container. So the source goes
-wherever the unit goes: into records, versions, exports, and through fleets that know nothing of containers.
+wherever the unit goes: into records, versions, exports, and through fleets that know nothing of containers. The section
+`[X-Image]` holds the image by its digest, where that was asked for.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,6 +13,8 @@ from fleetd.model.unit_option import UnitOption
 from fleetd.model.unitfile import render_unit_file
 
 _PREFIX = "X-Source "
+_IMAGE = "X-Image"
+_EMPTY = "X-Empty"  # the option that stands for a file without any
 
 
 class SourceFile(msgspec.Struct, frozen=True):
@@ -23,7 +26,18 @@ class SourceFile(msgspec.Struct, frozen=True):
 
 def keep_source(file: str, options: Iterable[UnitOption]) -> list[UnitOption]:
     """The options of a file as those that a unit keeps of it."""
-    return [UnitOption(f"{_PREFIX}{file} {each.section}", each.name, each.value) for each in options]
+    kept = [UnitOption(f"{_PREFIX}{file} {each.section}", each.name, each.value) for each in options]
+    return kept or [UnitOption(f"{_PREFIX}{file} {file.rpartition('.')[2].capitalize()}", _EMPTY, "yes")]
+
+
+def keep_image(image: str) -> UnitOption:
+    """The image by its digest as the option that a unit keeps of it."""
+    return UnitOption(_IMAGE, "Image", image)
+
+
+def resolved_image(options: Iterable[UnitOption]) -> str:
+    """The image by its digest that a unit was made with; '' if it was made with that of its file."""
+    return next((each.value for each in options if each.section == _IMAGE), "")
 
 
 def sources_of(options: Sequence[UnitOption]) -> tuple[SourceFile, ...]:
@@ -33,9 +47,14 @@ def sources_of(options: Sequence[UnitOption]) -> tuple[SourceFile, ...]:
         if each.section.startswith(_PREFIX):
             file, _, section = each.section.removeprefix(_PREFIX).partition(" ")
             files.setdefault(file, []).append(UnitOption(section, each.name, each.value))
-    return tuple(SourceFile(file, render_unit_file(kept)) for file, kept in files.items())
+    return tuple(SourceFile(file, _render(kept)) for file, kept in files.items())
+
+
+def _render(options: Sequence[UnitOption]) -> str:
+    first = options[0]
+    return f"[{first.section}]\n" if first.name == _EMPTY else render_unit_file(options)
 
 
 def without_sources(options: Iterable[UnitOption]) -> tuple[UnitOption, ...]:
     """The options that systemd and fleet read."""
-    return tuple(each for each in options if not each.section.startswith(_PREFIX))
+    return tuple(each for each in options if each.section != _IMAGE and not each.section.startswith(_PREFIX))

@@ -3,32 +3,47 @@
 from collections.abc import Callable, Sequence
 
 from fleetd.model.quadlet.container import make_service, named_files
+from fleetd.model.quadlet.keys import CONTAINER
+from fleetd.model.quadlet.names import CONTAINER_SUFFIX
 from fleetd.model.quadlet.resources import make_resource, make_resource_service
-from fleetd.model.quadlet.source import keep_source
+from fleetd.model.quadlet.section import Section
+from fleetd.model.quadlet.source import keep_image, keep_source, sources_of
 from fleetd.model.unit_option import UnitOption
+from fleetd.model.unitfile import parse_unit_file
 
 Find = Callable[[str], Sequence[UnitOption] | None]
 
-CONTAINER_SUFFIX = ".container"
-SUFFIXES = (CONTAINER_SUFFIX, ".network", ".volume")
 
-
-def service_name(file: str) -> str:
-    """The unit that a file of Quadlet's makes: `hello.service` of `hello.container`, `data-volume.service` of
-    `data.volume`."""
-    stem, _, suffix = file.rpartition(".")
-    return f"{stem}.service" if f".{suffix}" == CONTAINER_SUFFIX else f"{stem}-{suffix}.service"
-
-
-def translate(file: str, options: Sequence[UnitOption], find: Find) -> list[UnitOption]:
+def translate(file: str, options: Sequence[UnitOption], find: Find, image: str = "") -> list[UnitOption]:
     """The options of the service that a file with these options makes, and what the unit keeps of its source. `find`
-    returns the options of a volume or network beside it, by the name of its file, None if there is none. Raises
-    InvalidQuadlet."""
+    returns the options of a volume or network beside it, by the name of its file, None if there is none. `image` is the
+    container's by its digest, '' for that of the file. Raises InvalidQuadlet."""
     if not file.endswith(CONTAINER_SUFFIX):
         return make_resource_service(file, options)
     named = {name: found for name in named_files(options) if (found := find(name)) is not None}
-    service = make_service(file, options, {name: make_resource(name, found) for name, found in named.items()})
+    service = make_service(file, options, {name: make_resource(name, found) for name, found in named.items()}, image)
     kept = keep_source(file, options)
     for name, found in named.items():
         kept += keep_source(name, found)
-    return [*service, *kept]
+    return [*service, *([keep_image(image)] if image else []), *kept]
+
+
+def with_image(unit: Sequence[UnitOption], image: str) -> list[UnitOption]:
+    """The options of a unit that was made of a container, made again with this image. Raises InvalidQuadlet, and
+    UnitFileError."""
+    container, *others = sources_of(unit)
+    files = {file.name: parse_unit_file(file.text) for file in others}
+    return translate(container.name, parse_unit_file(container.text), files.get, image)
+
+
+def image_to_resolve(unit: Sequence[UnitOption]) -> str:
+    """The image of the container that a unit was made of, as its file names it; '' if the unit was made of none, or if
+    its image has no tag that could come to mean another one: it is named by its digest, by a specifier, or is the
+    machine's own."""
+    files = sources_of(unit)
+    if not files:
+        return ""
+    container = Section(CONTAINER, parse_unit_file(files[0].text))
+    image = container.last("Image")
+    is_own = image.startswith("localhost/") or container.last("Pull") == "never"
+    return "" if is_own or "@" in image or "%" in image else image

@@ -1,0 +1,57 @@
+"""Images of containers: the digest that a tag has at this moment. Machines of the cluster ask the registry."""
+
+from collections.abc import Sequence
+
+from fleetd.api import schema
+from fleetd.api.asking import Asking
+from fleetd.api.http import ApiError, Request, Response, parse_json, render_json
+from fleetd.model.image import by_digest, refuse_image
+from fleetd.model.machine import Capability, MachineMode
+from fleetd.model.machine_request import MachineAnswer, MachineRequest
+from fleetd.registry.registry import Registry
+
+OTHERS = 8  # machines that are asked at most, beside this one
+
+
+class Images:
+    """The resource."""
+
+    def __init__(self, registry: Registry, asking: Asking) -> None:
+        self._registry = registry
+        self._asking = asking
+
+    async def post(self, request: Request, _: str) -> Response:
+        """Ask the registry of an image which digest its tag has now. This machine asks it, or else others that have
+        skopeo; that none has is no error, and said as the reason."""
+        image = parse_json(request.body, schema.ImageQuestion).image
+        if refusal := refuse_image(image):
+            raise ApiError(400, refusal)
+        able = await self._find_machines()
+        own = [id_ for id_ in able if id_ == self._asking.asker]
+        others = [id_ for id_ in able if id_ not in own]
+        refused, silent = "", ""
+        for machines in (own, others[:OTHERS]):
+            for id_, answer in (await self._ask(image, machines)).items():
+                if answer.image and answer.image.digest:
+                    return render_json(schema.ResolvedImage(image, by_digest(image, answer.image.digest)))
+                if answer.image and not answer.image.cannot_ask:
+                    refused = refused or answer.image.failure
+                elif not answer.image and answer.failure:
+                    silent = silent or f"{id_}: {answer.failure}"
+        if refused:
+            raise ApiError(409, f"the registry does not give the image {image}: {refused}")
+        reason = f"no machine that was asked has skopeo{f' ({silent})' if silent else ''}"
+        return render_json(schema.ResolvedImage(image, reason=reason))
+
+    async def _find_machines(self) -> list[str]:
+        """The machines that can be asked, by id."""
+        machines = await self._registry.machines()
+        return sorted(
+            id_
+            for id_, machine in machines.items()
+            if machine.mode is not MachineMode.PARKED and machine.capabilities.get(Capability.ANSWERS)
+        )
+
+    async def _ask(self, image: str, machines: Sequence[str]) -> dict[str, MachineAnswer]:
+        request = MachineRequest(self._asking.asker, image=image)
+        return await self._asking.ask(dict.fromkeys(machines, request)) if machines else {}

@@ -1,0 +1,91 @@
+"""Digests of images by the API, from machines that ask registries."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from fleetd.agent.answers import Answers
+from fleetd.model.machine import Capability, Machine, MachineMode
+from fleetd.model.permission import NO_RIGHTS
+from tests.api.conftest import Fleet
+from tests.scripted_inspector import ScriptedInspector
+
+ABLE: dict[str, bool] = {Capability.ANSWERS: True}
+IMAGE = "reg.example/hello:1"
+DIGEST = "sha256:" + "0123456789abcdef" * 4
+FOUND = {"image": IMAGE, "resolved": f"reg.example/hello@{DIGEST}"}
+
+
+class Machines:
+    """m1, which is asked, and m2 answer; m3 is older, m4 is parked."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet = fleet
+        self.m1, self.m2 = ScriptedInspector(), ScriptedInspector()
+        self.tasks: list[asyncio.Task[None]] = []
+
+    async def fill(self) -> None:
+        await self.fleet.put(Machine("m1", capabilities=ABLE), "m1")
+        await self.fleet.put(Machine("m2", capabilities=ABLE), "m2")
+        await self.fleet.put(Machine("m3", version="0.1"), "m3")
+        await self.fleet.put(Machine("m4", capabilities=ABLE, mode=MachineMode.PARKED), "m4")
+        for id_, inspector in (("m1", self.m1), ("m2", self.m2)):
+            answers = Answers(id_, self.fleet.registry, inspector, lambda name: "")
+            self.tasks.append(asyncio.create_task(answers.run()))
+        await asyncio.sleep(0)
+
+    async def ask(self, image: str = IMAGE) -> tuple[int, Any]:
+        response = await self.fleet.ask("POST /fleet/v2/images", {"image": image})
+        return response.status, json.loads(response.body)
+
+
+@pytest.fixture
+async def machines(fleet: Fleet) -> AsyncIterator[Machines]:
+    found = Machines(fleet)
+    await found.fill()
+    yield found
+    for task in found.tasks:
+        task.cancel()
+    await asyncio.wait(found.tasks)
+
+
+@pytest.mark.parametrize("of_both", [True, False])
+async def test_a_tag_is_resolved_by_a_machine_that_can(machines: Machines, of_both: bool) -> None:
+    machines.m1.has_skopeo = of_both
+    machines.m1.images = machines.m2.images = {IMAGE: DIGEST}
+    assert await machines.ask() == (200, FOUND)
+
+
+async def test_an_image_that_one_machine_does_not_reach_is_asked_of_others(machines: Machines) -> None:
+    machines.m2.images = {IMAGE: DIGEST}
+    assert await machines.ask() == (200, FOUND)
+
+
+async def test_what_the_registry_says_of_an_image_that_is_not_there_is_told(machines: Machines) -> None:
+    machines.m2.has_skopeo = False
+    status, answer = await machines.ask()
+    assert status == 409
+    assert answer["error"]["message"] == (f"the registry does not give the image {IMAGE}: {IMAGE}: manifest unknown")
+
+
+async def test_that_no_machine_has_skopeo_is_the_reason(machines: Machines) -> None:
+    machines.m1.has_skopeo = machines.m2.has_skopeo = False
+    assert await machines.ask() == (200, {"image": IMAGE, "reason": "no machine that was asked has skopeo"})
+    machines.m2.failure = "it is away"
+    reason = "no machine that was asked has skopeo (m2: it is away)"
+    assert await machines.ask() == (200, {"image": IMAGE, "reason": reason})
+
+
+@pytest.mark.parametrize("image", ["alpine", "--authfile=/etc/shadow", ""])
+async def test_what_is_no_image_of_a_registry_is_refused(machines: Machines, image: str) -> None:
+    status, answer = await machines.ask(image)
+    assert status == 400
+    assert "names no image of a registry" in answer["error"]["message"]
+
+
+async def test_who_may_submit_nothing_may_not_ask(machines: Machines) -> None:
+    machines.fleet.rights = NO_RIGHTS
+    assert (await machines.ask())[0] == 403
