@@ -1,5 +1,6 @@
 """What must hold of workers, which ask servers instead of the store."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +19,13 @@ _TRUST = ("authorities", "revocations")
 
 def served_for_s(world: "World", machine: "SimulatedMachine") -> float:
     """For how long the machine has been well, and if it is a worker, its certificate has not been refused, and one
-    server has been well and in reach."""
+    server has been well and in reach. Of a server with a clone, one of the two serves nobody, and the other may have an
+    address that is not known."""
     if not machine.is_worker:
         return machine.well_for_s
-    return min(machine.well_for_s, world.counts_for_s(machine.name), max(_ways(world, machine), default=0.0))
+    ids = Counter(each.id for each in world.machines.values())
+    ways = (_way(world, machine, each) for each in world.machines.values() if not each.is_worker and ids[each.id] == 1)
+    return min(machine.well_for_s, world.counts_for_s(machine.name), max(ways, default=0.0))
 
 
 def hears_for_s(world: "World", machine: "SimulatedMachine") -> float:
@@ -30,11 +34,11 @@ def hears_for_s(world: "World", machine: "SimulatedMachine") -> float:
 
 
 def _ways(world: "World", machine: "SimulatedMachine") -> list[float]:
-    return [
-        min(server.well_for_s, world.way_is_open_for_s(machine.name, server.name))
-        for server in world.machines.values()
-        if not server.is_worker
-    ]
+    return [_way(world, machine, server) for server in world.machines.values() if not server.is_worker]
+
+
+def _way(world: "World", machine: "SimulatedMachine", server: "SimulatedMachine") -> float:
+    return min(server.well_for_s, world.way_is_open_for_s(machine.name, server.name))
 
 
 class WorkersHaveTheirOwnOnly(Checker):
