@@ -10,10 +10,11 @@ from itertools import pairwise
 import msgspec
 from msgspec.structs import replace
 
-from fleetd.model.certificate import CertificateIdentity, Revocation, TrustedAuthority, is_revoked
+from fleetd.model.certificate import BACKDATED_S, CertificateIdentity, Revocation, TrustedAuthority, is_revoked
 
 LONGEST_CHAIN = 4  # authorities back from the one that signs, which a client may have missed
 UNLINKED_RENEWED_AFTER = 0.9  # of the life
+REVOKED_AHEAD_S = BACKDATED_S  # TLS takes no certificate yet that was made further ahead
 MOVES_AFTER, MOVES_WITHIN = 1 / 3000, 1 / 30  # of the life: a quarter of an hour, and a day more
 
 
@@ -43,6 +44,24 @@ def merge(stored: Known, own: Known) -> Known:
         tuple(sorted(authorities.values(), key=lambda each: (each.at_s, each.number))),
         tuple(revocations[number] for number in sorted(revocations)),
     )
+
+
+def bound_times(found: Known, own: Known, now_s: float) -> Known:
+    """What a server says, with revocations of later times than REVOKED_AHEAD_S from now as far as that: a removed
+    server that is not known as such yet must not have the others refused for good. Those that are known, `own`, stay.
+    """
+    known = {_cause(each): each.before_s for each in own.revocations}
+    latest_s = now_s + REVOKED_AHEAD_S
+    revocations = (
+        replace(each, before_s=known.get(_cause(each), latest_s)) if each.before_s > latest_s else each
+        for each in found.revocations
+    )
+    return replace(found, revocations=tuple(revocations))
+
+
+def _cause(revocation: Revocation) -> tuple[str, str, float]:
+    """Whose revocation it is, by whom and when: what stays when it gets another number or time."""
+    return revocation.subject, revocation.by, revocation.at_s
 
 
 def next_number(given: Iterable[TrustedAuthority | Revocation]) -> int:

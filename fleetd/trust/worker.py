@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from fleetd.aio import Backoff, first_of
-from fleetd.model.authorities import Known, find_revocation, merge, next_end, trusted, worker_renew_at_s
+from fleetd.model.authorities import Known, bound_times, find_revocation, merge, next_end, trusted, worker_renew_at_s
 from fleetd.model.certificate import MACHINE, MACHINE_LIFE_S, SERVER, CertificateIdentity, split_pem
 from fleetd.registry.registry import Registry
 from fleetd.store.protocol import StoreError
@@ -105,7 +105,8 @@ class WorkerTrust:
         while True:
             try:
                 found, revision = await stored.read()
-                if self._learn(merge(found, self._own_knowledge.known)):
+                own = self._own_knowledge.known
+                if self._learn(merge(bound_times(found, own, self._now()), own)):
                     await self.on_distrusted()
                 backoff.reset()
                 await first_of(stored.wait(revision), asyncio.sleep(self._sleep_s()))

@@ -12,6 +12,7 @@ from contrib.testbed.etcd import free_port
 from fleetd.api.server import Server
 from fleetd.config.config import parse_config
 from fleetd.config.options import Address
+from fleetd.model.authorities import REVOKED_AHEAD_S
 from fleetd.model.certificate import Revocation, TrustedAuthority
 from fleetd.model.machine import Machine
 from fleetd.process.node import HostEnvironment, Node
@@ -138,6 +139,15 @@ async def test_a_worker_leaves_a_server_that_was_revoked_and_takes_it_back_neith
     await pair.shared.transact([], [Delete(pair.registry.put(REVOKED, "3").key)])
     _, store = pair.open_worker()
     await wait_until_refused(store, "machine/m1 was removed from the cluster by ann")
+
+
+async def test_no_server_has_a_worker_refuse_another_one_for_good(pair: Pair) -> None:
+    await wait_until_served(pair.store)
+    for_good = Revocation(3, "machine/m1", time.time() + 10 * REVOKED_AHEAD_S, "ann")
+    await pair.shared.transact([], [pair.registry.put(for_good, "3")])
+    await wait_until_refused(pair.store, "machine/m1 was removed from the cluster by ann")
+    (known,) = pair.files.read_known().known.revocations
+    assert known.before_s <= time.time() + REVOKED_AHEAD_S
 
 
 async def test_the_watch_of_a_worker_ends_when_its_server_is_revoked(pair: Pair) -> None:

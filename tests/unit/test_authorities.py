@@ -1,11 +1,13 @@
 """Which authorities are trusted, and what a restored store gets back."""
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fleetd.model.authorities import (
     LONGEST_CHAIN,
     Known,
+    bound_times,
     cross_certificates,
     find_revocation,
     merge,
@@ -16,7 +18,7 @@ from fleetd.model.authorities import (
     why_renew,
     worker_renew_at_s,
 )
-from fleetd.model.certificate import CertificateIdentity, Revocation, TrustedAuthority
+from fleetd.model.certificate import BACKDATED_S, CertificateIdentity, Revocation, TrustedAuthority
 
 NOW, LIFE = 1_000_000.0, 3000.0
 
@@ -101,6 +103,19 @@ def test_a_number_that_is_taken_gives_way_to_the_store():
     )
     assert next_number(merge(stored, own).authorities) == 4
     assert next_number([]) == 1
+
+
+def test_a_server_cannot_have_others_refused_for_good():
+    said = Known(
+        (), (Revocation(1, "machine/m1", NOW + 10 * BACKDATED_S, "mallory", NOW), Revocation(2, "machine/m2", NOW + 1))
+    )
+    bounded = bound_times(said, Known(), NOW)
+    assert [each.before_s for each in bounded.revocations] == [NOW + BACKDATED_S, NOW + 1]
+    renumbered = Known((), tuple(msgspec.structs.replace(each, number=each.number + 5) for each in bounded.revocations))
+    for own in (bounded, renumbered):
+        again = merge(bound_times(said, own, NOW + 3600), own)
+        assert len(again.revocations) == 2
+        assert {each.before_s for each in again.revocations} == {NOW + BACKDATED_S, NOW + 1}
 
 
 def test_the_last_authority_is_the_one_that_was_made_last_whatever_its_number():
