@@ -18,6 +18,7 @@ class WatchedList(Generic[T]):
         self._key = key
         self._blank = blank
         self._shown: dict[Hashable, T] | None = None
+        self._widest: list[str] = []  # cells, so that the columns stay where they are
 
     def show(self, items: Sequence[T]) -> None:
         """Show these items, which are the whole list, as far as they are not shown already."""
@@ -27,7 +28,7 @@ class WatchedList(Generic[T]):
         if self._view.form == JSON:
             lines = self._view.render_objects((*items, *gone))
         else:
-            lines = self._view.render((*items, *gone))
+            lines = self._view.render((*items, *gone), self._widest)
             if len(lines) > len(items) + len(gone) and shown is None:
                 output.result(lines[0])
             lines = lines[len(lines) - len(items) - len(gone) :]

@@ -88,15 +88,18 @@ class View(msgspec.Struct, Generic[T], frozen=True):
         """The items as JSON objects, a line each."""
         return render_objects(items, self._values)
 
-    def render(self, items: Sequence[T]) -> list[str]:
-        """The lines of the table: the header unless there is none, and one for each item."""
+    def render(self, items: Sequence[T], widest: list[str] | None = None) -> list[str]:
+        """The lines of the table: the header unless there is none, and one for each item. `widest` are the widest cells
+        so far, which this keeps: at a terminal no column is narrower than these."""
         header = [] if self.no_legend else [[field.upper() for field in self.fields]]
         cells = [self.listing.columns[field] for field in self.fields]
         rows = header + [[output.printable(cell(item, self.full)) for cell in cells] for item in items]
         if not rows:
             return []
         if terminal.is_watched(sys.stdout):
-            return render_watched(rows, self.fields, self.full).split("\n")
+            if widest is not None:
+                widest[:] = [max(column, key=terminal.width) for column in zip(*rows, widest or rows[0], strict=True)]
+            return render_watched([*rows, widest or rows[0]], self.fields, self.full).split("\n")[:-1]
         return output.render_table(rows).split("\n")
 
 

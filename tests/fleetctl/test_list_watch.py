@@ -15,6 +15,7 @@ from fleetctl.list_watch import WatchedList
 from fleetctl.listing import Listing, View
 from tests.fleetctl.conftest import HELLO
 from tests.fleetctl.small_cluster import SmallCluster
+from tests.fleetctl.terminal import Terminal
 
 PATIENCE_S = 60.0
 ROOT = Path(__file__).parents[2]  # where fleet is not installed
@@ -57,6 +58,18 @@ def test_json_is_an_object_a_line_and_no_legend_leaves_out_the_header(capsys: py
     assert [json.loads(line) for line in lines] == [{"name": "a", "state": "up"}, {"name": "a", "state": None}]
     watched(no_legend=True).show([("a", "up")])
     assert capsys.readouterr().out == "a\tup\n"
+
+
+def test_at_a_terminal_columns_stay_where_they_are_when_the_longest_line_is_gone() -> None:
+    script = (
+        "from tests.fleetctl.test_list_watch import watched\n"
+        "items = watched()\n"
+        "for shown in ([('a-long-name', 'up'), ('b', 'up')], [('b', 'up')], [('b', 'down')]): items.show(shown)\n"
+    )
+    terminal = Terminal([sys.executable, "-c", script], {**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1"})
+    written = terminal.read_until(lambda text: "down" in text, PATIENCE_S)
+    terminal.process.wait()
+    assert [line.rindex(line.split()[1]) for line in written.splitlines()] == [len("a-long-name") + 2] * 5
 
 
 class Fleetctl:
