@@ -75,7 +75,7 @@ async def test_that_no_machine_has_skopeo_is_the_reason(machines: Machines) -> N
     machines.m1.has_skopeo = machines.m2.has_skopeo = False
     assert await machines.ask() == (200, {"image": IMAGE, "reason": "no machine that was asked has skopeo"})
     machines.m2.failure = "it is away"
-    reason = "no machine that was asked has skopeo (m2: it is away)"
+    reason = "no machine could ask its registry: m2: it is away"
     assert await machines.ask() == (200, {"image": IMAGE, "reason": reason})
 
 

@@ -151,6 +151,18 @@ def test_apply_resolves_the_images_of_new_containers(
     assert f" {D1}\n" in cluster.units["hello.service"].text
 
 
+def test_an_export_has_the_files_of_containers_and_their_images(
+    fleetctl: Fleetctl, cluster: ScriptedCluster, files: Path, registry: ScriptedInspector
+) -> None:
+    fleetctl("submit", "hello.container")
+    (files / "all.jsonl").write_text(fleetctl("export").stdout)
+    fleetctl("destroy", "hello.container")
+    registry.images.clear()  # they are not asked for again
+    assert fleetctl("import", "--yes", "all.jsonl").status == 0
+    assert fleetctl("cat", "hello").stdout == f"{HELLO}\n# data.volume\n{DATA}"
+    assert f" {D1}\n" in cluster.units["hello.service"].text
+
+
 def test_an_image_that_the_registry_does_not_have_is_refused(
     fleetctl: Fleetctl, cluster: ScriptedCluster, files: Path, registry: ScriptedInspector
 ) -> None:

@@ -40,7 +40,7 @@ class Images:
                     silent = silent or f"{id_}: {answer.failure}"
         if refused:
             raise ApiError(409, f"the registry does not give the image {image}: {refused}")
-        reason = f"no machine that was asked has skopeo{f' ({silent})' if silent else ''}"
+        reason = f"no machine could ask its registry: {silent}" if silent else "no machine that was asked has skopeo"
         return render_json(schema.ResolvedImage(image, reason=reason))
 
     async def _find_machines(self) -> list[str]:
