@@ -21,6 +21,8 @@ from fleetd.model.unitfile import (
     surprising_lines,
 )
 
+_OTHER_QUADLETS = (".build", ".image", ".kube", ".pod")
+
 
 class UnitArgument(msgspec.Struct, frozen=True):
     """A unit argument: the text as written, the unit's name, the directory part, and the name of the file, which for a
@@ -90,7 +92,12 @@ def check_name(argument: UnitArgument) -> None:
 
 
 def _refuse_resource(argument: UnitArgument) -> None:
-    """Raises CommandFailed for a volume or a network."""
+    """Raises CommandFailed for a volume or a network, and for a file of Quadlet's that no unit is made of."""
+    if argument.text.endswith(_OTHER_QUADLETS) and os.path.isfile(argument.text):
+        raise CommandFailed(
+            f"Error creating units: {argument.text} makes no unit: of Quadlet's files, fleet takes .container, .volume "
+            "and .network"
+        )
     file = argument.file.full
     if file.endswith(SUFFIXES) and not file.endswith(CONTAINER_SUFFIX):
         raise CommandFailed(

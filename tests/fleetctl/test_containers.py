@@ -273,6 +273,13 @@ def test_a_volume_is_no_unit_of_its_own(fleetctl: Fleetctl, cluster: ScriptedClu
     assert f"{name} is no unit of its own: each container that names" in result.stderr
 
 
+def test_other_files_of_quadlets_make_no_unit(fleetctl: Fleetctl, cluster: ScriptedCluster, files: Path) -> None:
+    (files / "web.pod").write_text("[Pod]\n")
+    result = fleetctl("start", "web.pod")
+    assert (result.status, cluster.operations) == (1, [])
+    assert "web.pod makes no unit: of Quadlet's files, fleet takes .container, .volume and .network" in result.stderr
+
+
 def test_a_folder_may_hold_containers_with_drop_ins(tmp_path: Path) -> None:
     for name, text in {
         "hello.container": HELLO,
