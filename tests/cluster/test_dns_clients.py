@@ -1,0 +1,72 @@
+"""The recipes of docs/services.md, each with the real program on a machine of a cluster."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from contrib.testbed import Cluster
+from contrib.testbed.machine import Machine
+from contrib.testbed.root import CHECKOUT
+from tests.requirements import require
+
+RESOLVED = CHECKOUT / "build/resolved"
+DOCS = CHECKOUT / "docs/services.md"
+TIMEOUT_S = 60.0
+
+
+def recipe(beginning: str) -> str:
+    """The block of the page that begins so, without that line."""
+    blocks = DOCS.read_text().split("```")[1::2]
+    found = [block.split("\n", 1)[1].split("\n", 1) for block in blocks]
+    (text,) = [rest for first, rest in found if first.startswith(beginning)]
+    return text
+
+
+def install_resolved(machine: Machine) -> None:
+    """systemd-resolved of Debian, on this machine alone, as the resolver of its programs."""
+    require([] if RESOLVED.exists() else ["systemd-resolved could not be fetched"], "resolves names")
+    for name in (
+        "lib/systemd/systemd-resolved",
+        "lib/systemd/system/systemd-resolved.service",
+        "usr/bin/resolvectl",
+        "usr/share/dbus-1/system.d/org.freedesktop.resolve1.conf",
+        "usr/share/dbus-1/system-services/org.freedesktop.resolve1.service",
+        "usr/lib/sysusers.d/systemd-resolve.conf",
+    ):
+        target = machine.path(f"/{name}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(RESOLVED / name, target)
+    machine.path("/etc/resolv.conf").unlink(missing_ok=True)
+    machine.path("/etc/resolv.conf").write_text("nameserver 127.0.0.53\n")
+    write(machine, "/etc/systemd/resolved.conf.d/fleet.conf", recipe("# /etc/systemd/resolved.conf.d/fleet.conf"))
+    machine.run(["systemd-sysusers"])
+    machine.run(["systemctl", "daemon-reload"])
+    machine.run(["systemctl", "reload", "dbus"])
+    machine.run(["systemctl", "start", "systemd-resolved"])
+
+
+def write(machine: Machine, path: str, text: str) -> None:
+    target: Path = machine.path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(text)
+
+
+@pytest.fixture
+def cluster(new_cluster: Callable[..., Cluster]) -> Cluster:
+    return new_cluster(machines=2, config={"dns_listen": "127.0.0.1:8600"})
+
+
+def test_programs_find_names_by_systemd_resolved(cluster: Cluster) -> None:
+    first, second = cluster.machines
+    install_resolved(first)
+    name = f"{second.id[:8]}.machine.fleet.internal"
+
+    def addresses() -> list[str]:
+        return first.run(["getent", "ahostsv4", name], check=False).stdout.split()[:1]
+
+    cluster.wait_until("getent finds the machine", lambda: addresses() == [second.address], TIMEOUT_S)
+    assert second.address in first.run(["resolvectl", "query", name]).stdout
+    missing = first.run(["resolvectl", "query", "nothing.fleet.internal"], check=False)
+    assert "not found" in missing.stderr
