@@ -8,6 +8,7 @@ const SOON = 0.2; // seconds from an event to the read that it asks for: more ma
 const SHARE = 4; // after everything was read, the pause is so many times as long: a large cluster is not asked all the time
 const MOST_NAMED = 500; // units that are read by their names; if more have changed, all are
 const UNTOLD = 30; // seconds between two reads of what no event tells (metadata, expiry of certificates)
+const SILENT = 45; // seconds without a word, of which fleetd says one each 15 s, after which the connection counts as lost
 const UNSEEN = 20; // seconds in the background after which the page stops to follow
 const LONGEST_WAIT = 30; // seconds between two attempts
 
@@ -67,14 +68,27 @@ export class Feed {
 
   follow() {
     const source = (this.source = new EventSource(api.eventsPath(this.token)));
+    this.heard = now();
     source.onopen = () => this.setFailure("");
-    source.onmessage = ({ data, lastEventId }) => this.hear(JSON.parse(data), lastEventId);
+    source.onmessage = ({ data, lastEventId }) => {
+      this.heard = now();
+      this.hear(JSON.parse(data), lastEventId);
+    };
     source.onerror = () => {
       // The browser goes on by itself after the last event that it has got, unless fleetd refuses.
       if (source.readyState === EventSource.CLOSED) this.retry();
       else this.setFailure("the connection to fleetd was lost; trying again");
     };
+    this.timers.silent = setInterval(() => this.checkSilence(), (SILENT / 3) * 1000);
     this.timers.untold = setInterval(() => this.note({ ...FRESH, machines: true }), UNTOLD * 1000);
+  }
+
+  // A network that drops everything ends no connection.
+  checkSilence() {
+    if (now() - this.heard < SILENT) return;
+    this.close();
+    this.setFailure("fleetd is silent; trying again");
+    this.follow();
   }
 
   hear(event, token) {
@@ -134,6 +148,7 @@ export class Feed {
     this.source = null;
     clearTimeout(this.timers.retry);
     clearInterval(this.timers.untold);
+    clearInterval(this.timers.silent);
   }
 
   setFailure(failure) {

@@ -243,6 +243,26 @@ async def test_a_cell_of_the_grid_is_a_machine_with_its_state(visit: Visit) -> N
     await expect(visit.page.get_by_role("heading", name=re.compile(f"^Machine {str(name)[:8]}"))).to_be_visible()
 
 
+async def test_a_fleetd_that_falls_silent_counts_as_lost(visit: Visit) -> None:
+    await visit.page.clock.install()
+    held: list[Route] = []
+    await visit.page.route("**/fleet/v2/events?after=*", lambda route: held.append(route))
+    await visit.open()
+
+    async def are_asked_for() -> bool:
+        return bool(held)
+
+    await visit.cluster.until(are_asked_for, True)
+    await visit.page.clock.run_for(60_000)
+    await expect(visit.page.get_by_role("alert")).to_contain_text("fleetd is silent")
+    await visit.page.unroute("**/fleet/v2/events?after=*")
+    await visit.page.clock.run_for(60_000)
+    await expect(visit.page.get_by_role("alert")).to_be_hidden()
+    await visit.cluster.apply(new=SERVICE)
+    await visit.page.clock.resume()
+    await expect(visit.row("new.service")).to_contain_text("active/running")
+
+
 async def test_the_page_loads_again_when_one_of_its_files_could_not_be_had(visit: Visit) -> None:
     failed: list[str] = []
 
