@@ -197,6 +197,14 @@ async def test_a_lock_that_comes_as_the_client_goes_away_is_free_again(fleet: Lo
     await fleet.take()
 
 
+async def test_a_lock_that_the_client_was_told_of_is_not_released_with_the_connection(fleet: Locks) -> None:
+    waiting = await fleet.wait()
+    held = await waiting.last()
+    await waiting.close()
+    await settle()
+    assert (await fleet.renew(held)).status == 200
+
+
 async def test_a_thousand_wait_and_one_at_a_time_has_it(fleet: Locks) -> None:
     held = await fleet.take(ttl=300)
     waiting = [await fleet.wait(ttl=300) for _ in range(1000)]

@@ -2,7 +2,8 @@
 
 import asyncio
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -26,6 +27,13 @@ class RunResult(msgspec.Struct, frozen=True):
     length_s: float
 
 
+@contextmanager
+def simulation_directory() -> Iterator[Path]:
+    """A directory for the disks of one run."""
+    with tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None, prefix="fleet-simulation-") as path:
+        yield Path(path)
+
+
 def run_actions(
     actions: Sequence[Action],
     *,
@@ -39,10 +47,10 @@ def run_actions(
     """Run these actions on a new cluster of these machines, let it converge, and check. `seed` decides which messages
     are lost, `config` are the lines of fleet.conf; `is_fatal` decides whether a machine's fleetd dies just before or
     just after a write; certificates live for `life_s` (0: there are none)."""
-    with tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None, prefix="fleet-simulation-") as path:
+    with simulation_directory() as path:
 
         async def run() -> RunResult:
-            return await _run(World(Path(path), seed, machines, config, is_fatal, life_s), actions, convergence_s)
+            return await _run(World(path, seed, machines, config, is_fatal, life_s), actions, convergence_s)
 
         return run_cluster(run())
 

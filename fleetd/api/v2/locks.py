@@ -111,8 +111,8 @@ class Locks:
                 if taking.done():
                     held = taking.result()
                     self._audit.note(request.actor, "take lock", asked.name)
+                    is_given = True  # the client may have it from now on, even if the connection ends at once
                     yield _encode(_describe_held(held))
-                    is_given = True
                     return
                 if self._now() >= until:
                     yield _encode(schema.LockAnswer(TIMEOUT, detail=await self._describe_wait(asked.name)))
