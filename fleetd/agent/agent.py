@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from fleetd import metrics
+from fleetd.agent.announcer import Announcer, Place
 from fleetd.agent.credentials import Credentials
 from fleetd.agent.desired_state import DesiredState
 from fleetd.agent.diagnostics import NO_REASON, Diagnostics
 from fleetd.agent.executor import Executor
 from fleetd.agent.ledger import Ledger, StoreSeen
 from fleetd.agent.observer import Observer
+from fleetd.agent.prober import HostProber, Prober
 from fleetd.agent.proof_timers import ProofTimers
 from fleetd.agent.publisher import StatePublisher
 from fleetd.agent.reboot_orders import RebootOrders
@@ -35,7 +37,7 @@ from fleetd.reconciler.actions import Write
 from fleetd.reconciler.after_restore import is_orphan_still, plan_adoption
 from fleetd.reconciler.machine_plan import find_recorded, plan_machine
 from fleetd.reconciler.observed import Desired, Observed, is_settled
-from fleetd.reconciler.proof import explain, judge_health
+from fleetd.reconciler.proof import Announced, explain, judge_health
 from fleetd.reconciler.reported_state import find_result, needs_explanation, report
 from fleetd.reconciler.socket_pairs import with_pairs
 from fleetd.registry.registry import Registry
@@ -64,7 +66,8 @@ class Agent:
     `systemd` is connected by the agent, and closed by the caller. `boot_id` is this boot's, and `on_refused_reboot` is
     called when `reboot_refusal` changes. Secrets are left in `credentials_directory`, sealed to the key that
     `find_seal_key` returns ('' if nothing can open any); without a directory, no unit has any.
-    `limits` are what this machine's fleet.conf says of the units that it takes.
+    `limits` are what this machine's fleet.conf says of the units that it takes. `prober` carries out their checks
+    (Check=), and `place` returns the address and the zone at which they are announced.
     To register the machine: `await publish_all(lease)`,
     write the machine's key, set `registration.lease`, call `heartbeat_answered`, and again for each heartbeat.
     """
@@ -82,6 +85,8 @@ class Agent:
         credentials_directory: Path | None = None,
         find_seal_key: Callable[[], str] = lambda: "",
         limits: Limits = NO_LIMITS,
+        prober: Prober | None = None,
+        place: Callable[[], Place] = lambda: ("", ""),
     ) -> None:
         self._systemd = systemd
         self._ledger = ledger
@@ -109,6 +114,16 @@ class Agent:
         self._executor = Executor(machine_id, systemd, ledger, self._retries, credentials, self._find_secrets, limits)
         self._reboot_orders = RebootOrders(systemd, ledger, boot_id, on_refused_reboot)
         self._diagnostics = Diagnostics(systemd, self._mark_one)
+        self._announcer = Announcer(
+            machine_id,
+            registry,
+            registration,
+            ledger,
+            prober or HostProber(),
+            place,
+            self._mark_one,
+            confined=limits.confine,
+        )
         self._observer = Observer(systemd, ledger, self._desired, self._executor, self._retries)
 
     def _find_secrets(self, unit: str) -> tuple[SecretRef, ...]:
@@ -125,10 +140,12 @@ class Agent:
                 tasks.create_task(self._desired.follow())
                 tasks.create_task(self._follow_systemd())
                 tasks.create_task(self._publisher.run())
+                tasks.create_task(self._announcer.run())
                 tasks.create_task(self._work())
         finally:
             self._retries.close()
             self._proof_timers.close()
+            self._announcer.close()
             self._publisher.close()
             await self._diagnostics.close()
 
@@ -165,6 +182,7 @@ class Agent:
     def heartbeat_answered(self, beat_revision: int) -> None:
         """The machine is registered, and its last heartbeat was answered when the store was at this revision."""
         self._publisher.wake()
+        self._announcer.wake()
         self._desired.heartbeat_answered(beat_revision)
         if self._registration.lease != self._lease:  # the machine may have been taken for dead, and its units moved
             self._desired.request_reread()
@@ -285,6 +303,7 @@ class Agent:
         trust = self._assess_trust()
         if trust is not self._trust:
             self._mark(self._names())
+            self._announcer.wake()
         self._trust = trust
         if self._desired.placements or self._desired.unreadable or not self._desired.revision:
             self._is_unassigned.clear()
@@ -304,6 +323,7 @@ class Agent:
             )
             self._store_change = change
             self._reboot_orders.forget(self._desired.reboot)
+            self._announcer.store_restored()
             self._mark(self._names())
 
     def _assess_trust(self) -> StoreTrust:
@@ -333,7 +353,7 @@ class Agent:
         self._release_orphans(observed)
         held = (*self._ledger.orphans, *self._desired.unreadable)
         desired = Desired(self._desired.placements, removes_unplaced, held)
-        plan = plan_machine(desired, observed)
+        plan = self._announcer.hold_back(plan_machine(desired, observed), observed, desired.placements)
         acted_on = dict.fromkeys(action.unit for action in plan)
         self._report({name: seen for name, seen in observed.items() if name not in acted_on})
         for name in acted_on:
@@ -342,6 +362,7 @@ class Agent:
         recorded = find_recorded(desired, plan, observed)
         done = {name: seen for name, seen in recorded.items() if not self._retries.is_waiting(name)}
         self._report(done)
+        self._announcer.decide_rest(except_for=acted_on)
         self._mark((*(name for name in acted_on if name not in done), *with_new_notes))
         if any(isinstance(action, Write) for action in plan):
             self._retries.retry_failed_jobs(except_for=acted_on)
@@ -373,6 +394,7 @@ class Agent:
             placement = self._desired.placements.get(name)
             if is_settled(placement, seen):
                 self._retries.forget(name)
+            self._announcer.follow(name, placement, seen)
             result = find_result(seen, self._retries.job_result(name))
             is_explained = needs_explanation(seen, result)
             proof = self._judge(name, placement, seen, result)
@@ -388,6 +410,7 @@ class Agent:
                 note=self._executor.note(name),
                 orphan=name in self._ledger.orphans,
                 proof=self._explain_proof(name, proof),
+                unannounced=self._announcer.unannounced(name),
             )
             if state is not None and state.refusal:
                 self._refused[name] = None
@@ -397,7 +420,9 @@ class Agent:
 
     def _judge(self, name: str, placement: Placement | None, seen: Observed, result: str) -> Proof | None:
         """Return whether the unit is healthy, if that is asked, and look again when time alone may change it."""
-        judgement = judge_health(placement, seen, error=self._retries.error(name), result=result)
+        announced = Announced(self._announcer.settled_s(name), self._announcer.unannounced(name))
+        error = self._retries.error(name)
+        judgement = judge_health(placement, seen, error=error, result=result, announced=announced)
         self._proof_timers.set(name, judgement.due_s)
         return judgement.proof
 

@@ -1,7 +1,8 @@
 """The ledger: what this machine has started, kept in a directory that outlives fleetd but not the boot (/run/fleet).
 
 It has one small file for each unit, replaced atomically, so that a crash leaves either the old entry or the new one;
-and one each for the store's identity as last seen, the orphans, the links made for the units' [Install], and a reboot.
+and one each for the store's identity as last seen, the orphans, the links made for the units' [Install], a reboot, and
+what the units announce.
 """
 
 import logging
@@ -13,8 +14,10 @@ from typing import TypeVar
 
 import msgspec
 
+from fleetd.model.announce_options import NOTHING, AnnounceOptions
 from fleetd.model.decoding import UNREADABLE, Count
 from fleetd.reconciler.actions import LedgerEntry
+from fleetd.reconciler.announcing import Health
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +27,24 @@ class StoreSeen(msgspec.Struct, frozen=True):
 
     cluster_id: str = ""
     revision: Count = 0
+
+
+class AnnouncedUnit(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A unit that announces itself: what the content says that it runs with, how it goes, since when the store has its
+    names, and since when it has them no more because the unit is to be stopped, both on the machine's monotonic clock
+    (None: it does not)."""
+
+    options: AnnounceOptions = NOTHING
+    health: Health = Health()
+    announced_s: float | None = None
+    withdrawn_s: float | None = None
+
+
+class Announced(msgspec.Struct, frozen=True):
+    """What this machine announces: the keys that the store may have, as (service, unit), and the units."""
+
+    keys: tuple[tuple[str, str], ...] = ()
+    units: dict[str, AnnouncedUnit] = {}
 
 
 class AskedReboot(msgspec.Struct, frozen=True):
@@ -47,8 +68,8 @@ class Ledger:
 
     def __init__(self, directory: Path) -> None:
         self._units = os.fspath(directory / "started")
-        self._store_file, self._orphans_file, self._links_file, self._reboot_file = (
-            os.fspath(directory / name) for name in ("store", "orphans", "links", "reboot")
+        self._store_file, self._orphans_file, self._links_file, self._reboot_file, self._announced_file = (
+            os.fspath(directory / name) for name in ("store", "orphans", "links", "reboot", "announced")
         )
         os.makedirs(self._units, exist_ok=True)
         self._entries = self._read_entries()
@@ -56,6 +77,7 @@ class Ledger:
         self._orphans = self._read(self._orphans_file, tuple[str, ...]) or ()
         self._links = self._read(self._links_file, dict[str, str])
         self._reboot = self._read(self._reboot_file, AskedReboot)
+        self._announced = self._read(self._announced_file, Announced)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -121,6 +143,17 @@ class Ledger:
         """Store how a reboot was answered."""
         _replace(self._reboot_file, msgspec.json.encode(asked))
         self._reboot = asked
+
+    @property
+    def announced(self) -> Announced | None:
+        """What this machine announces; None: not known since it booted."""
+        return self._announced
+
+    def put_announced(self, announced: Announced) -> None:
+        """Store what this machine announces."""
+        if announced != self._announced:
+            _replace(self._announced_file, msgspec.json.encode(announced))
+            self._announced = announced
 
     def _read_entries(self) -> dict[str, LedgerEntry]:
         entries = {}

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from fleetd.api.http import ApiError
+from fleetd.model.announce_options import ANNOUNCE, announce_options_of
 from fleetd.model.content import Content
 from fleetd.model.group import UpdateAction
 from fleetd.model.machine import Capability, Machine, outdated_machine
@@ -19,15 +20,19 @@ _WORDS = {
     Capability.UPDATE_ACTION: f"other values of {_UPDATE_ACTION}= than auto",
     Capability.REBOOTS: "reboots",
     Capability.SECRETS: "secrets",
+    Capability.ANNOUNCEMENTS: f"{ANNOUNCE}=",
     Capability.ANSWERS: "logs and states without SSH",
 }
 
 
 def needed_capability(before: Content | None, after: Content | None) -> Capability | None:
     """What a fleetd has to know so as not to run this content, where it is new, in another way than it says."""
-    if after is None or after == before or not any(_UPDATE_ACTION in text for text in _texts(after)):
+    if after is None or after == before:
         return None
-    return Capability.UPDATE_ACTION if group_options_of(after).action is not UpdateAction.AUTO else None
+    has_action = any(_UPDATE_ACTION in text for text in _texts(after))
+    if has_action and group_options_of(after).action is not UpdateAction.AUTO:
+        return Capability.UPDATE_ACTION
+    return Capability.ANNOUNCEMENTS if announce_options_of(after, "any.service").services else None
 
 
 def _texts(content: Content) -> tuple[str, ...]:

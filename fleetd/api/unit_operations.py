@@ -225,11 +225,11 @@ def _effective_options(operation: UnitOperation, content: Content) -> Sequence[U
 
 def _refuse_content(operation: UnitOperation, content: Content, inherited: tuple[DropIn, ...]) -> str:
     """Why the unit may not have this content, or ''."""
-    if operation.options and (refusal := refuse_content(operation.options)):
+    if operation.options and (refusal := refuse_content(operation.options, operation.name)):
         return refusal
     if not operation.options or content.dropins:
         try:
-            refusal = refuse_content(content.options()) or refuse_size(content)
+            refusal = refuse_content(content.options(), operation.name) or refuse_size(content)
         except UnitFileError as error:
             refusal = f"its unit file cannot be read, so that no drop-in can be added to it: {error}"
         if refusal:

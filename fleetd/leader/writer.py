@@ -16,6 +16,7 @@ from fleetd.registry.records import (
     REBOOT_REQUESTS,
     REBOOTS,
     ROLLOUTS,
+    SERVICES,
     SYNCED,
     KeySpace,
     MalformedRecord,
@@ -105,7 +106,7 @@ def write_sets_of(
             case UnitPlan():
                 yield from _unit_write_sets(keys, write, events)
             case SessionPlan(machine, None):
-                yield WriteSet((still_dead[machine],), (Delete(keys.key(SYNCED, machine)),), events)
+                yield from _death_write_sets(keys, machine, still_dead[machine], snapshot, events)
             case SessionPlan(machine, str(session)):
                 yield WriteSet((), (keys.put(Synced(session), machine),), events)
             case RolloutPlan(group, rollout):
@@ -129,6 +130,16 @@ def _reboot_write_set(keys: KeySpace, plan: RebootPlan, events: Events) -> Write
         operations.append(keys.put(Synced(plan.session), machine))
     guards = (Unchanged(key, plan.revision), Unchanged(request_key, plan.request_revision))
     return WriteSet(guards, tuple(operations), events)
+
+
+def _death_write_sets(
+    keys: KeySpace, machine: str, still_dead: Comparison, snapshot: Snapshot, events: Events
+) -> Iterator[WriteSet]:
+    """Usually one write set. The session goes first: without it the machine announces nothing anew."""
+    announced = [keys.key(SERVICES, service, machine, unit) for service, unit in snapshot.announced.get(machine, ())]
+    deletes = [Delete(key) for key in (keys.key(SYNCED, machine), *announced)]
+    for first in range(0, len(deletes), WRITE_SET_OPERATIONS):
+        yield WriteSet((still_dead,), tuple(deletes[first : first + WRITE_SET_OPERATIONS]), events if not first else ())
 
 
 def _unit_write_sets(keys: KeySpace, plan: UnitPlan, events: Events) -> Iterator[WriteSet]:

@@ -3,6 +3,7 @@ name would shadow on the machine, or ''."""
 
 from collections.abc import Callable, Mapping, Sequence
 
+from fleetd.model.announce_options import validate_announcing
 from fleetd.model.constraints import InvalidRequirements, validate_requirements
 from fleetd.model.group import validate_group_options
 from fleetd.model.install import InvalidInstall, parse_install
@@ -49,13 +50,15 @@ def refuse_name(name: str, shadows: Shadows = shadows_nothing) -> str:
     return ""
 
 
-def refuse_content(options: Sequence[UnitOption]) -> str:
-    """Why no unit may have these options, or '': they cannot be written as a unit file, or ask for what cannot be."""
+def refuse_content(options: Sequence[UnitOption], name: str = "") -> str:
+    """Why no unit (of this name) may have these options, or '': they cannot be written as a unit file, or ask for what
+    cannot be."""
     try:
         check_options(options)
         validate_requirements(options)
         validate_group_options(options)
         validate_secrets(options)
+        validate_announcing(options, name)
     except (UnitFileError, InvalidRequirements) as error:
         return str(error)
     return ""
@@ -83,4 +86,4 @@ def refuse_names(
 
 def refuse_unit(name: str, options: Sequence[UnitOption], shadows: Shadows = shadows_nothing) -> str:
     """Why the cluster accepts no unit of this name and content, or ''."""
-    return refuse_names(name, options, shadows) or refuse_content(options)
+    return refuse_names(name, options, shadows) or refuse_content(options, name)

@@ -22,7 +22,9 @@ DEFAULT_INTERVAL_S, DEFAULT_FAILURES = 5.0, 2
 SHORTEST_INTERVAL_S, LONGEST_INTERVAL_S, MAX_FAILURES = 1.0, 3600.0, 100
 LONGEST_CHECK_S = 10.0
 HTTP, TCP, EXEC = "http", "tcp", "exec"
-ANNOUNCE, CHECK, INTERVAL, FAILURES = "Announce", "Check", "CheckInterval", "CheckFailures"
+DEFAULT_DELAY_S, LONGEST_DELAY_S = 3.0, 60.0
+ANNOUNCE, DELAY, CHECK, INTERVAL, FAILURES = "Announce", "AnnounceDelay", "Check", "CheckInterval", "CheckFailures"
+_OPTIONS = (ANNOUNCE, DELAY, CHECK, INTERVAL, FAILURES)
 
 _NUMBER = re.compile("[0-9]{1,6}", re.ASCII)
 _PATH = re.compile(r"/[!-~]{0,1023}", re.ASCII)
@@ -43,12 +45,14 @@ class Check(msgspec.Struct, frozen=True):
 
 class AnnounceOptions(msgspec.Struct, frozen=True):
     """What a unit announces: ports by name. `check` is None if being active is enough; it is made each `interval_s`,
-    and `failures` in a row mean that the unit does not work."""
+    and `failures` in a row mean that the unit does not work. Before the unit is stopped, it has not been announced for
+    `delay_s`."""
 
     services: tuple[tuple[str, tuple[ServicePort, ...]], ...] = ()
     check: Check | None = None
     interval_s: float = DEFAULT_INTERVAL_S
     failures: int = DEFAULT_FAILURES
+    delay_s: float = DEFAULT_DELAY_S
 
     @property
     def timeout_s(self) -> float:
@@ -62,7 +66,7 @@ NOTHING = AnnounceOptions()
 def parse_announce_options(options: Iterable[UnitOption], name: UnitName) -> AnnounceOptions:
     """What a unit of this name and these options announces. Raises InvalidRequirements."""
     values = requirement_values(options)
-    if values.keys().isdisjoint((ANNOUNCE, CHECK, INTERVAL, FAILURES)):
+    if values.keys().isdisjoint(_OPTIONS):
         return NOTHING
     ports: dict[str, dict[ServicePort, None]] = {}
     announced = _since_reset(values.get(ANNOUNCE, ()))
@@ -74,10 +78,14 @@ def parse_announce_options(options: Iterable[UnitOption], name: UnitName) -> Ann
     checks = _since_reset(values.get(CHECK, ()))
     check = _parse_check(expand_specifiers(checks[-1], name)) if checks else None
     intervals, failures = _since_reset(values.get(INTERVAL, ())), _since_reset(values.get(FAILURES, ()))
-    interval_s = _parse_interval(intervals[-1]) if intervals else DEFAULT_INTERVAL_S
+    delays = _since_reset(values.get(DELAY, ()))
+    delay_s = _parse_span(DELAY, delays[-1], 0.0, LONGEST_DELAY_S) if delays else DEFAULT_DELAY_S
+    interval_s = DEFAULT_INTERVAL_S
+    if intervals:
+        interval_s = _parse_span(INTERVAL, intervals[-1], SHORTEST_INTERVAL_S, LONGEST_INTERVAL_S)
     count = _parse_failures(failures[-1]) if failures else DEFAULT_FAILURES
     if not ports:
-        given = [option for option in (CHECK, INTERVAL, FAILURES) if _since_reset(values.get(option, ()))]
+        given = [option for option in _OPTIONS[1:] if _since_reset(values.get(option, ()))]
         if given:
             raise InvalidRequirements(f"{given[0]} has no effect without {ANNOUNCE}: add {ANNOUNCE}=NAME PORT")
         return NOTHING
@@ -85,7 +93,8 @@ def parse_announce_options(options: Iterable[UnitOption], name: UnitName) -> Ann
         raise InvalidRequirements(
             f"{INTERVAL if intervals else FAILURES} has no effect without {CHECK}: add {CHECK}=tcp:PORT, or another"
         )
-    return AnnounceOptions(tuple((each, tuple(sorted(ports[each]))) for each in ports), check, interval_s, count)
+    services = tuple((each, tuple(sorted(ports[each]))) for each in ports)
+    return AnnounceOptions(services, check, interval_s, count, delay_s)
 
 
 def validate_announcing(options: Sequence[UnitOption], name: str = "") -> None:
@@ -155,14 +164,14 @@ def _parse_check(value: str) -> Check:
     raise InvalidRequirements(f"{where} is no check: write http:PORT/PATH, tcp:PORT or exec:/PROGRAM ARGUMENT…")
 
 
-def _parse_interval(text: str) -> float:
+def _parse_span(option: str, text: str, least_s: float, most_s: float) -> float:
     try:
-        interval_s = parse_time_span(text)
+        span_s = parse_time_span(text)
     except ValueError as error:
-        raise InvalidRequirements(f"{INTERVAL}: {error}") from error
-    if not SHORTEST_INTERVAL_S <= interval_s <= LONGEST_INTERVAL_S:
-        raise InvalidRequirements(f"{INTERVAL}={text} has to be from 1s to 1h")
-    return interval_s
+        raise InvalidRequirements(f"{option}: {error}") from error
+    if not least_s <= span_s <= most_s:
+        raise InvalidRequirements(f"{option}={text} has to be from {least_s:g} to {most_s:g} seconds")
+    return span_s
 
 
 def _parse_failures(text: str) -> int:

@@ -13,6 +13,8 @@ from fleetd.model.decoding import FORMAT
 
 ZONE = "zone"  # the key of a machine's metadata that says where it is
 TTL_S = 1.0  # for so long others may keep an answer to the question where a name is
+SETTLED_S = TTL_S + 1.0  # announced for so long: others have asked again
+NOT_SETTLED = f"announced for less than {SETTLED_S:g} s"
 PROTOCOLS = ("tcp", "udp")
 MAX_PORT = 65535
 

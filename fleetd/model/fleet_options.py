@@ -114,6 +114,48 @@ OPTIONS = (
         since=OWN,
     ),
     XFleetOption(
+        name="Announce",
+        syntax="[NAME] PORT[/PROTOCOL]",
+        meaning="While the unit is at work, its machine announces that it answers to this name at this port; `fleetctl "
+        "services` lists that. The name is a label of a DNS name (lower-case letters, digits, `-`), by default the "
+        "unit's name before `@` and `.`; the protocol is tcp or udp. May be repeated, at most 16 times. Several units "
+        "may announce one name, also at different ports. See below.",
+        is_list=True,
+        since=OWN,
+    ),
+    XFleetOption(
+        name="AnnounceDelay",
+        syntax="TIME",
+        meaning="For so long the unit goes on after its names were withdrawn, before it is stopped or restarted: "
+        "others may have looked them up just before. At most 60s. Default: 3s.",
+        units="units with Announce",
+        since=OWN,
+    ),
+    XFleetOption(
+        name="Check",
+        syntax="http:PORT/PATH|tcp:PORT|exec:/PROGRAM ARGUMENT...",
+        meaning="How the machine finds out whether the unit works, beside being active. `http`: a GET of the path at "
+        "this port of the machine is answered with a status from 200 to 399; `tcp`: a connection is taken; `exec`: the "
+        "program, run as root, exits with 0. A check that takes longer than `CheckInterval`, or 10s, has failed.",
+        units="units with Announce",
+        since=OWN,
+    ),
+    XFleetOption(
+        name="CheckInterval",
+        syntax="TIME",
+        meaning="How often it is checked: 1s to 1h. Until it passes for the first time, each second. Default: 5s.",
+        units="units with Check",
+        since=OWN,
+    ),
+    XFleetOption(
+        name="CheckFailures",
+        syntax="NUMBER",
+        meaning="After how many failures in a row the unit is not announced any more. One that has failed several "
+        "times in five minutes has to pass 2, 4, 8, then 16 times in a row before it is announced again. Default: 2.",
+        units="units with Check",
+        since=OWN,
+    ),
+    XFleetOption(
         name="Instances",
         syntax="NUMBER|NAME...",
         meaning="Which instances of the template there are: a number, for `1` up to it, or the names themselves; "

@@ -39,6 +39,7 @@ class Capability(StrEnum):
     UPDATE_ACTION = "UPDATE_ACTION"  # it heeds UpdateAction=, as a leader and on its machine (Placement.update)
     SECRETS = "SECRETS"  # as a leader it has secrets sealed, and it gives them to its units
     ANSWERS = "ANSWERS"  # it answers requests about what its units log, and what systemd says of them
+    ANNOUNCEMENTS = "ANNOUNCEMENTS"  # it announces its units (Announce=), and withdraws them before it stops them
     REBOOTS = "REBOOTS"  # it works the queue of reboots as a leader, and reboots when it is told to
 
 

@@ -167,6 +167,7 @@ class Unavailability(StrEnum):
     INACTIVE = "inactive"  # it is neither active nor a oneshot that has completed
     UNPROVEN = "unproven"  # it was asked whether it is healthy, and there is no answer yet
     UNHEALTHY = "unhealthy"  # it was asked, and is not
+    UNANNOUNCED = "unannounced"  # it announces itself (Announce=), and others cannot rely on its names yet, or any more
     DISTURBED = "disturbed"  # it is about to be changed or moved
 
 
@@ -302,6 +303,7 @@ _UNAVAILABILITIES = {
     Unavailability.INACTIVE: "is not active on {}",
     Unavailability.UNPROVEN: "is not proven yet on {}",
     Unavailability.UNHEALTHY: "is not healthy on {}",
+    Unavailability.UNANNOUNCED: "is not announced on {}",
     Unavailability.DISTURBED: "is about to be changed on {}",
 }
 _HOLDS = {Hold.PARKED: _PARKED, Hold.ORPHANED: "where it is only kept running since the store was restored"}

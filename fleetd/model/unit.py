@@ -88,7 +88,8 @@ class UnitState(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag_f
     know it or does not want it; it carries out only a placement that runs it. `refusal` is why the machine takes no
     unit of this name, as a predicate ("has its own /etc/…"), else ''; `lacks` is the unit that is missing there, if
     that is why. `proof` answers a placement that asks for one; None: it cannot be told yet, or was not asked for.
-    `outdated`: reported before the store was restored and not since; not part of the stored value.
+    `unannounced` is why others cannot rely on the names of a unit that is at work (Announce=), '' if they can, or if it
+    has none. `outdated`: reported before the store was restored and not since; not part of the stored value.
     """
 
     load: str = ""
@@ -105,6 +106,7 @@ class UnitState(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag_f
     refusal: str = ""
     lacks: str = ""
     proof: Proof | None = None
+    unannounced: str = ""
     outdated: bool = False
 
     @property

@@ -19,6 +19,7 @@ from fleetd import metrics
 from fleetd.agent.agent import Agent
 from fleetd.agent.answers import Answers, Inspects
 from fleetd.agent.ledger import Ledger
+from fleetd.agent.prober import Prober
 from fleetd.aio import Offload
 from fleetd.api import schema
 from fleetd.api.connection_limits import reserve_read, wait_for_listing_slot
@@ -28,6 +29,7 @@ from fleetd.leader.election import Election
 from fleetd.membership.parking import Parking, park_when_possible
 from fleetd.membership.registration import Membership, Registration
 from fleetd.membership.store_epoch import StoreEpoch
+from fleetd.model.announcement import ZONE
 from fleetd.model.confinement import Limits
 from fleetd.model.machine import Machine, MachineMode, dialled_address, effective_metadata
 from fleetd.model.quota import Usage
@@ -84,7 +86,8 @@ class HostEnvironment(msgspec.Struct, frozen=True):
     its own name, '' if it has none. `unix_now` is the wall clock in seconds; `new_id` returns a unique string. `audit`
     keeps the fields of an entry for each change through the API. `sealing` seals and opens secrets with this machine's
     key; without it, the machine takes no unit that has any. `inspector` reads what units log here and what systemd says
-    of them, for users who ask through the API; without it, such requests are not answered.
+    of them, for users who ask through the API; without it, such requests are not answered. `prober` carries out the
+    checks of units (Check=); None: on this host.
     """
 
     runtime: Path
@@ -102,6 +105,7 @@ class HostEnvironment(msgspec.Struct, frozen=True):
     audit: Callable[[Mapping[str, str]], None] = lambda fields: None
     sealing: Sealing | None = None
     inspector: Inspects | None = None
+    prober: Prober | None = None
 
 
 class Node:
@@ -175,12 +179,19 @@ class Node:
             credentials_directory=self._environment.runtime / "credentials" if self._environment.sealing else None,
             find_seal_key=self._find_seal_key,
             limits=Limits(self.config.accept, self.config.confine),
+            prober=self._environment.prober,
+            place=self._find_place,
         )
 
     def _find_seal_key(self) -> str:
         """The public half of the key that opens secrets here, '' if nothing can open any."""
         sealing = self._environment.sealing
         return "" if sealing is None or sealing.awaits_tpm() else self.membership.machine.seal_key
+
+    def _find_place(self) -> tuple[str, str]:
+        """The address and the zone at which units here are announced."""
+        machine = self.membership.machine
+        return machine.address, machine.metadata.get(ZONE, "")
 
     def _make_facts(self) -> MachineFacts:
         environment = self._environment

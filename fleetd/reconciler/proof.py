@@ -26,15 +26,31 @@ class Judgement(msgspec.Struct, frozen=True):
     due_s: float | None = None
 
 
+class Announced(msgspec.Struct, frozen=True):
+    """From when on others can rely on the names of a unit (Announce=), on the machine's monotonic clock: math.inf while
+    it is not announced, 0 if it has none; and why not, in words."""
+
+    settled_s: float = 0.0
+    unannounced: str = ""
+
+
 UNDECIDED = Judgement()
+_NO_NAMES = Announced()
 
 
-def judge_health(placement: Placement | None, seen: Observed, *, error: str = "", result: str = "") -> Judgement:
+def judge_health(
+    placement: Placement | None,
+    seen: Observed,
+    *,
+    error: str = "",
+    result: str = "",
+    announced: Announced = _NO_NAMES,
+) -> Judgement:
     """Return whether the unit is proven to be healthy.
 
     `error` is why the last action for it failed, `result` how its last job ended (find_result). Settling counts from
     when the unit became active, or had its present content, whichever is later; the deadline from when it was started,
-    restarted, or had that content.
+    restarted, or had that content. A unit with names has to be announced as well.
     """
     if placement is None or placement.prove_after_s is None or not placement.is_active:
         return UNDECIDED
@@ -47,7 +63,7 @@ def judge_health(placement: Placement | None, seen: Observed, *, error: str = ""
         return Judgement(_prove(placement, seen.last_run))
     if seen.last_run is None:
         return UNDECIDED  # systemd could not be asked
-    return _judge_run(placement, seen, entry, seen.last_run, result)
+    return _judge_run(placement, seen, entry, seen.last_run, result, announced)
 
 
 def explain(proof: Proof, words: str) -> Proof:
@@ -60,7 +76,9 @@ def explain(proof: Proof, words: str) -> Proof:
     return msgspec.structs.replace(proof, failed="; ".join([*cause, "\n".join(lines)]))
 
 
-def _judge_run(placement: Placement, seen: Observed, entry: LedgerEntry, run: LastRun, result: str) -> Judgement:
+def _judge_run(
+    placement: Placement, seen: Observed, entry: LedgerEntry, run: LastRun, result: str, announced: Announced
+) -> Judgement:
     """Judge a unit that was started as the placement says."""
     assert placement.prove_after_s is not None
     applied = _find_applied(entry, seen)
@@ -73,22 +91,29 @@ def _judge_run(placement: Placement, seen: Observed, entry: LedgerEntry, run: La
     settled_s = math.inf
     if seen.active in _ACTIVE and not seen.job:
         settled_s = max(run.active_since_s, applied.at_s if applied else 0.0) + placement.prove_after_s
-    if settled_s <= seen.at_s:
+    proven_s = max(settled_s, announced.settled_s)
+    if proven_s <= seen.at_s:
         return Judgement(_prove(placement, run))
     if applied and run.restarts > applied.restarts:
         words = f"systemd restarted it before it had been active for {placement.prove_after_s:g} s"
         return _fail(placement, words, due_s=settled_s)
     # A job that runs to its end may take as long as it needs.
-    return _judge_late(placement, seen, None if run.oneshot else applied, due_s=settled_s)
+    why = announced.unannounced if settled_s <= seen.at_s else ""
+    return _judge_late(placement, seen, None if run.oneshot else applied, due_s=proven_s, why=why)
 
 
-def _judge_late(placement: Placement, seen: Observed, applied: Applied | None, *, due_s: float = math.inf) -> Judgement:
-    """Judge a unit that is not proven yet: it has failed at its deadline. `due_s`: when it may be proven."""
+def _judge_late(
+    placement: Placement, seen: Observed, applied: Applied | None, *, due_s: float = math.inf, why: str = ""
+) -> Judgement:
+    """Judge a unit that is not proven yet: it has failed at its deadline. `due_s`: when it may be proven; `why` it is
+    not, if it is active."""
     if applied is None or placement.prove_within_s is None:
         return Judgement(due_s=_finite(due_s))
     deadline_s = applied.at_s + placement.prove_within_s
     if deadline_s <= seen.at_s:
         words = f"it was not active for {placement.prove_after_s:g} s within {placement.prove_within_s:g} s"
+        if why:
+            words = f"it was not announced within {placement.prove_within_s:g} s: {why}"
         return _fail(placement, words, due_s=due_s)
     return Judgement(due_s=_finite(min(due_s, deadline_s)))
 

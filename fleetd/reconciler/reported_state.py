@@ -26,12 +26,14 @@ def report(
     note: str = "",
     orphan: bool = False,
     proof: Proof | None = None,
+    unannounced: str = "",
 ) -> UnitState | None:
     """Return the state to publish for the unit; None: none, for it neither is here nor is placed here.
 
     `error` is why the unit, or the last action for it, failed; `result` is systemd's word for it (find_result); `note`
-    is something else worth telling. Target inactive with a placement's generation says that nothing is left of a
-    withdrawn unit: the leader waits for this before it deletes the placement.
+    is something else worth telling; `unannounced` is why the names of a unit at work cannot be relied on. Target
+    inactive with a placement's generation says that nothing is left of a withdrawn unit: the leader waits for this
+    before it deletes the placement.
     """
     if not seen.ours:
         return _report_absent(placement, seen, error, proof)
@@ -56,6 +58,7 @@ def report(
         note=note,
         orphan=orphan,
         proof=proof,
+        unannounced=unannounced,
     )
 
 

@@ -23,6 +23,7 @@ from fleetd.registry.records import (
     ROLLOUTS,
     SEALED_SECRETS,
     SECRETS,
+    SERVICES,
     SETTINGS,
     STATES,
     SYNCED,
@@ -145,6 +146,7 @@ _SETTERS: Mapping[Kind[Record], Callable[..., Affected]] = {
     REBOOTS: affected.set_reboot,
     SECRETS: affected.set_secret,
     SEALED_SECRETS: affected.set_sealed_secret,
+    SERVICES: affected.set_service,
     MACHINE_IDENTITIES: affected.set_identity,
 }
 

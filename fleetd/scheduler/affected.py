@@ -6,6 +6,7 @@ few: planning the affected units has to give what planning all of them gives.
 
 import msgspec
 
+from fleetd.model.announcement import ServiceRecord
 from fleetd.model.certificate import WORKER
 from fleetd.model.cluster_settings import ClusterSettings
 from fleetd.model.constraints import Requirements
@@ -192,6 +193,19 @@ def set_sealed_secret(snapshot: Snapshot, machine: str, name: str, sealed: Seale
     """Set what is sealed of a secret for a machine. Affects no unit."""
     snapshot.set_sealed_secret(machine, name, sealed)
     return Affected()
+
+
+def set_service(snapshot: Snapshot, service: str, machine: str, unit: str, record: ServiceRecord | None) -> Affected:
+    """Set what a unit announces on a machine. Affects no unit."""
+    announced = dict(snapshot.announced.get(machine, {}))
+    mark(announced, (service, unit), record is not None)
+    snapshot.set_announced(machine, announced)
+    return Affected()
+
+
+def forget_services(snapshot: Snapshot, machine: str) -> None:
+    """The machine announces nothing any more."""
+    snapshot.set_announced(machine, None)
 
 
 def set_identity(snapshot: Snapshot, machine: str, identity: MachineIdentity | None) -> Affected:

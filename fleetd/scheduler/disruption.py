@@ -238,12 +238,13 @@ def judge_member(placement: Placement, state: UnitState | None) -> Unavailabilit
         return Unavailability.UNREPORTED
     if not serves(state) and not state.completed:
         return Unavailability.INACTIVE
-    if placement.prove_after_s is None:
-        return None
-    proof = answer_to(placement, state)
-    if proof is None:
-        return Unavailability.UNPROVEN
-    return Unavailability.UNHEALTHY if proof.failed else None
+    if placement.prove_after_s is not None:
+        proof = answer_to(placement, state)
+        if proof is None:
+            return Unavailability.UNPROVEN
+        if proof.failed:
+            return Unavailability.UNHEALTHY
+    return Unavailability.UNANNOUNCED if state.unannounced else None
 
 
 def answer_to(placement: Placement, state: UnitState | None) -> Proof | None:

@@ -134,7 +134,7 @@ def _pretend_to_run(placement: Placement, state: UnitState | None) -> UnitState:
     why = judge_member(placement, state)
     if state is not None and why is not Unavailability.UNREPORTED:
         if why is Unavailability.UNPROVEN:
-            return msgspec.structs.replace(state, proof=proof)
+            return msgspec.structs.replace(state, proof=proof, unannounced="")
         if why is not Unavailability.INACTIVE or state.active != "activating" or is_oneshot:
             return state
     is_launched = placement.target is TargetState.LAUNCHED
@@ -279,6 +279,8 @@ class Course:
             case SessionPlan(machine, session):
                 self._differ(machine, snapshot.synced.get(machine), session)
                 self._affect(change.set_session(snapshot, machine, session))
+                if session is None:
+                    change.forget_services(snapshot, machine)
             case _:
                 assert isinstance(write, Usage)
                 self._differ("", snapshot.usage, write)

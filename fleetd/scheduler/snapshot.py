@@ -77,6 +77,7 @@ class Snapshot:
         self.reboot_requests: dict[str, RebootRequest] = {}  # by machine
         self.reboots: dict[str, Reboot] = {}  # by machine
         self.secrets: dict[str, Secret] = {}  # without their values
+        self.announced: dict[str, dict[tuple[str, str], None]] = {}  # machine → (service, unit)
         self.workers: Names = {}  # machines that joined as workers: no secret is sealed to them but for their units
         self.sealed: dict[tuple[str, str], SealedSecret] = {}  # (machine, secret); without values, too
         # What the leader has observed.
@@ -114,7 +115,7 @@ class Snapshot:
         self._requirements: dict[str, Requirements] = {}
         self._earlier: dict[str, tuple[str, ...]] = {}  # unit → comes_after; while rollouts are under way
         self._machine_index: MachineIndex | None = None
-        self._gone: Names = {}  # not registered, but with placements or a stored session
+        self._gone: Names = {}  # not registered, but with placements, announcements or a stored session
         self._unsynced: Names = {}  # machines that have not been planned for in their session
 
     def copy(self) -> "Snapshot":
@@ -299,8 +300,9 @@ class Snapshot:
         return [machine for machine in self.absent() if machine not in self.away]
 
     def forgotten(self) -> list[str]:
-        """The dead machines whose sessions are still stored, in order."""
-        return sorted(machine for machine in self._gone if machine in self.synced and machine not in self.away)
+        """The dead machines whose sessions are still stored, or what they announced, in order."""
+        left = (machine for machine in self._gone if machine in self.synced or machine in self.announced)
+        return sorted(machine for machine in left if machine not in self.away)
 
     def unsynced(self) -> list[tuple[str, str]]:
         """(machine, session) of the machines that have not been planned for in this session, in order."""
@@ -386,6 +388,11 @@ class Snapshot:
         set_or_delete(self.synced, machine, session)
         self._refresh_session(machine)
 
+    def set_announced(self, machine: str, announced: dict[tuple[str, str], None] | None) -> None:
+        """Set what a machine announces."""
+        set_or_delete(self.announced, machine, announced or None)
+        self._refresh_session(machine)
+
     def set_secret(self, name: str, secret: Secret | None) -> None:
         """Set a secret."""
         set_or_delete(self.secrets, name, secret.without_values() if secret else None)
@@ -449,7 +456,7 @@ class Snapshot:
 
     def _refresh_session(self, machine: str) -> None:
         record = self.machines.get(machine)
-        is_known = bool(self.placed_on.get(machine)) or machine in self.synced
+        is_known = bool(self.placed_on.get(machine)) or machine in self.synced or machine in self.announced
         mark(self._gone, machine, record is None and is_known)
         session = record.session if record else ""
         mark(self._unsynced, machine, session not in ("", self.synced.get(machine)))

@@ -30,6 +30,7 @@ from fleetd.simulation.secrets import make_secret, needed_secrets, pretend_seali
 from fleetd.simulation.store import MachineStore
 from fleetd.simulation.timeline import Sighting
 from fleetd.store.embedded import EmbeddedStore, inline
+from fleetd.testing.scripted_prober import ScriptedProber
 from fleetd.testing.simulated_systemd import SimulatedSystemd
 from fleetd.testing.virtual_time import VirtualLoop
 from fleetd.testing.virtual_time import run_virtually as run_virtually
@@ -76,6 +77,7 @@ class SimulatedMachine:
             new_id=new_id,
             offload=inline,
             sealing=pretend_sealing(directory),
+            prober=ScriptedProber(),
         )
         config = msgspec.structs.replace(parse_config("", "simulate", {}, {})[0], metadata=machine.metadata)
         directory.mkdir()

@@ -21,6 +21,7 @@ from fleetd.registry.registry import Registry
 from fleetd.store.embedded import EmbeddedStore, inline
 from fleetd.store.protocol import Changes, Comparison, Delete, Operation, RangeResult, Unavailable
 from fleetd.systemd.protocol import NO_DROPINS, Run, ServiceManagerError, UnitDetails, UnitStatus
+from fleetd.testing.scripted_prober import ScriptedProber
 from fleetd.testing.simulated_systemd import SimulatedSystemd
 
 MACHINE, BOOT = "m1", "boot-1"
@@ -167,6 +168,8 @@ class MachineUnderTest:
         self.sessions = 0
         self.told_refusal = asyncio.Event()
         self.running: asyncio.Task[None] | None = None
+        self.prober = ScriptedProber()
+        self.place_of_machine = ("10.0.0.1", "eu")
         self.limits = NO_LIMITS  # of its fleet.conf, from the next start on
         self.seal_key = "k"  # the public half of what opens its secrets
         self.use_store("the-cluster")
@@ -196,6 +199,8 @@ class MachineUnderTest:
             credentials_directory=self.directory / "credentials",
             find_seal_key=lambda: self.seal_key,
             limits=self.limits,
+            prober=self.prober,
+            place=lambda: self.place_of_machine,
         )
         self.running = asyncio.create_task(self.agent.run())
         await self.register()

@@ -19,6 +19,7 @@ from fleetd.model.machine import Capability, Machine
 from fleetd.registry.registry import Registry
 from fleetd.scheduler.failover_delays import FailoverPolicy
 from fleetd.store.embedded import EmbeddedStore, inline
+from fleetd.testing.scripted_prober import ScriptedProber
 from fleetd.testing.simulated_systemd import SimulatedSystemd
 from fleetd.testing.simulated_units import Behaviour
 from tests.fleetctl.background import BackgroundLoop
@@ -71,7 +72,16 @@ class SmallCluster:
         runtime.mkdir()
         registration = Registration(number, now)
         epoch = StoreEpoch(registry, number * 32)
-        agent = Agent(number * 32, registry, systemd, Ledger(runtime), epoch, registration)
+        agent = Agent(
+            number * 32,
+            registry,
+            systemd,
+            Ledger(runtime),
+            epoch,
+            registration,
+            prober=ScriptedProber(),
+            place=lambda: (f"10.0.0.{number}", ""),
+        )
         membership = Membership(
             Machine(
                 id=number * 32,

@@ -33,6 +33,7 @@ from fleetd.registry.records import MACHINE_IDENTITIES
 from fleetd.registry.registry import Registry
 from fleetd.store.embedded import inline
 from fleetd.store.protocol import Store
+from fleetd.testing.scripted_prober import ScriptedProber
 from fleetd.testing.simulated_systemd import SYSTEM_UNITS
 from fleetd.trust.sealing_process import Sealing
 from fleetd.trust.worker import WorkerTrust
@@ -129,6 +130,7 @@ class SimulatedMachine:
         self.connections: dict[Breakable, None] = {}  # of workers, with its fleetd
         self._hooks = hooks
         self._directory = directory
+        self.prober = ScriptedProber()
         self._own_state = directory.with_name(f"{name}-state")  # what outlives a boot
         self.trust: MachineTrust | None = None
         if hooks.life_s and hooks.servers:
@@ -277,6 +279,7 @@ class SimulatedMachine:
             offload=inline,
             park_later=self._park_later,
             sealing=Sealing(self._directory, seal),
+            prober=self.prober,
         )
         trust = None if self.trust is None or self.is_worker else self.trust.open_server(store, self._is_fatal)
         self.node = Node(self._config(), store, self.systemd, machine, environment, 0, trust, worker_trust)

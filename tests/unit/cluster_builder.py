@@ -29,6 +29,7 @@ from fleetd.registry.records import (
     REBOOT_REQUESTS,
     REBOOTS,
     ROLLOUTS,
+    SERVICES,
     SETTINGS,
     STATES,
     SYNCED,
@@ -259,6 +260,9 @@ class Cluster:
         """Write the sessions that were planned for, and the usage."""
         for write in plan.writes:
             if isinstance(write, SessionPlan):
+                if write.session is None:
+                    for service, unit in self.snapshot.announced.get(write.machine, ()):
+                        self.write(SERVICES, (service, write.machine, unit), None)
                 self.write(SYNCED, (write.machine,), Synced(write.session) if write.session else None)
             elif isinstance(write, Usage):
                 self.write(USAGE, (), write)

@@ -57,6 +57,14 @@ def test_checks_are_read(value: str, check: Check) -> None:
     assert parse(f"Announce=80\nCheck={value}\nCheck=").check is None
 
 
+def test_the_delay_before_a_stop_is_read() -> None:
+    assert [parse(f"Announce=80\n{each}").delay_s for each in ("", "AnnounceDelay=0", "AnnounceDelay=10s")] == [
+        3,
+        0,
+        10,
+    ]
+
+
 def test_a_check_is_shown_as_it_is_written() -> None:
     assert [str(parse(f"Announce=80\nCheck={each}").check) for each in ("http:1/x?y", "tcp:2", "exec:/a b")] == [
         "http:1/x?y",
@@ -90,9 +98,11 @@ def test_a_check_is_shown_as_it_is_written() -> None:
         ("Announce=80\nCheck=http:80/a b", "printable ASCII characters without spaces"),
         ("Announce=80\nCheck=exec:true", "a program begins with /"),
         ("Announce=80\nCheck=exec:", "a program begins with /"),
-        ("Announce=80\nCheck=tcp:1\nCheckInterval=100ms", "CheckInterval=100ms has to be from 1s to 1h"),
-        ("Announce=80\nCheck=tcp:1\nCheckInterval=infinity", "has to be from 1s to 1h"),
+        ("Announce=80\nCheck=tcp:1\nCheckInterval=100ms", "CheckInterval=100ms has to be from 1 to 3600 seconds"),
+        ("Announce=80\nCheck=tcp:1\nCheckInterval=infinity", "has to be from 1 to"),
         ("Announce=80\nCheck=tcp:1\nCheckInterval=soon", "CheckInterval: 'soon' is no time span"),
+        ("Announce=80\nAnnounceDelay=2min", "AnnounceDelay=2min has to be from 0 to 60 seconds"),
+        ("AnnounceDelay=2s", "AnnounceDelay has no effect without Announce"),
         ("Announce=80\nCheck=tcp:1\nCheckFailures=0", "CheckFailures=0 has to be a number from 1 to 100"),
         ("Announce=80\nCheck=tcp:1\nCheckFailures=x", "CheckFailures=x has to be"),
     ],

@@ -45,6 +45,15 @@ JUDGED = [
     ("one with a proof of an earlier placement", ASKED, running(proof=Proof(6, HASH)), Unavailability.UNPROVEN),
     ("one with a proof of other content", ASKED, running(proof=Proof(7, "other")), Unavailability.UNPROVEN),
     ("one that was found unhealthy", ASKED, running(proof=Proof(7, HASH, "", "port 80")), Unavailability.UNHEALTHY),
+    ("one that is not announced", PLACED, running(unannounced="refused"), Unavailability.UNANNOUNCED),
+    (
+        "one that is no more announced",
+        ASKED,
+        running(proof=Proof(7, HASH), unannounced="x"),
+        Unavailability.UNANNOUNCED,
+    ),
+    ("one that is neither announced nor proven", ASKED, running(unannounced="x"), Unavailability.UNPROVEN),
+    ("one that has stopped, and is not announced", PLACED, running(active="failed"), Unavailability.INACTIVE),
     ("one with a proof that was not requested", PLACED, running(proof=Proof(6, "other")), None),
 ]
 

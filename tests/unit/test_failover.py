@@ -3,10 +3,14 @@
 import msgspec
 import pytest
 
+from fleetd.leader.writer import write_sets_of
+from fleetd.model.announcement import ServiceRecord
 from fleetd.model.machine import MachineMode
+from fleetd.registry.records import SERVICES, KeySpace
 from fleetd.scheduler.failover_delays import FailoverPolicy
 from fleetd.scheduler.proposal import SessionPlan
 from fleetd.scheduler.snapshot import MachineLoss
+from fleetd.store.protocol import Delete, Unchanged
 from tests.unit.cluster_builder import INACTIVE, LOADED, A, Cluster, settled_cluster
 
 B, C = "b.service", "c.service"
@@ -66,6 +70,34 @@ def test_what_fails_over_after_its_delay_is_written_only_if_its_machine_is_still
     assert "m1" not in cluster.snapshot.synced
     cluster.wait(300)
     assert [write for write in cluster.plan().writes if isinstance(write, SessionPlan)] == [SessionPlan("m1", None)]
+
+
+def test_what_a_dead_machine_announced_goes_with_the_judgement_whatever_its_units_wait_for():
+    cluster = settled_cluster("m1", a="FailoverDelay=infinity")
+    cluster.machine("m2")
+    cluster.settle()
+    for service in range(150):
+        cluster.write(SERVICES, (f"s{service}", "m1", A), ServiceRecord())
+    cluster.write(SERVICES, ("s0", "m2", A), ServiceRecord())
+    cluster.die("m1")
+    plan = cluster.plan()
+    assert [write for write in plan.writes if isinstance(write, SessionPlan)] == [SessionPlan("m1", None)]
+    found = list(write_sets_of(KeySpace(), plan, {"m1": Unchanged("k", 0)}, cluster.snapshot))
+    deleted = [each.key for write_set in found for each in write_set.operations if isinstance(each, Delete)]
+    assert deleted[0] == "/fleet/synced/m1"
+    assert sorted(deleted[1:]) == sorted(f"/fleet/services/s{each}/m1/{A}" for each in range(150))
+    assert all(Unchanged("k", 0) in each.comparisons for each in found if each.operations[0].key in deleted)
+    cluster.run_leader()
+    assert cluster.snapshot.announced == {"m2": {("s0", A): None}}
+    assert not cluster.run_leader().writes
+
+
+def test_what_a_machine_announced_that_has_nothing_else_goes_too():
+    cluster = settled_cluster("m1", a="")
+    cluster.write(SERVICES, ("web", "m9", A), ServiceRecord())
+    assert cluster.snapshot.forgotten() == ["m9"]
+    cluster.run_leader()
+    assert cluster.snapshot.announced == {}
 
 
 def test_a_machine_that_comes_back_in_time_keeps_its_placement_unchanged():

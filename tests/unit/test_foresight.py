@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from fleetd.model.announcement import ServiceRecord
 from fleetd.model.machine import Cordon, DrainRequest, MachineMode, MachineSettings
 from fleetd.model.move import Move
 from fleetd.model.placement import Placement
@@ -12,7 +13,7 @@ from fleetd.model.reason import render_eviction
 from fleetd.model.reboot import RebootRequest
 from fleetd.model.rollout import Rollout
 from fleetd.model.unit import Unit
-from fleetd.registry.records import MACHINES, PLACEMENTS, REBOOT_REQUESTS, SETTINGS, STATES, UNITS
+from fleetd.registry.records import MACHINES, PLACEMENTS, REBOOT_REQUESTS, SERVICES, SETTINGS, STATES, UNITS
 from fleetd.scheduler.failover_delays import Now
 from fleetd.scheduler.foresight import Foresight, Hypothesis, foresee, pretend
 from fleetd.scheduler.preference import Preference, Standing
@@ -105,6 +106,13 @@ def test_a_lost_machine() -> None:
     found = foresee_in(cluster, machines={"m1": None})
     assert sorted(moves_of(found)) == ["log m1→", "w@1 m1→m2"]
     assert found.nowhere == ("a.service",)
+
+
+def test_what_a_lost_machine_announced_is_forgotten_in_the_plan_too() -> None:
+    cluster = rolling_group()
+    cluster.write(SERVICES, ("web", "m1", "w@1.service"), ServiceRecord())
+    assert moves_of(foresee_in(cluster, machines={"m1": None})) == ["w@1 m1→m2"]
+    assert cluster.snapshot.announced == {"m1": {("web", "w@1.service"): None}}
 
 
 def test_a_machine_that_joins_gets_global_units_and_what_fitted_nowhere() -> None:

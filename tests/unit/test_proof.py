@@ -1,5 +1,7 @@
 """Whether a unit is healthy, for a placement that asks."""
 
+import math
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -9,7 +11,7 @@ from fleetd.model.group import UpdateAction
 from fleetd.model.unit import Proof, TargetState
 from fleetd.reconciler.actions import Applied, Restarting
 from fleetd.reconciler.observed import LastRun, needs_last_run
-from fleetd.reconciler.proof import Judgement, explain, judge_health
+from fleetd.reconciler.proof import Announced, Judgement, explain, judge_health
 from tests.unit.reconcile_builder import LAUNCHED, LOADED, NEW_HASH, OLD_HASH, entry, here, placed
 
 ASKED = msgspec.structs.replace(placed(), prove_after_s=10.0, prove_within_s=60.0)
@@ -127,6 +129,26 @@ def test_systemd_is_asked_about_a_running_unit_only_for_a_proof():
 
 
 # A unit that runs several times, each time for so long, and is seen at any time.
+
+
+@pytest.mark.parametrize(
+    ("unit", "announced", "judgement"),
+    [
+        (seen(), Announced(112.0), PROVEN),
+        (seen(), Announced(113.0, "announced for less than 2 s"), Judgement(due_s=113.0)),
+        (seen(at_s=105.0), Announced(102.0), Judgement(due_s=111.0)),
+        (seen(), Announced(math.inf, "its check fails: refused"), Judgement(due_s=160.0)),
+        (
+            seen(at_s=160.0),
+            Announced(math.inf, "its check fails: refused"),
+            failed("it was not announced within 60 s: its check fails: refused"),
+        ),
+        (seen("activating", at_s=160.0), Announced(math.inf), failed(LATE)),
+    ],
+)
+def test_a_unit_with_names_is_proven_once_they_can_be_relied_on(unit, announced, judgement):
+    assert judge_health(ASKED, unit, announced=announced) == judgement
+
 
 RUNS = st.lists(st.floats(0.01, 30.0), min_size=1, max_size=8)
 

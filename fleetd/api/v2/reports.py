@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from fleetd.api import schema
 from fleetd.api.http import Request, Response, parse_json, render_json
 from fleetd.api.v1.states import is_gone
+from fleetd.model.announcement import NOT_SETTLED
 from fleetd.model.content import Content
 from fleetd.model.machine import Machine
 from fleetd.model.placement import Decision, Placement
@@ -47,7 +48,7 @@ def describe_allocation(data: ReportData, machine: str, unit: str, state: UnitSt
         orphaned=unit not in data.units,
         error=state.error,
         result=state.result,
-        note=state.note,
+        note=state.note or _describe_unannounced(state),
         refusal=state.refusal,
     )
 
@@ -106,6 +107,11 @@ def describe_rejection(count: RejectionCount) -> schema.RejectionCount:
     """A count of machines that reject a unit for one reason."""
     found = count.rejection
     return schema.RejectionCount(found.kind, render_rejection(found), count.machines, found.subject)
+
+
+def _describe_unannounced(state: UnitState) -> str:
+    """Why the names of a unit that is at work cannot be relied on; '' if that is only a matter of two seconds."""
+    return f"not announced: {state.unannounced}" if state.unannounced not in ("", NOT_SETTLED) else ""
 
 
 def make_reports(data: ReportData) -> tuple[schema.UnitReport, ...]:

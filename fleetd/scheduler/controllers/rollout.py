@@ -34,7 +34,13 @@ from fleetd.scheduler.snapshot import is_later
 from fleetd.scheduler.unit_plan import ProofRequest, UnitPlanBuilder
 
 # A member that is unavailable for one of these is down; any other may be about to prove itself.
-_DOWN = (Unavailability.INACTIVE, Unavailability.UNHEALTHY, Unavailability.LOST, Unavailability.UNPLACED)
+_DOWN = (
+    Unavailability.INACTIVE,
+    Unavailability.UNHEALTHY,
+    Unavailability.UNANNOUNCED,
+    Unavailability.LOST,
+    Unavailability.UNPLACED,
+)
 
 
 def roll_out(proposal: Proposal) -> None:
