@@ -182,6 +182,11 @@ class Client:
             found |= {each.machine: each.keys for each in answer.host_keys}
         return found
 
+    def services(self, name: str = "") -> tuple[schema.Service, ...]:
+        """What units announce under this name ('': under all). Raises ApiError for what is no name."""
+        path = f"{schema.V2}/services" + (f"/{quote(name, safe='')}" if name else "")
+        return self._get(path, schema.Services).services
+
     def move(self, name: str, request: schema.MoveRequest) -> None:
         """Move a unit to a machine. Raises ApiError if it does not fit there."""
         self._call("PUT", move_path(name), msgspec.json.encode(request))

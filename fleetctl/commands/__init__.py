@@ -40,6 +40,7 @@ SUMMARIES = {
     "rollout": "Show and steer changes that reach the units of a group one after the other",
     "scale": "Set how many instances a template has",
     "secret": "List, set or remove secrets, which units get as credentials of systemd",
+    "services": "List the names that units announce, and where they are",
     "settings": "Show or change the settings of the cluster",
     "simulate": "Play what happens to a cluster when machines are drained or lost, or a folder is applied",
     "ssh": "Log in to a machine or the machine of a unit, or run a command there",

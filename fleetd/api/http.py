@@ -93,9 +93,9 @@ class Route(msgspec.Struct, frozen=True):
     is that after which events tell what the answer does not show.
 
     The OpenAPI description is made of the handler's docstring, the types of the body and of the answer (None: there is
-    none, dict: any object, bytes: text), `query`, the names of parameters that may be repeated, and `options`, of those
-    that may not, with spaces between them. If it `is_streamed`, the answer is many of this type, one a line. What
-    `is_page` is a file of the web page, and is not described.
+    none, dict: any object, list: an array of objects, bytes: text), `query`, the names of parameters that may be
+    repeated, and `options`, of those that may not, with spaces between them. If it `is_streamed`, the answer is many of
+    this type, one a line. What `is_page` is a file of the web page, and is not described.
     """
 
     method: str
@@ -103,7 +103,7 @@ class Route(msgspec.Struct, frozen=True):
     handler: Handler
     needs: Permission | None
     body: type[msgspec.Struct] | None = None
-    answer: type[msgspec.Struct | dict[str, Any] | bytes] | None = None
+    answer: type[msgspec.Struct | dict[str, Any] | list[Any] | bytes] | None = None
     query: str = ""
     options: str = ""
     by_name: bool = False

@@ -36,6 +36,7 @@ from fleetd.api.v2.removals import Removals
 from fleetd.api.v2.reports import Reports
 from fleetd.api.v2.rollouts import Rollouts
 from fleetd.api.v2.secrets import Secrets
+from fleetd.api.v2.services import service_routes
 from fleetd.api.v2.settings import Settings
 from fleetd.membership.store_epoch import StoreEpoch
 from fleetd.model.machine import Machine
@@ -82,6 +83,7 @@ def make_routes(parts: Parts) -> tuple[Route, ...]:
         *_trust_routes(parts),
         *_insight_routes(parts),
         *locks.routes(),
+        *service_routes(parts.registry),
         Route("GET", f"{V2}/settings", settings.get_all, VIEW, answer=schema.Settings),
         Route("PATCH", f"{V2}/settings", settings.patch, ADMIN, schema.SettingChanges),
     )

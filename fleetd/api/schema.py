@@ -81,6 +81,8 @@ from fleetd.api.rollout_schema import RolloutCommand as RolloutCommand
 from fleetd.api.rollout_schema import RolloutFailure as RolloutFailure
 from fleetd.api.rollout_schema import RolloutMember as RolloutMember
 from fleetd.api.rollout_schema import Rollouts as Rollouts
+from fleetd.api.service_schema import Service as Service
+from fleetd.api.service_schema import Services as Services
 from fleetd.model.unit_option import UnitOption
 
 JSON_TYPE = "application/json"

@@ -28,7 +28,7 @@ def render_openapi(routes: Sequence[Route]) -> dict[str, Any]:
             continue
         if route.method.lower() not in paths.setdefault(route.path, {}):
             paths[route.path][route.method.lower()] = _describe(route)
-            types |= {type_: None for type_ in (route.body, route.answer) if type_ not in (None, dict, bytes)}
+            types |= {type_: None for type_ in (route.body, route.answer) if type_ not in (None, dict, list, bytes)}
     _, components = msgspec.json.schema_components(types, ref_template=_REF + "{name}")
     for component in components.values():
         component["description"] = inspect.cleandoc(component["description"])
@@ -79,6 +79,8 @@ def _describe_answer(route: Route) -> dict[str, Any]:
         lines = {"schema": {"$ref": _REF + route.answer.__name__}}
         kinds = ("application/x-ndjson", "text/event-stream")
         return {"200": {"description": "Success.", "content": dict.fromkeys(kinds, lines)}}
+    if route.answer is list:
+        return _content("200", {"type": "array", "items": {"type": "object"}})
     return _content("200", {"type": "object"} if route.answer is dict else {"$ref": _REF + route.answer.__name__})
 
 

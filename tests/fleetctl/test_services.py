@@ -1,0 +1,70 @@
+"""services: what is listed, against a cluster whose agents announce; and what is refused."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.fleetctl.conftest import Fleetctl
+from tests.fleetctl.small_cluster import SmallCluster
+
+UNIT = "[Service]\nExecStart=/bin/daemon\n[X-Fleet]\nAnnounce=web 8080\nAnnounce=web 8081/udp\n"
+PATIENCE_S = 60.0
+
+
+@pytest.fixture
+def unit(tmp_path: Path) -> Path:
+    path = tmp_path / "app.service"
+    path.write_text(UNIT)
+    return path
+
+
+def test_what_a_started_unit_announces_is_listed(
+    small_fleetctl: Fleetctl, small_cluster: SmallCluster, unit: Path
+) -> None:
+    assert small_fleetctl("services").stdout == "SERVICE\tUNIT\tMACHINE\tADDRESS\tPORT\tSTATE\n"
+    assert small_fleetctl("start", str(unit)).status == 0
+    deadline_s = time.monotonic() + PATIENCE_S
+    while small_fleetctl("services", "web").status and time.monotonic() < deadline_s:
+        time.sleep(0.05)
+    shown = small_fleetctl("services", "--fields=service,unit,port,state", "--no-legend", "web")
+    assert [line.split() for line in shown.stdout.splitlines()] == [
+        ["web", "app.service", "8080/tcp", "announced"],
+        ["web", "app.service", "8081/udp", "announced"],
+    ]
+    found = json.loads(small_fleetctl("services", "--output=json").stdout)
+    assert [(each["service"], each["port"], each["protocol"], each["failing"]) for each in found] == [
+        ("web", 8080, "tcp", None),
+        ("web", 8081, "udp", None),
+    ]
+    assert found[0]["address"].startswith("10.0.0.")
+
+
+def test_a_name_that_nothing_announces_is_a_failure(small_fleetctl: Fleetctl, small_cluster: SmallCluster) -> None:
+    result = small_fleetctl("services", "web")
+    assert result.status == 1
+    assert result.stderr.startswith("No unit that is active announces web: ")
+    result = small_fleetctl("services", "Web")
+    assert result.status == 1
+    assert '"Web" is no label of a DNS name' in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "cause"),
+    [
+        ("Announce=Web 80", '"Web" is no label of a DNS name'),
+        ("Announce=web http", '"http" is no port'),
+        ("Announce=80\nCheck=curl localhost", "is no check: write http:PORT/PATH"),
+        ("Check=tcp:80", "Check has no effect without Announce"),
+    ],
+)
+def test_what_cannot_be_announced_is_refused_by_verify_and_by_the_cluster(
+    small_fleetctl: Fleetctl, small_cluster: SmallCluster, tmp_path: Path, line: str, cause: str
+) -> None:
+    path = tmp_path / "bad.service"
+    path.write_text(f"[Service]\nExecStart=/bin/true\n[X-Fleet]\n{line}\n")
+    for command in ("verify", "start"):
+        result = small_fleetctl(command, str(path))
+        assert result.status == 1
+        assert cause in result.stdout + result.stderr
