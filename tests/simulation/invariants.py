@@ -18,6 +18,7 @@ from fleetd.model.unit import TargetState, Unit
 from fleetd.registry.records import DECISIONS, LEADER, MACHINES, PLACEMENTS, SETTINGS, STATES, SYNCED, UNITS, RecordKey
 from fleetd.scheduler.failover_delays import FailoverPolicy
 from fleetd.store.protocol import Comparison, CreatedAt, Event, HasValue, Operation, Put, Unchanged
+from tests.simulation.announcement_invariants import OnlyTheHealthyAreAnnounced, WithdrawalComesFirst
 from tests.simulation.certificate_invariants import RevokedAreNotServed, TrustOnlyGrows, WorkersAreLetIn
 from tests.simulation.checker import Checker, Key, now
 from tests.simulation.drain_invariants import DrainsKeepTheBudget, KeptPlacesAreKept
@@ -478,5 +479,7 @@ CHECKERS: tuple[type[Checker], ...] = (
     RevokedAreNotServed,
     TrustOnlyGrows,
     WorkersAreLetIn,
+    OnlyTheHealthyAreAnnounced,
+    WithdrawalComesFirst,
     Rule8NobodyStorms,
 )

@@ -130,7 +130,8 @@ class SimulatedMachine:
         self.connections: dict[Breakable, None] = {}  # of workers, with its fleetd
         self._hooks = hooks
         self._directory = directory
-        self.prober = ScriptedProber()
+        self.prober = ScriptedProber(lambda check: self.failing_check)
+        self.failing_check: str | None = ""  # why all checks fail here, '' if they pass, None if they hang
         self._own_state = directory.with_name(f"{name}-state")  # what outlives a boot
         self.trust: MachineTrust | None = None
         if hooks.life_s and hooks.servers:

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+import tests.simulation.announcement_actions
 import tests.simulation.certificate_actions
 import tests.simulation.expectations
 import tests.simulation.limit_actions

@@ -6,6 +6,7 @@ Checkers and scenarios read it.
 import asyncio
 from typing import Any
 
+from fleetd.model.announcement import ServiceRecord
 from fleetd.model.certificate import Revocation, TrustedAuthority
 from fleetd.model.cluster_settings import ClusterSettings
 from fleetd.model.machine import Machine, MachineSettings
@@ -41,6 +42,7 @@ class StoreModel:
         self.reboots: dict[str, Reboot] = {}  # by machine
         self.secrets: dict[str, Secret] = {}
         self.sealed: dict[Names, SealedSecret] = {}  # (machine, secret)
+        self.services: dict[tuple[str, str, str], ServiceRecord] = {}  # (service, machine, unit)
         self.authorities: dict[str, TrustedAuthority] = {}  # by number, as text
         self.revocations: dict[str, Revocation] = {}  # the same
         self.placements: dict[Names, Placement] = {}  # (machine, unit)
@@ -61,6 +63,7 @@ class StoreModel:
         self.reboots.clear()
         self.secrets.clear()
         self.sealed.clear()
+        self.services.clear()
         self.authorities.clear()
         self.revocations.clear()
         self.placements.clear()
@@ -105,6 +108,8 @@ class StoreModel:
                 _set(self.secrets, path.names[0], record)
             case records.SEALED_SECRETS:
                 _set(self.sealed, path.names, record)
+            case records.SERVICES:
+                _set(self.services, path.names, record)
             case records.AUTHORITIES:
                 _set(self.authorities, path.names[0], record)
             case records.REVOCATIONS:

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from fleetd.model.announcement import ServicePort, ServiceRecord
 from fleetd.model.confinement import Limits
 from fleetd.model.event import ClusterEvent, EventKind, EventRecord
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.reason import BEST, Eviction, Rejection, RejectionKind, WaitingForStop
 from fleetd.model.secret import SecretRef
 from fleetd.model.unit import TargetState, UnitState
-from fleetd.registry.records import MACHINES, PLACEMENTS, REBOOTS, SYNCED, UNITS, Synced
+from fleetd.registry.records import MACHINES, PLACEMENTS, REBOOTS, SYNCED, UNITS, Synced, encode
 from fleetd.store import worker_wire
 from fleetd.store.protocol import Delete, Event, KeyValue, Operation, Put
 from tests.simulation.clock import run_cluster
@@ -27,6 +28,7 @@ from tests.simulation.world import Failure, World
 
 WEB = "web@1.service"
 M1, M2 = "1" * 32, "2" * 32
+RECORD = ServiceRecord("10.0.0.1", (ServicePort(80),))
 
 Violation = Callable[[World], Awaitable[None]]
 
@@ -151,6 +153,18 @@ async def remove_what_runs(world: World) -> None:
 
 async def touch_the_systems_own(world: World) -> None:
     await world.machines["m1"].systemd.write({"ssh.service": unit_text(WEB)})
+
+
+async def announce_what_does_not_run(world: World) -> None:
+    await write(world, Put(f"/fleet/services/x/{M1}/gone.service", encode(RECORD)))
+    await asyncio.sleep(60)
+
+
+async def stop_what_is_announced(world: World) -> None:
+    await asyncio.sleep(20)
+    await write(world, Put(f"/fleet/services/x/{M1}/{WEB}", encode(RECORD)))
+    await world.operators.set_target(WEB, TargetState.LOADED)
+    await asyncio.sleep(5)
 
 
 async def keep_states_of_the_gone(world: World) -> None:
@@ -336,6 +350,8 @@ VIOLATIONS: tuple[tuple[str, Violation], ...] = (
     ("StatesGoWithTheirMachine", keep_states_of_the_gone),
     ("DisruptionBudgetIsKept", change_two_at_once),
     ("SecretsComeFirst", start_without_its_secret),
+    ("OnlyTheHealthyAreAnnounced", announce_what_does_not_run),
+    ("WithdrawalComesFirst", stop_what_is_announced),
     ("EventsTellWhatWasDone", move_silently),
     ("EventsTellWhatWasDone", lose_a_machine_silently),
     ("EventsTellWhatWasDone", tell_what_was_not_done),

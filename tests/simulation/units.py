@@ -47,6 +47,8 @@ TIED = {
     "tied.service": (
         f"[Unit]\nRequires=web@3.service\nAfter=web@3.service\n{_SERVICE}[X-Fleet]\nMachineOf=web@3.service\n"
     ),
+    "named.service": f"{_SERVICE}[X-Fleet]\nAnnounce=8080\nCheck=tcp:8080\n",
+    "plain.service": f"{_SERVICE}[X-Fleet]\nAnnounce=named 8081\nMachineOf=named.service\n",
 }
 
 
