@@ -39,6 +39,7 @@ class PageServer(ThreadingHTTPServer):
     another user of this machine, which is closed. Raises OSError if the port cannot be used."""
 
     daemon_threads = True
+    request_queue_size = MOST_CONNECTIONS
 
     def __init__(
         self,
