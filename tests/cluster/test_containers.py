@@ -20,6 +20,10 @@ class Fleet:
         self.operator = Operator(cluster, folder)
         self.registry = ContainerRegistry(cluster, cluster.machines[0])
 
+    def expect(self, what: str, holds: Callable[[], bool]) -> None:
+        """Wait until this holds."""
+        self.cluster.wait_until(what, holds, WITHIN_S)
+
 
 @pytest.fixture
 def fleet(new_cluster: Callable[..., Cluster], tmp_path: Path) -> Fleet:
@@ -43,26 +47,22 @@ def test_a_container_lives_as_any_unit_does(fleet: Fleet) -> None:
     [path, _] = fleet.operator.write(files)
     fleetctl("start", path)
     here = fleet.operator.machine_of("hello.service")
-    assert names(here) == ["systemd-hello"]
+    fleet.expect("the container runs", lambda: names(here) == ["systemd-hello"])
     assert podman(here, "volume", "ls", "--format", "{{.Name}} {{.Labels}}") == ["systemd-data map[a:b]"]
     assert here.show("hello.service", "Type") == "notify"
-    fleet.cluster.wait_until(
-        "its output is in the journal", lambda: "one" in fleetctl("journal", "hello").stdout.split(), WITHIN_S
-    )
+    fleet.expect("its output is in the journal", lambda: "one" in fleetctl("journal", "hello").stdout.split())
     assert fleetctl("cat", "hello.container").stdout.startswith("[Container]\nImage=")
 
     fleetctl("restart", "hello.container")
-    assert names(here) == ["systemd-hello"]
+    fleet.expect("the container runs again", lambda: names(here) == ["systemd-hello"])
 
     fleetctl("drain", here.id)
     there = fleet.operator.other_machine(here)
-    fleet.cluster.wait_until(
-        "it runs on the other machine", lambda: fleet.operator.placed().get("hello.service") == [there.id], WITHIN_S
-    )
-    assert (names(here), names(there)) == ([], ["systemd-hello"])
+    fleet.expect("it is on the other machine", lambda: fleet.operator.placed().get("hello.service") == [there.id])
+    fleet.expect("it runs there alone", lambda: (names(here), names(there)) == ([], ["systemd-hello"]))
 
     fleetctl("destroy", "hello.container")
-    fleet.cluster.wait_until("the container is gone", lambda: names(there) == [], WITHIN_S)
+    fleet.expect("the container is gone", lambda: names(there) == [])
 
 
 def test_a_tag_that_moves_is_rolled_out_by_update(fleet: Fleet) -> None:
@@ -72,21 +72,24 @@ def test_a_tag_that_moves_is_rolled_out_by_update(fleet: Fleet) -> None:
     files = {"web@.container": container(image, sections="\n[X-Fleet]\nInstances=2\nConflicts=web@*\n")}
     fleet.operator.write(files)
     fleetctl("apply", "--set=web", str(fleet.operator.folder))
-    assert said_by_all(fleet) == ["one", "one"]
+    fleet.expect("both say one", lambda: said_by_all(fleet) == ["one", "one"])
     fleet.registry.push("web:1", "two")
     assert fleetctl("apply", "--set=web", str(fleet.operator.folder)).stderr == ""
     fleetctl("restart", "web@1", "web@2")
-    assert said_by_all(fleet) == ["one", "one"]
+    fleet.expect("both say one", lambda: said_by_all(fleet) == ["one", "one"])
     updated = fleetctl("update", "web@.container")
     assert f"Unit web@.service: {image} was sha256:" in updated.stdout
-    assert said_by_all(fleet) == ["two", "two"]
+    fleet.expect("both say two", lambda: said_by_all(fleet) == ["two", "two"])
     assert "as before" in fleetctl("update", "web@").stdout
 
 
 def said_by_all(fleet: Fleet) -> list[str]:
-    """The versions in the containers that run, on all machines."""
+    """The versions in the containers that run, on all machines; of one that ends meanwhile, ''."""
     found = [(machine, name) for machine in fleet.cluster.machines for name in names(machine)]
-    return sorted(podman(machine, "exec", name, "/bin/cat", "/version")[0] for machine, name in found)
+    return sorted(
+        machine.run(["podman", "exec", name, "/bin/cat", "/version"], check=False).stdout.strip()
+        for machine, name in found
+    )
 
 
 def test_a_container_starts_elsewhere_when_its_machine_is_lost(fleet: Fleet) -> None:
@@ -98,7 +101,7 @@ def test_a_container_starts_elsewhere_when_its_machine_is_lost(fleet: Fleet) -> 
     assert fleet.operator.machine_of("hello.service") is there
     fleet.cluster.fleetctl("uncordon", here.id)
     there.power_cut()
-    fleet.cluster.wait_until("it runs on the other machine", lambda: names(here) == ["systemd-hello"], WITHIN_S)
+    fleet.expect("it runs on the other machine", lambda: names(here) == ["systemd-hello"])
 
 
 def test_an_image_that_is_not_there_is_named_in_the_failure(fleet: Fleet) -> None:

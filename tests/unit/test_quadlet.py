@@ -326,6 +326,8 @@ REFUSED = [
     ("[Container]\nImage=i\nHostName=x\n", "HostName= in .Container. is refused: .* write PodmanArgs=--hostname="),
     ("[Container]\nImage=i\nPod=x.pod\n", "fleet has no pods"),
     ("[Container]\nImage=i\npublishport=1\n", "it is spelt PublishPort="),
+    ("[Container]\nImage=i\nPublishPorts=1\n", "fleet does not know it: perhaps PublishPort= is meant"),
+    ("[Container]\nImage=i\nNonsense=1\n", "fleet does not know it: look at its spelling"),
     (
         "[Container]\nImage=i\nNonsense=1\n",
         "hello.container: Nonsense= in .Container. is refused: fleet does not know it",

@@ -138,4 +138,8 @@ def _explain(section: str, key: str) -> str:
         return _INSTEAD[key]
     if known := {each.lower(): each for each in _SUPPORTED[section]}.get(key.lower()):
         return f"it is spelt {known}="
-    return "fleet does not know it: look at its spelling, or give podman's option in PodmanArgs="
+    import difflib  # imported late: only an unknown key needs it
+
+    close = difflib.get_close_matches(key, sorted(_SUPPORTED[section]), n=1, cutoff=0.8)
+    spelling = f"perhaps {close[0]}= is meant" if close else "look at its spelling"
+    return f"fleet does not know it: {spelling}, or give podman's option in PodmanArgs="
