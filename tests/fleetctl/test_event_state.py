@@ -48,7 +48,7 @@ class Runs:
         return [line["unit"] for line in self.lines if "unit" in line]
 
     def start(self, *options: str) -> None:
-        arguments = ["events", "-f", f"--state-file={self.state}", "--output=json", *options]
+        arguments = ["--request-timeout=60", "events", "-f", f"--state-file={self.state}", "--output=json", *options]
         command = [sys.executable, "-c", "import sys; from fleetctl.cli import run; sys.exit(run(sys.argv[1:]))"]
         with self._output.open("ab") as output, self._errors.open("ab") as errors:
             self._process = subprocess.Popen(
