@@ -36,10 +36,12 @@ class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Place(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A machine where the unit is, and its address."""
+    """A machine where the unit is, and its address. `unannounced` is why others cannot rely on the names there that the
+    unit announces, '' if they can, or if it has none."""
 
     machine: str
     address: str = ""
+    unannounced: str = ""
 
 
 class Explanation(msgspec.Struct, frozen=True, omit_defaults=True):

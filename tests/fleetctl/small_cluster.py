@@ -32,6 +32,7 @@ class SmallCluster:
 
     def __init__(self, loop: BackgroundLoop, directory: Path, behaviours: dict[str, Behaviour]) -> None:
         self.unix = f"unix://{directory}/fleet.sock"
+        self.prober = ScriptedProber()
         self._directory = directory
         self._behaviours = behaviours
         self._memberships: list[Membership] = []
@@ -79,7 +80,7 @@ class SmallCluster:
             Ledger(runtime),
             epoch,
             registration,
-            prober=ScriptedProber(),
+            prober=self.prober,
             place=lambda: (f"10.0.0.{number}", ""),
         )
         membership = Membership(

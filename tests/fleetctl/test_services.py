@@ -41,6 +41,24 @@ def test_what_a_started_unit_announces_is_listed(
     assert found[0]["address"].startswith("10.0.0.")
 
 
+def test_why_a_unit_is_not_announced_is_explained(
+    small_fleetctl: Fleetctl, small_cluster: SmallCluster, unit: Path
+) -> None:
+    unit.write_text(UNIT + "Check=tcp:8080\n")
+    small_cluster.prober.failures["tcp:8080"] = "connection refused"
+    assert small_fleetctl("start", str(unit)).status == 0
+    deadline_s = time.monotonic() + PATIENCE_S
+    words = "no: its check fails: connection refused"
+    while words not in small_fleetctl("explain", "app").stdout and time.monotonic() < deadline_s:
+        time.sleep(0.05)
+    lines = small_fleetctl("explain", "app").stdout.splitlines()
+    assert lines[1].startswith("  announced  ")
+    assert lines[1].endswith(words)
+    shown = small_fleetctl("services", "--no-legend", "web").stdout.splitlines()
+    assert len(shown) == 2
+    assert all("its check fails: connection refused" in line for line in shown)
+
+
 def test_a_name_that_nothing_announces_is_a_failure(small_fleetctl: Fleetctl, small_cluster: SmallCluster) -> None:
     result = small_fleetctl("services", "web")
     assert result.status == 1

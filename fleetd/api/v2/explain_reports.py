@@ -22,7 +22,7 @@ def describe_explanation(snapshot: Snapshot, name: str, revision: int) -> schema
         unit=name,
         revision=revision,
         target=unit.target,
-        places=tuple(schema.Place(machine, _address(snapshot, machine)) for machine in found.here),
+        places=tuple(_describe_place(snapshot, name, machine) for machine in found.here),
         since=decision.since if decision and decision.machine else 0.0,
         reason=render(decision.reason) if decision else "",
         cause=describe_reason(decision.reason) if decision else None,
@@ -31,6 +31,11 @@ def describe_explanation(snapshot: Snapshot, name: str, revision: int) -> schema
         why_here=tuple(_describe_narrowing(each, name) for each in found.narrowings),
         why_not=tuple(_describe_verdict(snapshot, each) for each in found.others),
     )
+
+
+def _describe_place(snapshot: Snapshot, name: str, machine: str) -> schema.Place:
+    state = snapshot.states.get(name, {}).get(machine)
+    return schema.Place(machine, _address(snapshot, machine), state.unannounced if state else "")
 
 
 def _describe_narrowing(narrowing: Narrowing, name: str) -> schema.Narrowing:
