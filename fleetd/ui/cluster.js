@@ -1,10 +1,11 @@
 // What the page knows of the cluster, and what an event says about that. Pure.
 
-import { machineRows } from "./machines.js";
+import { lostRow, machineRows } from "./machines.js";
 import { isTemplate, unitRow } from "./units.js";
 import { describeEvent, eventLevel } from "./words.js";
 
 const MOST_EVENTS = 2000; // that are kept; the oldest go
+const MISSED = 86400; // seconds for which a machine that was lost, and has not come back, is shown
 const OF_MACHINES = ["joined", "lost", "back", "left", "drain", "reboot"];
 
 /** Nothing is known yet. `units` are `{ report, row }` by name, without templates, and all of them if it `isWhole`;
@@ -13,6 +14,7 @@ export const NOTHING = {
   who: null,
   isWhole: false,
   machines: new Map(),
+  lost: new Map(), // machines that were lost and are not back, by id: the time
   units: new Map(),
   machineRows: [],
   unitRows: [],
@@ -29,6 +31,7 @@ export function withLists(cluster, machines, reports, asked = null) {
   const known = machines ? new Map(machines.map((machine) => [machine.id, machine])) : cluster.machines;
   const unitRows = [...units.values()].map(({ row }) => row);
   const all = machineRows(known.values(), [...units.values()].map(({ report }) => report));
+  for (const id of cluster.lost.keys()) if (!known.has(id)) all.push(lostRow(id));
   return { ...cluster, isWhole: cluster.isWhole || !asked, machines: known, units, unitRows, machineRows: all };
 }
 
@@ -36,7 +39,12 @@ export function withLists(cluster, machines, reports, asked = null) {
 export function withEvents(cluster, events, now) {
   const latest = events.slice(-MOST_EVENTS);
   const rows = latest.map((event, number) => eventRow(event, cluster.told + number, now)).reverse();
-  return { ...cluster, events: [...rows, ...cluster.events].slice(0, MOST_EVENTS), told: cluster.told + latest.length };
+  const lost = new Map(cluster.lost);
+  for (const { kind, machine, at } of latest)
+    if (kind === "lost" && (at || now) > now - MISSED) lost.set(machine, at || now);
+    else if (["joined", "back", "left"].includes(kind)) lost.delete(machine);
+  const shown = [...rows, ...cluster.events].slice(0, MOST_EVENTS);
+  return { ...cluster, events: shown, lost, told: cluster.told + latest.length };
 }
 
 function eventRow(event, number, now) {

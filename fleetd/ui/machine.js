@@ -82,7 +82,7 @@ export class MachineView {
   }
 
   gone() {
-    return h("div", {}, h("h1", { tabindex: "-1" }, this.title), h("p", { class: "failure" }, "It is not in the cluster now."));
+    return h("div", {}, h("h1", { tabindex: "-1" }, this.title), h("p", { class: "failure" }, "It is not in the cluster now: it was lost, or has left."));
   }
 
   draw(machine) {

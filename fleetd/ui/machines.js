@@ -33,6 +33,9 @@ function machineRow(machine, counts = { units: 0, active: 0, failed: 0 }) {
   };
 }
 
+/** The row of a machine that was lost, of which the cluster knows nothing else any more. */
+export const lostRow = (id) => ({ ...machineRow({ id }), state: "lost", stateLevel: BAD, level: BAD, words: `${id} lost` });
+
 /** `a=b,c=d`, in order; "" for none. */
 export const renderMetadata = (metadata = {}) =>
   Object.keys(metadata).sort().map((key) => `${key}=${metadata[key]}`).join(",");
@@ -49,8 +52,10 @@ export function machineState(machine) {
 
 /** The cluster as words, each with the level that it is drawn in. */
 export function summarise({ machineRows: machines, unitRows: units, isWhole }) {
-  const parts = [[count(machines.length, "machine"), IDLE]];
-  const unready = machines.filter((row) => row.state !== "ready").length;
+  const lost = machines.filter((row) => row.state === "lost").length;
+  const parts = [[count(machines.length - lost, "machine"), IDLE]];
+  if (lost) parts.push([`${lost} lost`, BAD]);
+  const unready = machines.filter((row) => row.state !== "ready").length - lost;
   if (unready) parts.push([`${unready} not ready`, CHANGING]);
   if (!isWhole) return [...parts, ["reading the units …", IDLE]];
   parts.push([count(units.length, "unit"), IDLE]);

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -263,6 +264,28 @@ async def test_a_fleetd_that_falls_silent_counts_as_lost(visit: Visit) -> None:
     await expect(visit.row("new.service")).to_contain_text("active/running")
 
 
+async def test_a_machine_that_was_lost_is_shown_until_it_is_back(visit: Visit) -> None:
+    at = time.time() - 60
+    told = [
+        {"kind": "begin", "token": "e.0"},
+        *({"kind": "lost", "machine": each * 32, "at": at} for each in "678"),
+        {"kind": "back", "machine": "6" * 32, "at": at},
+        {"kind": "left", "machine": "7" * 32, "at": at},
+        {"kind": "lost", "machine": "9" * 32, "at": at - 90_000},
+        {"kind": "lost", "machine": M2, "at": at},
+        {"kind": "mark", "token": "e.1"},
+    ]
+    latest = "\n".join(map(json.dumps, told)) + "\n"
+    await answer_with(visit, "**/fleet/v2/events?follow=false*", latest)
+    await visit.open("machines")
+    await expect(visit.page.locator("#summary")).to_contain_text("3 machines1 lost4 units")
+    await expect(visit.row("88888888")).to_contain_text("lost")
+    await expect(visit.page.get_by_role("option")).to_have_count(4)
+    await expect(visit.row(M2[:8])).to_contain_text("ready")
+    await visit.row("88888888").click()
+    await expect(visit.page.locator("main")).to_contain_text("it was lost, or has left")
+
+
 async def test_the_page_loads_again_when_one_of_its_files_could_not_be_had(visit: Visit) -> None:
     failed: list[str] = []
 
@@ -286,7 +309,7 @@ async def test_an_empty_cluster_says_how_to_begin(visit: Visit) -> None:
     await visit.open("units")
     await expect(visit.page.locator(".empty")).to_contain_text("fleetctl start FILE")
     await visit.open("machine/1")
-    await expect(visit.page.locator("main")).to_contain_text("It is not in the cluster now.")
+    await expect(visit.page.locator("main")).to_contain_text("It is not in the cluster now")
 
 
 async def test_a_list_is_filtered_grouped_and_sorted_and_its_address_says_how(visit: Visit) -> None:
