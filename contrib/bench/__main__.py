@@ -11,12 +11,12 @@ import sys
 import time
 
 from contrib import interrupt
-from contrib.bench import history, measures, rollout
+from contrib.bench import history, insight, measures, rollout
 from contrib.bench.figure import Figure, render_table
 from contrib.bench.measures import Bench
 from contrib.testbed import OWN_TIMEOUTS, Cluster, missing_requirements
 
-MEASURES = measures.MEASURES | rollout.MEASURES
+MEASURES = measures.MEASURES | insight.MEASURES | rollout.MEASURES
 LARGE = 20  # machines: fewer are not asked to restart a hundred instances one ten after the other
 
 

@@ -229,8 +229,8 @@ async def measure_fleetctl(bench: Bench) -> list[Figure]:
     endpoint = f"--endpoint=unix://{bench.cluster.machines[0].path('/run/fleet.sock')}"
     fleetctl = f"{sys.prefix}/bin/fleetctl"
     python = await time_python(bench.rounds)
-    lists = await _time_command(bench.rounds, fleetctl, endpoint, "list-units")
-    helps = await _time_command(bench.rounds, fleetctl, "--help")
+    lists = await time_command(bench.rounds, fleetctl, endpoint, "list-units")
+    helps = await time_command(bench.rounds, fleetctl, "--help")
     return [
         Figure("list_units", f"fleetctl list-units, {bench.units} units", "s", lists, python),
         Figure("help", "fleetctl --help", "s", helps, python),
@@ -239,10 +239,11 @@ async def measure_fleetctl(bench: Bench) -> list[Figure]:
 
 async def time_python(rounds: int) -> tuple[float, ...]:
     """How long Python takes to start: the floor of every command."""
-    return await _time_command(rounds, sys.executable, "-c", "pass")
+    return await time_command(rounds, sys.executable, "-c", "pass")
 
 
-async def _time_command(rounds: int, *command: str) -> tuple[float, ...]:
+async def time_command(rounds: int, *command: str) -> tuple[float, ...]:
+    """How long a command takes, each time."""
     return tuple([await asyncio.to_thread(_time_once, command) for _ in range(rounds)])
 
 
