@@ -9,6 +9,8 @@ import pytest
 from contrib.testbed import Cluster
 from contrib.testbed.machine import Machine
 from contrib.testbed.root import CHECKOUT
+from fleetd.model.announcement import ServicePort, ServiceRecord
+from fleetd.registry.records import encode
 from tests.requirements import require
 
 RESOLVED = CHECKOUT / "build/resolved"
@@ -70,3 +72,57 @@ def test_programs_find_names_by_systemd_resolved(cluster: Cluster) -> None:
     assert second.address in first.run(["resolvectl", "query", name]).stdout
     missing = first.run(["resolvectl", "query", "nothing.fleet.internal"], check=False)
     assert "not found" in missing.stderr
+
+
+def serve(machine: Machine, port: int) -> None:
+    """A web server on a machine that says its name."""
+    write(machine, f"/srv/{port}/index.html", machine.name)
+    command = ("python3", "-m", "http.server", str(port), "--directory", f"/srv/{port}")
+    machine.run(["systemd-run", "--quiet", f"--unit=serve-{port}", *command])
+
+
+def announce(cluster: Cluster, machine: Machine, port: int) -> None:
+    """Write what the agent of that machine would."""
+    record = ServiceRecord(machine.address, (ServicePort(port),))
+    cluster.etcd.etcdctl("put", service_key(machine), encode(record).decode())
+
+
+def withdraw(cluster: Cluster, machine: Machine) -> None:
+    cluster.etcd.etcdctl("del", service_key(machine))
+
+
+def service_key(machine: Machine) -> str:
+    return f"/fleet/services/web/{machine.id}/web.service"
+
+
+def get(machine: Machine, url: str) -> str:
+    return machine.run(["curl", "--silent", "--fail", "--max-time", "5", url], check=False).stdout
+
+
+def test_haproxy_follows_what_is_announced(cluster: Cluster) -> None:
+    require([] if shutil.which("haproxy") else ["haproxy is not installed"], "balances")
+    first, second = cluster.machines
+    write(first, "/etc/haproxy/fleet.cfg", recipe("# /etc/haproxy/haproxy.cfg"))
+    first.run(["systemd-run", "--quiet", "--unit=balance", "haproxy", "-Ws", "-f", "/etc/haproxy/fleet.cfg"])
+    for machine in cluster.machines:
+        serve(machine, 8001)
+        announce(cluster, machine, 8001)
+    answers: set[str] = set()
+
+    def sees_both() -> bool:
+        answers.add(get(first, "http://127.0.0.1:8080/"))
+        return {first.name, second.name} <= answers
+
+    cluster.wait_until("both are asked", sees_both, TIMEOUT_S)
+    withdraw(cluster, second)
+    cluster.wait_until(
+        "the one that is left is asked alone",
+        lambda: [get(first, "http://127.0.0.1:8080/") for _ in range(8)] == [first.name] * 8,
+        TIMEOUT_S,
+    )
+    announce(cluster, second, 8001)
+    answers.clear()
+    cluster.wait_until("both are asked again", sees_both, TIMEOUT_S)
+    withdraw(cluster, first)
+    withdraw(cluster, second)
+    cluster.wait_until("none is asked", lambda: get(first, "http://127.0.0.1:8080/") == "", TIMEOUT_S)
