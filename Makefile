@@ -45,7 +45,7 @@ lint: setup ## style, types, and the direction of imports
 
 lock: setup # requirements.lock: the newest version of everything that a machine gets, by hash
 	$(BIN)/pip install --quiet uv
-	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --extra speed --extra top --extra dns --extra build \
+	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --extra speed --extra top --extra dns --extra template --extra build \
 	  --custom-compile-command "make lock" --output-file requirements.lock pyproject.toml
 
 lowest: setup # the tests of what libraries are used for, on the lowest versions that pyproject.toml allows

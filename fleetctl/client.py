@@ -272,6 +272,12 @@ class Client:
         """Revoke the certificates of a person or a service. Raises ApiError."""
         self._call("POST", f"{schema.V2}/revocations", msgspec.json.encode(schema.RevocationRequest(subject)))
 
+    def services_after(self, index: int = 0, wait_s: int = 0) -> schema.Services:
+        """What units announce, and while which checks fail. With the index of an earlier answer, waits for a change
+        after that, for `wait_s` at most."""
+        query = urlencode({"index": index, "wait": f"{wait_s}s"}) if index else ""
+        return self._get(f"{schema.V2}/services{'?' * bool(query)}{query}", schema.Services)
+
     def secrets(self) -> list[schema.SecretReport]:
         """The secrets of the cluster without their values, by name."""
         return list(self._ask("GET", f"{schema.V2}/secrets", None, schema.SecretReports).secrets)

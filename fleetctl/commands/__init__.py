@@ -48,6 +48,7 @@ SUMMARIES = {
     "status": "Show systemctl status of units, from their machines",
     "stop": "Stop units; they stay on their machines",
     "submit": "Submit unit files without starting them",
+    "template": "Keep a file up to date with what units announce",
     "top": "Watch machines, units and events at a terminal",
     "ui": "Open the web page of the cluster in your browser",
     "uncordon": "Let cordoned machines take new units again",

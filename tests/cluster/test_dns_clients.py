@@ -1,6 +1,8 @@
 """The recipes of docs/services.md, each with the real program on a machine of a cluster."""
 
+import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,8 @@ from contrib.testbed.machine import Machine
 from contrib.testbed.root import CHECKOUT
 from fleetd.model.announcement import ServicePort, ServiceRecord
 from fleetd.registry.records import encode
+from fleetd.trust import x509
+from fleetd.trust.files import TrustFiles
 from tests.requirements import require
 
 RESOLVED = CHECKOUT / "build/resolved"
@@ -126,3 +130,66 @@ def test_haproxy_follows_what_is_announced(cluster: Cluster) -> None:
     withdraw(cluster, first)
     withdraw(cluster, second)
     cluster.wait_until("none is asked", lambda: get(first, "http://127.0.0.1:8080/") == "", TIMEOUT_S)
+
+
+def test_nginx_follows_what_is_announced(cluster: Cluster) -> None:
+    require([] if shutil.which("nginx") else ["nginx is not installed"], "proxies")
+    first, second = cluster.machines
+    write(first, "/etc/nginx/web.conf.j2", recipe("{# /etc/nginx/web.conf.j2"))
+    write(first, "/etc/systemd/system/nginx-names.service", recipe("# /etc/systemd/system/nginx-names.service"))
+    first.run(["systemctl", "daemon-reload"])
+    first.run(["systemctl", "start", "nginx"])
+    first.run(["systemctl", "start", "nginx-names"])
+    cluster.wait_until("a file without any", lambda: "down;" in read(first, "/etc/nginx/conf.d/web.conf"), TIMEOUT_S)
+    for machine in cluster.machines:
+        serve(machine, 8001)
+        announce(cluster, machine, 8001)
+    answers: set[str] = set()
+
+    def sees_both() -> bool:
+        answers.add(get(first, "http://127.0.0.1:8081/"))
+        return {first.name, second.name} <= answers
+
+    cluster.wait_until("both are asked", sees_both, TIMEOUT_S)
+    withdraw(cluster, second)
+    cluster.wait_until(
+        "one is left", lambda: second.address not in read(first, "/etc/nginx/conf.d/web.conf"), TIMEOUT_S
+    )
+    cluster.wait_until(
+        "the one that is left is asked alone",
+        lambda: [get(first, "http://127.0.0.1:8081/") for _ in range(8)] == [first.name] * 8,
+        TIMEOUT_S,
+    )
+
+
+def read(machine: Machine, path: str) -> str:
+    return machine.run(["cat", path], check=False).stdout
+
+
+def test_prometheus_scrapes_what_is_announced(new_cluster: Callable[..., Cluster]) -> None:
+    require([] if shutil.which("prometheus") else ["prometheus is not installed"], "scrapes")
+    cluster = new_cluster(machines=[{"listen": "https://:7443"}])
+    (machine,) = cluster.machines
+    TrustFiles(machine.path("/var/lib/fleet/trust")).write_key(x509.make_authority(1, time.time()))
+    machine.run(["systemctl", "restart", "fleet.service"])
+    login = ["login", "--for=prometheus", "--role=view", f"--out={machine.path('/etc/prometheus/fleet.pem')}"]
+    machine.path("/etc/prometheus").mkdir(exist_ok=True)
+    cluster.wait_until(
+        "it makes a certificate", lambda: cluster.fleetctl(*login, on=machine, check=False).returncode == 0, TIMEOUT_S
+    )
+    config = recipe("# /etc/prometheus/prometheus.yml").replace("SERVER", machine.address)
+    write(machine, "/etc/prometheus/prometheus.yml", config)
+    command = ("--config.file=/etc/prometheus/prometheus.yml", "--storage.tsdb.path=/tmp/prometheus")
+    machine.run(["systemd-run", "--quiet", "--unit=scrape", "prometheus", *command])
+    announce(cluster, machine, 8001)
+
+    def targets() -> list[tuple[str, str]]:
+        found = json.loads(get(machine, "http://127.0.0.1:9090/api/v1/targets?state=active") or '{"data": {}}')
+        active = found["data"].get("activeTargets", ())
+        return [(each["labels"]["instance"], each["labels"].get("unit", "")) for each in active]
+
+    cluster.wait_until(
+        "Prometheus scrapes it", lambda: targets() == [(f"{machine.address}:8001", "web.service")], TIMEOUT_S
+    )
+    withdraw(cluster, machine)
+    cluster.wait_until("Prometheus leaves it", lambda: targets() == [], TIMEOUT_S)
