@@ -117,7 +117,7 @@ def make_server(host: Host, machine: str, address: str) -> None:
         options.pop("etcd_servers")  # machine add has put further ones there
     if said := write_conf(host, options):
         tell(said)
-    if said or why_unlisted(host, machine):
+    if made or said or why_unlisted(host, machine):  # fleetd reads the certificates of etcd when it starts
         start_fleet(host)
         tell("Started fleet (fleet.service)")
     wait_listed(host, machine)
