@@ -120,8 +120,8 @@ async def test_a_program_that_hangs_is_killed_with_all_that_it_started(tmp_path:
     script.write_text(f"#!/bin/sh\nsleep 1000 &\necho $! > {mark}\nwait\n")
     script.chmod(0o755)
     assert await probe(Check(EXEC, command=(str(script),)), timeout_s=1.0) == "not done within 1 s"
-    if mark.exists():
-        child = Path(f"/proc/{mark.read_text().strip()}/stat")
+    if number := mark.read_text().strip() if mark.exists() else "":
+        child = Path(f"/proc/{number}/stat")
         async with asyncio.timeout(PATIENCE_S):
             while child.exists() and child.read_text().split()[2] != "Z":  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
