@@ -106,8 +106,9 @@ def here(bare_fleetctl: Fleetctl, served: Served) -> Fleetctl:
 
 def is_running(pid_file: Path) -> bool:
     try:
-        return Path(f"/proc/{pid_file.read_text().strip()}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
+        pid = int(pid_file.read_text())
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError, ValueError):  # ValueError: the file is there, and empty yet
         return False
 
 
@@ -176,8 +177,8 @@ def test_a_lock_that_cannot_be_renewed_ends_the_command_and_what_it_has_started_
     deaf = tmp_path / "deaf"
     deaf.write_text(f"trap '' TERM; echo $$ > {tmp_path}/pid; while :; do sleep 0.05; done")
     script = f"sh {deaf} & sleep 600"
-    holder = served.start("lock", "--ttl=4s", "backup", "--", "sh", "-c", script)
-    wait_for(lambda: (tmp_path / "pid").exists() and is_running(tmp_path / "pid"))
+    holder = served.start("lock", "--ttl=9s", "backup", "--", "sh", "-c", script)
+    wait_for(lambda: is_running(tmp_path / "pid"))
     served.silent = True
     began = time.monotonic()
     _, stderr = holder.communicate(timeout=PATIENCE_S)
@@ -189,12 +190,12 @@ def test_a_lock_that_cannot_be_renewed_ends_the_command_and_what_it_has_started_
 
 
 def test_a_lock_that_is_taken_away_ends_the_command(served: Served, here: Fleetctl, tmp_path: Path) -> None:
-    holder = served.start("lock", "--ttl=3s", "backup", "--", "sh", "-c", f"touch {tmp_path}/on; exec sleep 600")
+    holder = served.start("lock", "--ttl=9s", "backup", "--", "sh", "-c", f"touch {tmp_path}/on; exec sleep 600")
     wait_for((tmp_path / "on").exists)
     result = here("unlock", "backup")
     assert (result.status, "--force takes it away" in result.stderr) == (2, True)
     result = here("unlock", "--force", "backup")
-    assert result.stdout.startswith(f"Took lock backup from {os.uname().nodename}:{holder.pid}; it is free in 3 s")
+    assert result.stdout.startswith(f"Took lock backup from {os.uname().nodename}:{holder.pid}; it is free in 9 s")
     assert holder.wait(PATIENCE_S) == 124
     result = here("unlock", "--force", "other")
     assert (result.status, "nobody holds lock other" in result.stderr) == (1, True)
@@ -209,7 +210,7 @@ def test_the_command_does_not_outlive_a_fleetctl_that_is_killed(served: Served, 
 
 def test_who_loses_an_election_is_up_for_it_again(served: Served, here: Fleetctl, tmp_path: Path) -> None:
     script = f"echo on >> {tmp_path}/on; exec sleep 600"
-    leader = served.start("elect", "--ttl=3s", "main", "--", "sh", "-c", script)
+    leader = served.start("elect", "--ttl=9s", "main", "--", "sh", "-c", script)
     wait_for((tmp_path / "on").exists)
     here("unlock", "--force", "main")
     wait_for(lambda: (tmp_path / "on").read_text() == "on\non\n")
