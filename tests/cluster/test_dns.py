@@ -7,7 +7,7 @@ from contrib.testbed.machine import Machine
 from contrib.testbed.root import write_config
 
 PORT = 8600
-DIG = ("dig", "@127.0.0.1", "-p", str(PORT), "+short", "+tries=1", "+time=1")
+DIG = ("dig", "@127.0.0.1", "-p", str(PORT), "+short", "+tries=1", "+time=30")
 TIMEOUT_S = 60.0
 
 

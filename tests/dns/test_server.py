@@ -100,7 +100,7 @@ def is_served(port: int) -> bool:
 async def dig(program: str, port: int, *arguments: str) -> list[str]:
     require([] if shutil.which(program) else [f"{program} is not installed"], "asks as users do")
     process = await asyncio.create_subprocess_exec(
-        program, "@127.0.0.1", "-p", str(port), "+short", *arguments, stdout=asyncio.subprocess.PIPE
+        program, "@127.0.0.1", "-p", str(port), "+short", "+timeout=60", *arguments, stdout=asyncio.subprocess.PIPE
     )
     output, _ = await process.communicate()
     assert process.returncode == 0
