@@ -6,6 +6,7 @@ socket, without streams and tasks.
 
 import asyncio
 import errno
+import ipaddress
 import os
 import signal
 import socket
@@ -73,8 +74,15 @@ class HostProber:
 
 
 def _addresses(own: str) -> tuple[str, ...]:
-    """Where a service of this machine may listen: its own address first, at which others reach it."""
-    return (*([own] if own and own not in LOOPBACK else []), *LOOPBACK)
+    """Where a service of this machine may listen: its own address first, at which others reach it. A host name
+    (`public_ip=`) is left out: connect(2) takes addresses alone, and to resolve one here would hold up the daemon."""
+    return (*([own] if own not in LOOPBACK and _is_ip(own) else []), *LOOPBACK)
+
+
+def _is_ip(address: str) -> bool:
+    with suppress(ValueError):
+        return bool(ipaddress.ip_address(address))
+    return False
 
 
 async def _run_program(command: Sequence[str], timeout_s: float) -> str:
@@ -143,7 +151,7 @@ class _Connection:
             try:
                 self._socket = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
                 code = self._socket.connect_ex((address, self._check.port))
-            except OSError as error:  # no such family, or an address that is a name
+            except OSError as error:  # no such family
                 code = error.errno or errno.EADDRNOTAVAIL
             if code in (0, errno.EINPROGRESS) and self._socket is not None:
                 self._loop.add_writer(self._socket, self._connected)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fleetd.agent.prober import MAX_PROGRAMS, HostProber
+from fleetd.agent.prober import LOOPBACK, MAX_PROGRAMS, HostProber, _addresses
 from fleetd.model.announce_options import EXEC, HTTP, TCP, Check
 
 PATIENCE_S = 60.0
@@ -72,6 +72,11 @@ async def test_a_port_is_well_if_it_takes_connections_at_the_own_address_or_the_
         for address in ("", "127.0.0.1", "127.0.0.2", "no-such-name"):
             assert await probe(Check(TCP, port), address) == ""
     assert await probe(Check(TCP, port)) == "connection refused"
+
+
+def test_a_host_name_is_not_resolved_for_each_check() -> None:
+    assert _addresses("this-machine.example") == _addresses("") == LOOPBACK
+    assert _addresses("fd00::1") == ("fd00::1", *LOOPBACK)
 
 
 async def test_a_server_that_hangs_or_resets_has_failed() -> None:
