@@ -142,8 +142,7 @@ def test_bare_machines_become_a_cluster_in_the_five_commands_of_the_readme(
 
     sh(a, start)
     for machine in (a, b, c):
-        listed = sh(machine, "fleetctl list-machines --no-legend --full --fields=machine").stdout.split()
-        assert sorted(listed) == sorted(each.id for each in (a, b, c))
+        assert listed(machine) == {each.id for each in (a, b, c)}
 
     said = sh(a, "fleetctl machine add root@d").stdout
     assert said.splitlines() == [
@@ -185,8 +184,7 @@ def test_another_ca_of_etcd_is_made_by_the_commands_of_the_manual_while_units_ru
     assert a.path(ETCD_CA).read_text() == b.path(ETCD_CA).read_text() != former
     assert a.main_pid("hello.service") == kept
     for machine in (a, b):
-        listed = sh(machine, "fleetctl list-machines --no-legend --full --fields=machine").stdout.split()
-        assert sorted(listed) == sorted((a.id, b.id))
+        cluster.wait_until(f"{machine.name} lists both", lambda machine=machine: listed(machine) == {a.id, b.id})
 
 
 def commands_of_the_manual() -> list[str]:
@@ -223,6 +221,11 @@ def sh(machine: Machine, command: str, *, check: bool = True) -> subprocess.Comp
     """Run a command as root types it, who lets fleetctl record the keys of new hosts."""
     exports = "export DEBIAN_FRONTEND=noninteractive FLEETCTL_STRICT_HOST_KEY_CHECKING=accept-new HOME=/root"
     return machine.run(["sh", "-c", f"cd /root; {exports}; {command}"], timeout_s=APT_TIMEOUT_S, check=check)
+
+
+def listed(machine: Machine) -> set[str]:
+    """The machines of the cluster, as this one knows them."""
+    return set(sh(machine, "fleetctl list-machines --no-legend --full --fields=machine", check=False).stdout.split())
 
 
 def runs_hello(machine: Machine) -> bool:
