@@ -182,10 +182,12 @@ class Client:
             found |= {each.machine: each.keys for each in answer.host_keys}
         return found
 
-    def services(self, name: str = "") -> tuple[schema.Service, ...]:
-        """What units announce under this name ('': under all). Raises ApiError for what is no name."""
+    def services(self, name: str = "", index: int = 0, wait_s: int = 0) -> schema.Services:
+        """What units announce under this name ('': under all), and while which checks fail. With the index of an
+        earlier answer, waits for a change after that, for `wait_s` at most. Raises ApiError for what is no name."""
         path = f"{schema.V2}/services" + (f"/{quote(name, safe='')}" if name else "")
-        return self._get(path, schema.Services).services
+        query = urlencode({"index": index, "wait": f"{wait_s}s"}) if index else ""
+        return self._get(f"{path}{'?' * bool(query)}{query}", schema.Services)
 
     def move(self, name: str, request: schema.MoveRequest) -> None:
         """Move a unit to a machine. Raises ApiError if it does not fit there."""
@@ -271,12 +273,6 @@ class Client:
     def revoke(self, subject: str) -> None:
         """Revoke the certificates of a person or a service. Raises ApiError."""
         self._call("POST", f"{schema.V2}/revocations", msgspec.json.encode(schema.RevocationRequest(subject)))
-
-    def services_after(self, index: int = 0, wait_s: int = 0) -> schema.Services:
-        """What units announce, and while which checks fail. With the index of an earlier answer, waits for a change
-        after that, for `wait_s` at most."""
-        query = urlencode({"index": index, "wait": f"{wait_s}s"}) if index else ""
-        return self._get(f"{schema.V2}/services{'?' * bool(query)}{query}", schema.Services)
 
     def secrets(self) -> list[schema.SecretReport]:
         """The secrets of the cluster without their values, by name."""

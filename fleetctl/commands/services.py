@@ -40,7 +40,7 @@ def command(settings: Settings, view: View[schema.Service]) -> int:
     fails if nothing is listed of a name that was given."""
     client = open_client(settings)
     with failing_as("Error retrieving what units announce: "):
-        found = [each for name in view.names or ("",) for each in client.services(name)]
+        found = [each for name in view.names or ("",) for each in client.services(name).services]
     view.show(found)
     missing = [name for name in view.names if all(each.service != name for each in found)]
     if missing:

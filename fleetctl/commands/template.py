@@ -41,7 +41,7 @@ def command(settings: Settings, paths: tuple[str, ...], check: str, run: str, on
     client = _open_patient(settings)
     if once:
         with failing_as("Error retrieving what units announce: "):
-            found = client.services_after()
+            found = client.services()
         target.write(template.render(usable(found.services)))
         return 0
     follow(client, template, target)
@@ -62,7 +62,7 @@ def follow(client: Client, template: Template, target: Target) -> None:
     index, complaint, has_written = 0, "", False
     while True:
         try:
-            found = client.services_after(index, WAIT_S)
+            found = client.services(index=index, wait_s=WAIT_S)
             target.write(template.render(usable(found.services)))
         except (ClientError, CommandFailed) as error:
             if isinstance(error, CommandFailed) and not has_written:

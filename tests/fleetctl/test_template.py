@@ -193,7 +193,7 @@ class Following:
         self._said = list(said)
         self.asked: list[int] = []
 
-    def services_after(self, index: int = 0, wait_s: int = 0) -> schema.Services:
+    def services(self, index: int = 0, wait_s: int = 0) -> schema.Services:
         self.asked.append(index)
         if not self._said:
             raise KeyboardInterrupt
