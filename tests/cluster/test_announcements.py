@@ -7,7 +7,7 @@ from contrib.testbed.machine import Machine
 from tests.cluster.operator import Operator, recorded_times, with_fleet
 
 UNIT = "site.service"
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 SITE = (
     "[Service]\nExecStartPre=/bin/mkdir -p /run/site\nExecStartPre=/bin/touch /run/site/healthz\n"
     "ExecStart=/usr/bin/python3 -m http.server 8080 --directory /run/site\n"

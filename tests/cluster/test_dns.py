@@ -8,7 +8,7 @@ from contrib.testbed.root import write_config
 
 PORT = 8600
 DIG = ("dig", "@127.0.0.1", "-p", str(PORT), "+short", "+tries=1", "+time=30")
-TIMEOUT_S = 60.0
+TIMEOUT_S = 120.0
 
 
 def ask(machine: Machine, name: str, *options: str) -> list[str]:

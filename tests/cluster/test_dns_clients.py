@@ -19,7 +19,7 @@ from tests.requirements import require
 
 RESOLVED = CHECKOUT / "build/resolved"
 DOCS = CHECKOUT / "docs/services.md"
-TIMEOUT_S = 60.0
+TIMEOUT_S = 120.0
 
 
 def recipe(beginning: str) -> str:

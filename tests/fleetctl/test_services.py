@@ -54,6 +54,8 @@ def test_why_a_unit_is_not_announced_is_explained(
     lines = small_fleetctl("explain", "app").stdout.splitlines()
     assert lines[1].startswith("  announced  ")
     assert lines[1].endswith(words)
+    while small_fleetctl("services", "web").status and time.monotonic() < deadline_s:  # written apart from the state
+        time.sleep(0.05)
     shown = small_fleetctl("services", "--no-legend", "web").stdout.splitlines()
     assert len(shown) == 2
     assert all("its check fails: connection refused" in line for line in shown)
