@@ -15,7 +15,15 @@ LOST = 124
 def holding(log: Path, name: str) -> list[str]:
     """A command that notes when it begins, and when it is told to end."""
     begin, end = (f"echo {name} {what} >> {log}" for what in ("begins", "ends"))
-    return ["lock", "--ttl=20s", "backup", "--", "sh", "-c", f"{begin}; trap '{end}; exit 0' TERM; sleep 600 & wait"]
+    return [
+        "lock",
+        "--ttl=20s",
+        "backup",
+        "--",
+        "sh",
+        "-c",
+        f"{begin}; trap '{end}; kill $!; exit 0' TERM; sleep 600 & wait",
+    ]
 
 
 def test_a_lock_outlives_a_fleetd_that_is_killed_and_goes_on_from_a_machine_that_is_cut_off(
