@@ -19,7 +19,7 @@ from contrib.testbed.etcd import free_port
 from fleetd.api.connection_limits import ConnectionLimiter
 from fleetd.api.routes import Api
 from fleetd.api.server import CLIENT_TIMEOUT_S, Server
-from fleetd.config.options import parse_address
+from fleetd.config.values import parse_address
 from fleetd.model.unit import TargetState, Unit
 from fleetd.registry.registry import Registry
 from fleetd.store.embedded import EmbeddedStore, inline

@@ -10,7 +10,7 @@ from fleetd.config.cluster_settings import (
     reboot_policy,
     refuse_value,
 )
-from fleetd.config.options import parse_duration
+from fleetd.config.values import parse_duration
 from fleetd.model.cluster_settings import ClusterSetting, ClusterSettings, edit_settings
 from fleetd.model.machine import MachineMode
 from fleetd.model.quota import Usage

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleetd.config.config import Config, ConfigError, load_config, parse_config, render_sample
-from fleetd.config.options import OPTIONS, Address, parse_address, parse_duration
+from fleetd.config.options import OPTIONS
+from fleetd.config.values import Address, parse_address, parse_duration
 from fleetd.model.permission import parse_rights
 from tests.unit.parsed_config import config, notices
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fleetd.config.options import parse_listen
+from fleetd.config.values import parse_listen
 from fleetd.process.trusting import find_served
 
 
