@@ -16,10 +16,10 @@ import msgspec
 from fleetd.agent.announcement_writer import AnnouncementWriter, Key
 from fleetd.agent.check_runner import CheckRunner
 from fleetd.agent.ledger import Announced, AnnouncedUnit, Ledger
-from fleetd.agent.prober import Prober
+from fleetd.agent.prober import Prober, WithoutPrograms
 from fleetd.agent.proof_timers import ProofTimers
 from fleetd.membership.registration import Registration
-from fleetd.model.announce_options import EXEC, NOTHING, AnnounceOptions, announce_options_of
+from fleetd.model.announce_options import NOTHING, AnnounceOptions, announce_options_of
 from fleetd.model.announcement import NOT_SETTLED, SETTLED_S, ServiceRecord
 from fleetd.model.placement import Placement
 from fleetd.reconciler.actions import Action
@@ -69,7 +69,7 @@ class _Unit(msgspec.Struct):
 
 class Announcer:
     """The announcements of one machine, which is at the `place` that is returned. `mark` has the agent look at a unit
-    again. Units of a machine that is `confined` are not checked by programs. Needs a running event loop."""
+    again. For units of a machine that is `confined` no program is run. Needs a running event loop."""
 
     def __init__(
         self,
@@ -87,7 +87,6 @@ class Announcer:
         self._ledger = ledger
         self._place = place
         self._mark = mark
-        self._confined = confined
         self._placed = ("", "")
         known = ledger.announced
         self._keys: tuple[Key, ...] = known.keys if known else ()
@@ -99,7 +98,8 @@ class Announcer:
         self._writer = AnnouncementWriter(
             registry, machine_id, registration, known.keys if known else None, self._remember, self._note_settled
         )
-        self._checks = CheckRunner(prober, lambda: self._place()[0], self._note_result)
+        allowed = WithoutPrograms(prober, CONFINED) if confined else prober
+        self._checks = CheckRunner(allowed, lambda: self._place()[0], self._note_result)
         self._timers = ProofTimers(self._come_due)
         self._stops: dict[str, asyncio.TimerHandle] = {}
         self._saved: dict[str, AnnouncedUnit] = dict(known.units) if known else {}
@@ -234,14 +234,11 @@ class Announcer:
 
     def _note_result(self, name: str, failure: str) -> None:
         unit = self._units[name]
-        check = unit.options.check
-        if self._confined and check is not None and check.kind == EXEC:
-            failure = CONFINED
         before, unit.health = unit.health, note_result(unit.health, unit.options, failure, self._now())
         if unit.health == before:
             return
         if unit.health.passes != before.passes:
-            facts = {"unit": name, "check": str(check)}
+            facts = {"unit": name, "check": str(unit.options.check)}
             log.info("its check passes" if unit.health.passes else f"its check fails: {failure}", extra=facts)
         self._apply(name)
         self._mark(name)

@@ -73,6 +73,25 @@ class HostProber:
             done(await _run_program(command, timeout_s))
 
 
+class WithoutPrograms:
+    """Carries out the checks of another prober, but for programs: these are not run, and fail for this reason."""
+
+    def __init__(self, prober: Prober, why: str) -> None:
+        self._prober = prober
+        self._why = why
+
+    def begin(self, check: Check, address: str, timeout_s: float, done: Done) -> None:
+        """Begin a check (Prober)."""
+        if check.kind == EXEC:
+            asyncio.get_running_loop().call_soon(done, self._why)
+        else:
+            self._prober.begin(check, address, timeout_s, done)
+
+    def close(self) -> None:
+        """End the checks that are under way (Prober)."""
+        self._prober.close()
+
+
 def _addresses(own: str) -> tuple[str, ...]:
     """Where a service of this machine may listen: its own address first, at which others reach it. A host name
     (`public_ip=`) is left out: connect(2) takes addresses alone, and to resolve one here would hold up the daemon."""

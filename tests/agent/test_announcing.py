@@ -4,8 +4,9 @@ import asyncio
 
 import pytest
 
-from fleetd.agent.announcer import WITHDRAWAL_S, WITHDRAWN
+from fleetd.agent.announcer import CONFINED, WITHDRAWAL_S, WITHDRAWN
 from fleetd.model.announcement import NOT_SETTLED, ServicePort, ServiceRecord
+from fleetd.model.confinement import Limits
 from fleetd.model.placement import Placement
 from fleetd.model.unit import TargetState
 from fleetd.registry.records import SERVICES, SYNCED
@@ -78,6 +79,16 @@ async def test_a_unit_is_announced_once_its_check_passes_and_as_long_as_it_does(
     assert 10 <= gone_s - failed_s <= 15.2
     state = (await machine.states())[WEB]
     assert (state.active, state.unannounced) == ("active", "its check fails: no answer within 5 s")
+
+
+async def test_a_machine_that_confines_its_units_runs_no_program_of_a_check(machine: MachineUnderTest) -> None:
+    machine.limits = Limits(confine=True)
+    await machine.start()
+    await machine.place(WEB, 7, text=PLAIN + "Check=exec:/bin/sh /tmp/x\n")
+    await machine.until(lambda states: CONFINED in states[WEB].unannounced if WEB in states else False)
+    await asyncio.sleep(30)
+    assert machine.prober.asked == []
+    assert await announced(machine) == []
 
 
 async def test_a_failure_that_does_not_last_is_none(machine: MachineUnderTest) -> None:
