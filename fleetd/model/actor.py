@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
+from fleetd.model.announce_options import ANNOUNCE, announced_names
 from fleetd.model.constraints import parse_requirements
 from fleetd.model.install import parse_install
 from fleetd.model.names import parse_name
@@ -32,12 +33,16 @@ class Actor(msgspec.Struct, frozen=True):
 
     def refuse_content(self, name: str, options: Sequence[UnitOption]) -> str:
         """Why they may not submit a unit of this name with these options: it names other units, which it
-        replaces, takes the names of, or has depend on it, or secrets. '' if they may."""
+        replaces, takes the names of, or has depend on it, or secrets, or announces the name of others. '' if they
+        may."""
         if self.rights.allow_for(Permission.SUBMIT, EVERY_NAME):
             return ""
         for option, pattern in _named_units(name, options):
             if not self.rights.cover(Permission.SUBMIT, pattern):
                 return f"{option}={pattern}: {refusal(self.name, Permission.SUBMIT, pattern)}"
+        for service in announced_names(options, parse_name(name)):
+            if not any(self.rights.cover(Permission.SUBMIT, unit) for unit in _units_named(service)):
+                return f"{ANNOUNCE}={service}: {refusal(self.name, Permission.SUBMIT, service)}"
         return ""
 
 
@@ -50,6 +55,11 @@ def _named_units(name: str, options: Sequence[UnitOption]) -> Iterator[tuple[str
     install = parse_install(options, parsed)
     yield from (("Alias", alias) for alias in install.aliases)
     yield from ((option, unit) for option, unit in install.dependents if not unit.endswith(".target"))
+
+
+def _units_named(service: str) -> tuple[str, ...]:
+    """The names whose owner may have others find this name, too: who may submit one of these."""
+    return service, f"{service}.service", f"{service}@.service"
 
 
 def refusal(who: str, permission: Permission, name: str = EVERY_NAME) -> str:

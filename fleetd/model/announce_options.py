@@ -97,6 +97,16 @@ def parse_announce_options(options: Iterable[UnitOption], name: UnitName) -> Ann
     return AnnounceOptions(services, check, interval_s, count, delay_s)
 
 
+def announced_names(options: Iterable[UnitOption], name: UnitName) -> list[str]:
+    """The names that a unit of this name and these options announces, whether they are valid or not; of a template
+    patterns of those of its instances."""
+    if name.is_template:
+        name = msgspec.structs.replace(name, instance="*")
+    announced = _since_reset(requirement_values(options).get(ANNOUNCE, ()))
+    words = (expand_specifiers(value, name).split() for value in announced)
+    return [each[0] if len(each) > 1 else name.prefix for each in words]
+
+
 def validate_announcing(options: Sequence[UnitOption], name: str = "") -> None:
     """Raises InvalidRequirements for the first value that cannot be carried out. Without a name, and for a template,
     what depends on the instance is taken to be well."""

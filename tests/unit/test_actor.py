@@ -47,6 +47,34 @@ def test_what_a_unit_names_has_to_be_its_authors_too(section, option, value, is_
     assert Actor("root", rights=EVERY_RIGHT).refuse_content("log-1.service", options) == ""
 
 
+@pytest.mark.parametrize(
+    ("rights", "unit", "announced", "is_refused"),
+    [
+        ("submit:log-*", "log-1.service", "80", False),  # the unit's own name
+        ("submit:log-*", "log-1.service", "log-all 80", False),
+        ("submit:log-*", "log-1.service", "db 5432", True),
+        ("submit:log-*", "log-1.service", "log 80", True),
+        ("submit:log-*", "log-@.service", "log-%i 80", False),
+        ("submit:log-*", "log-@.service", "%i 80", True),
+        ("submit:log-*", "log-@db.service", "%i 80", True),
+        ("submit:log-*.service", "log-1.service", "80", False),
+        ("submit:web@*", "web@1.service", "80", False),
+        ("submit:web@test*", "web@test1.service", "80", True),  # others answer to the name of the template
+    ],
+)
+def test_a_name_that_a_unit_announces_has_to_be_its_authors_too(rights, unit, announced, is_refused):
+    options = [UnitOption("X-Fleet", "Announce", announced)]
+    refusal = Actor("ann", rights=parse_rights(rights)).refuse_content(unit, options)
+    assert refusal.startswith("Announce=" if is_refused else "")
+    assert bool(refusal) is is_refused
+    assert Actor("root", rights=EVERY_RIGHT).refuse_content(unit, options) == ""
+
+
+def test_a_name_that_was_taken_back_is_not_announced():
+    options = [UnitOption("X-Fleet", "Announce", value) for value in ("db 5432", "", "80")]
+    assert ANN.refuse_content("log-1.service", options) == ""
+
+
 def test_whoever_is_nobody_may_nothing():
     assert Actor().refuse(Permission.VIEW).startswith("you may not do this: it needs the permission view, which")
 
