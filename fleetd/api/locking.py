@@ -51,6 +51,7 @@ R = TypeVar("R", LockRecord, LockEpoch)
 
 RETRY_S = 1.0
 MOST_GONE = 10_000  # holders whose keys are gone, of which is remembered since when
+_EXPIRED = "its lease has expired or was revoked"
 
 log = logging.getLogger(__name__)
 
@@ -184,10 +185,6 @@ class Locking:
     async def renew(self, session: SessionId) -> Holder:
         """Renew a session that holds its lock; what it holds. Raises SessionGone, Unavailable, MalformedRecord."""
         known, registry = self._epoch.highest_revision, self._registry
-        try:
-            await self._store.keep_alive(session.lease)
-        except LeaseNotFound as error:
-            raise SessionGone("its lease has expired or was revoked") from error
         own = self._prefix(session.name) + session.hex
         keys = (own, self._record_key(session.name), registry.lock_epoch_key, registry.history_key)
         found = await self._store.get_many(keys)
@@ -195,10 +192,16 @@ class Locking:
         items = {item.key: item for item in found.items}
         record = _decode(items.get(keys[1]), LockRecord) or LockRecord()
         epoch, holder = _decode(items.get(keys[2]), LockEpoch), record.find(session.hex)
-        if holder is None or own not in items or items[own].create_revision != holder.created:
+        if own not in items:
+            raise SessionGone(_EXPIRED)
+        if holder is None or items[own].create_revision != holder.created:
             raise SessionGone("it was released, or taken away with `fleetctl unlock --force`")
         if epoch is None or epoch.number != holder.epoch or _entries(epoch.name) != _history(items, registry):
             raise SessionGone("the store was restored from a backup")
+        try:  # only now: before, it could be the lease of anything, which somebody has made a session of
+            await self._store.keep_alive(session.lease)
+        except LeaseNotFound as error:
+            raise SessionGone(_EXPIRED) from error
         return holder
 
     async def release(self, session: SessionId) -> bool:

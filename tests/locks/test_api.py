@@ -105,6 +105,18 @@ async def test_a_lock_is_taken_at_once_and_listed(fleet: Locks) -> None:
     assert (holder["session"], holder["holder"], holder["token"]) == (held["session"], "host:1", held["token"])
 
 
+async def test_nobody_keeps_a_lease_that_is_not_of_the_session(fleet: Locks) -> None:
+    held = await fleet.take(f"{LOCK}-other", ttl=30)
+    others = {"of a machine": await fleet.registry.store.grant(30), "of a lock": int(held["session"].split(".")[1], 16)}
+    said = set()
+    for _ in range(4):
+        await settle(10)
+        for lease in (*others.values(), 12345):
+            said.add(await fleet.refused(f"PUT /fleet/v2/lock-sessions/backup.{lease:x}"))
+    assert [await fleet.registry.store.time_to_live(lease) for lease in others.values()] == [None, None]
+    assert len(said) == 1, "nor learns which leases there are"
+
+
 async def test_the_keys_are_in_the_layout_of_etcds_concurrency_package(fleet: Locks) -> None:
     held = await fleet.take()
     (item,) = (await fleet.registry.store.range("/fleet-locks/")).items
