@@ -64,6 +64,13 @@ async def test_an_image_that_one_machine_does_not_reach_is_asked_of_others(machi
     assert await machines.ask() == (200, FOUND)
 
 
+async def test_no_worker_is_asked_which_could_choose_what_others_run(machines: Machines) -> None:
+    machines.m1.has_skopeo = False
+    machines.m2.images = {IMAGE: DIGEST}
+    await machines.fleet.put(Machine("m2", capabilities=ABLE, is_worker=True), "m2")
+    assert await machines.ask() == (200, {"image": IMAGE, "reason": "no server that was asked has skopeo"})
+
+
 async def test_what_the_registry_says_of_an_image_that_is_not_there_is_told(machines: Machines) -> None:
     machines.m2.has_skopeo = False
     status, answer = await machines.ask()
@@ -71,11 +78,11 @@ async def test_what_the_registry_says_of_an_image_that_is_not_there_is_told(mach
     assert answer["error"]["message"] == (f"the registry does not give the image {IMAGE}: {IMAGE}: manifest unknown")
 
 
-async def test_that_no_machine_has_skopeo_is_the_reason(machines: Machines) -> None:
+async def test_that_no_server_has_skopeo_is_the_reason(machines: Machines) -> None:
     machines.m1.has_skopeo = machines.m2.has_skopeo = False
-    assert await machines.ask() == (200, {"image": IMAGE, "reason": "no machine that was asked has skopeo"})
+    assert await machines.ask() == (200, {"image": IMAGE, "reason": "no server that was asked has skopeo"})
     machines.m2.failure = "it is away"
-    reason = "no machine could ask its registry: m2: it is away"
+    reason = "no server could ask its registry: m2: it is away"
     assert await machines.ask() == (200, {"image": IMAGE, "reason": reason})
 
 

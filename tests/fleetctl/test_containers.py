@@ -175,7 +175,7 @@ def test_an_image_that_the_registry_does_not_have_is_refused(
 
 @pytest.mark.parametrize(
     ("image", "why"),
-    [("reg.example/hello:1", "no machine that was asked has skopeo"), ("alpine", "names no image of a registry")],
+    [("reg.example/hello:1", "no server that was asked has skopeo"), ("alpine", "names no image of a registry")],
 )
 def test_an_image_that_cannot_be_resolved_is_left_to_the_machines(
     fleetctl: Fleetctl, cluster: ScriptedCluster, files: Path, image: str, why: str

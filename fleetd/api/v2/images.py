@@ -1,4 +1,4 @@
-"""Images of containers: the digest that a tag has at this moment. Machines of the cluster ask the registry."""
+"""Images of containers: the digest that a tag has at this moment. Servers of the cluster ask the registry."""
 
 from collections.abc import Sequence
 
@@ -21,8 +21,9 @@ class Images:
         self._asking = asking
 
     async def post(self, request: Request, _: str) -> Response:
-        """Ask the registry of an image which digest its tag has now. This machine asks it, or else others that have
-        skopeo; that none has is no error, and said as the reason."""
+        """Ask the registry of an image which digest its tag has now. This machine asks it, or else other servers
+        that have skopeo; that none has is no error, and said as the reason. Workers are not asked: the answer decides
+        what all machines run."""
         image = parse_json(request.body, schema.ImageQuestion).image
         if refusal := refuse_image(image):
             raise ApiError(400, refusal)
@@ -40,16 +41,18 @@ class Images:
                     silent = silent or f"{id_}: {answer.failure}"
         if refused:
             raise ApiError(409, f"the registry does not give the image {image}: {refused}")
-        reason = f"no machine could ask its registry: {silent}" if silent else "no machine that was asked has skopeo"
+        reason = f"no server could ask its registry: {silent}" if silent else "no server that was asked has skopeo"
         return render_json(schema.ResolvedImage(image, reason=reason))
 
     async def _find_machines(self) -> list[str]:
-        """The machines that can be asked, by id."""
+        """The servers that can be asked, by id."""
         machines = await self._registry.machines()
         return sorted(
             id_
             for id_, machine in machines.items()
-            if machine.mode is not MachineMode.PARKED and machine.capabilities.get(Capability.ANSWERS)
+            if machine.mode is not MachineMode.PARKED
+            and not machine.is_worker
+            and machine.capabilities.get(Capability.ANSWERS)
         )
 
     async def _ask(self, image: str, machines: Sequence[str]) -> dict[str, MachineAnswer]:
