@@ -86,11 +86,14 @@ def _reason(status: int, content: bytes) -> str:
 
 
 def is_foreign(peer: tuple[str, int], own: tuple[str, int]) -> bool:
-    """True for a connection of another user of this machine: neither root, nor who has run this, by sudo perhaps."""
-    from fleetctl.page.owners import find_owner
+    """True for a connection of another user of this machine: neither root, nor who has run this, by sudo perhaps; and
+    for one that was closed at once, since it could be anybody's."""
+    from fleetctl.page.owners import find_owner, tells_owners
 
     owner = find_owner(peer, own)
-    if owner is None or owner in (0, os.getuid()) or str(owner) == os.environ.get("SUDO_UID"):
+    if owner is None:
+        return tells_owners()
+    if owner in (0, os.getuid()) or str(owner) == os.environ.get("SUDO_UID"):
         return False
     output.warning(f"a connection of another user of this machine was refused (user id {owner})")
     return True

@@ -5,11 +5,13 @@ import sys
 from pathlib import Path
 
 TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
+_ESTABLISHED = "01"
 _MAPPED = bytes(10) + b"\xff\xff"  # before an address of version 4 of a socket of version 6
 
 
 def find_owner(peer: tuple[str, int], own: tuple[str, int]) -> int | None:
-    """The user id of the process at `peer` that is connected to `own`, both of IPv4; None if it is not known."""
+    """The user id of the process at `peer` that is connected to `own`, both of IPv4; None if it is not known. Of one
+    that has closed the connection already it is not: Linux tells that such a socket is root's."""
     wanted = [(_as_hex(*peer, prefix), _as_hex(*own, prefix)) for prefix in (b"", _MAPPED)]
     for table in TABLES:
         try:
@@ -18,9 +20,14 @@ def find_owner(peer: tuple[str, int], own: tuple[str, int]) -> int | None:
             continue  # another system
         for line in lines:
             fields = line.split()
-            if (fields[1], fields[2]) in wanted:
+            if (fields[1], fields[2]) in wanted and fields[3] == _ESTABLISHED:
                 return int(fields[7])
     return None
+
+
+def tells_owners() -> bool:
+    """True if this system tells whose connections are."""
+    return any(table.exists() for table in TABLES)
 
 
 def _as_hex(address: str, port: int, prefix: bytes) -> str:

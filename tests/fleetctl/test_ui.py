@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from fleetctl.commands.ui import is_foreign
 from fleetctl.page.gate import Asked, Gate
 from fleetctl.page.owners import find_owner
 from fleetctl.page.server import LARGEST_BODY, MOST_CONNECTIONS, ending_with
@@ -110,6 +111,16 @@ def test_the_owner_of_a_connection_is_found(target: tuple[socket.AddressFamily, 
         with accepted:
             assert find_owner(peer, own) == os.getuid()
             assert find_owner((peer[0], own[1]), own) is None
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="this system does not tell whose a connection is")
+def test_a_connection_that_was_closed_at_once_is_refused() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        with socket.create_connection(server.getsockname()) as client:
+            peer = client.getsockname()
+            assert not is_foreign(peer, server.getsockname())
+            client.sendall(b"POST /fleet/v2/restart HTTP/1.1\r\n")  # which is read all the same, once it is accepted
+        assert is_foreign(peer, server.getsockname())
 
 
 # The command
