@@ -160,10 +160,10 @@ async def test_one_refused_operation_prevents_all(worker: Caller) -> None:
 
 
 def service(*ports: int, address: str = "10.0.0.7", note: str = "") -> bytes:
-    return encode(ServiceRecord(address, tuple(map(ServicePort, ports)), failing=note))
+    return encode(ServiceRecord(address, tuple(map(ServicePort, ports)), "of all the others", note))
 
 
-async def test_a_worker_announces_what_its_units_do_at_its_recorded_address(worker: Caller) -> None:
+async def test_a_worker_announces_what_its_units_do_at_its_recorded_address_and_zone(worker: Caller) -> None:
     text = "[X-Fleet]\nAnnounce=80\n"
     placed = encode(Placement(OWN, UNIT, text, TargetState.LAUNCHED, 1))
     await worker.store.transact([], [Put(PLACEMENT_KEY, placed)])
@@ -172,7 +172,8 @@ async def test_a_worker_announces_what_its_units_do_at_its_recorded_address(work
     assert isinstance(written, wire.TransactAnswer)
     item = await worker.store.get(key)
     assert item is not None
-    assert SERVICES.decode(item).announcements() == (Announcement("web", UNIT, OWN, RECORDED.address, 80, "tcp"),)
+    announced = Announcement("web", UNIT, OWN, RECORDED.address, 80, "tcp", RECORDED.metadata["zone"])
+    assert SERVICES.decode(item).announcements() == (announced,)
     found = await worker.range("/fleet/services/")
     assert [each.key for each in found.found.items] == [key]
     for refused, cause in (

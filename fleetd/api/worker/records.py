@@ -7,7 +7,7 @@ from msgspec import structs
 
 from fleetd.api.worker.errors import Forbidden
 from fleetd.model.announce_options import announce_options_of
-from fleetd.model.announcement import ServiceRecord
+from fleetd.model.announcement import ZONE, ServiceRecord
 from fleetd.model.certificate import WORKER
 from fleetd.model.machine_identity import MachineIdentity
 from fleetd.model.machine_request import MAX_ANSWER_BYTES
@@ -87,16 +87,17 @@ class WorkerRecords:
         return Unchanged(key, item.mod_revision if item else 0), recorded
 
     async def _prepare_service(self, machine: str, put: Put) -> tuple[Comparison, Put]:
-        """The record with the address that was recorded when the machine joined, and the guard that this has not
-        changed. A worker announces what the units that are placed on it do: another name would draw the requests of
-        others to it."""
+        """The record with the address and the zone that were recorded when the machine joined, and the guard that these
+        have not changed. A worker announces what the units that are placed on it do: another name would draw the
+        requests of others to it, and so would another zone."""
         if len(put.value) > MAX_SERVICE_BYTES:
             raise Forbidden(f"what a unit announces under one name has at most {MAX_SERVICE_BYTES} bytes")
         key = self._registry.parse_key(put.key)
         said = _decode(SERVICES, key.names if key else (), put)
         await self._check_announced(machine, said)
         guard, recorded = await self._read_identity(machine)
-        return guard, Put(put.key, encode(structs.replace(said, address=recorded.address)))
+        own = structs.replace(said, address=recorded.address, zone=recorded.metadata.get(ZONE, ""))
+        return guard, Put(put.key, encode(own))
 
     async def _check_announced(self, machine: str, said: ServiceRecord) -> None:
         """Raises Forbidden unless the unit is placed there, and announces this."""
