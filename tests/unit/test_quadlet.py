@@ -402,6 +402,28 @@ def test_a_unit_is_named_like_its_file(file: str, unit: str) -> None:
     assert service_name(file) == unit
 
 
+BROKEN_NAME = "Mount='type=volume,\"source=x]\\n[Service]\\nExecStartPre=reboot\\n[a.volume\",dst=d'"
+INJECTED = "Mount='type=bind,\"source=/x\\n[Service]\\nExecStartPre=/bin/evil\",dst=/d'"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"[Container]\n{IMAGE}\n{INJECTED}\n",
+        f"[Container]\n{IMAGE}\n{BROKEN_NAME}\n",
+        "[Container]\nImage=--privileged\nExec=i\n",
+    ],
+)
+def test_no_value_becomes_a_line_of_the_unit_or_an_option_of_podman(text: str) -> None:
+    with pytest.raises(InvalidQuadlet, match=r"cannot be written|begins with"):
+        translate("hello.container", parse_unit_file(text), lambda name: ())
+
+
+def test_a_refusal_shows_what_a_terminal_would_interpret() -> None:
+    with pytest.raises(InvalidQuadlet, match=r"hello.container: \\x1b\[2J= in \[Container\] is refused"):
+        convert("[Container]\n\x1b[2J=1\n")
+
+
 KEYS = st.sampled_from(
     ["Image", "Exec", "Environment", "Volume", "Mount", "Network", "ReadOnly", "HealthCmd", "User", "Secret", "Foo"]
 )

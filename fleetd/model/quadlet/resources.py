@@ -143,9 +143,11 @@ def _number(volume: Section, key: str) -> int:
 
 
 def check_image(image: str) -> None:
-    """Raises InvalidQuadlet for an image that another file of Quadlet's would build or pull."""
+    """Raises InvalidQuadlet for an image that another file of Quadlet's would build or pull, and for an option."""
     if image.endswith((".image", ".build")):
         raise InvalidQuadlet(f"Image={image} names another file: name the image itself, as REGISTRY/NAME:TAG")
+    if image.startswith("-"):
+        raise InvalidQuadlet(f'Image={image} begins with "-", and podman would take it for an option: name an image')
 
 
 def _make_network(file: str, network: Section) -> Resource:

@@ -3,13 +3,14 @@
 from collections.abc import Callable, Sequence
 
 from fleetd.model.quadlet.container import make_service, named_files
+from fleetd.model.quadlet.errors import InvalidQuadlet
 from fleetd.model.quadlet.keys import CONTAINER
 from fleetd.model.quadlet.names import CONTAINER_SUFFIX
 from fleetd.model.quadlet.resources import make_resource, make_resource_service
 from fleetd.model.quadlet.section import Section
 from fleetd.model.quadlet.source import keep_image, keep_source, sources_of
 from fleetd.model.unit_option import UnitOption
-from fleetd.model.unitfile import parse_unit_file
+from fleetd.model.unitfile import UnitFileError, check_options, parse_unit_file
 
 Find = Callable[[str], Sequence[UnitOption] | None]
 
@@ -19,13 +20,24 @@ def translate(file: str, options: Sequence[UnitOption], find: Find, image: str =
     returns the options of a volume or network beside it, by the name of its file, None if there is none. `image` is the
     container's by its digest, '' for that of the file. Raises InvalidQuadlet."""
     if not file.endswith(CONTAINER_SUFFIX):
-        return make_resource_service(file, options)
+        return _checked(file, make_resource_service(file, options))
     named = {name: found for name in named_files(options) if (found := find(name)) is not None}
-    service = make_service(file, options, {name: make_resource(name, found) for name, found in named.items()}, image)
+    resources = {name: make_resource(name, found) for name, found in named.items()}
+    service = make_service(file, options, resources, image)
     kept = keep_source(file, options)
     for name, found in named.items():
         kept += keep_source(name, found)
-    return [*service, *([keep_image(image)] if image else []), *kept]
+    return _checked(file, [*service, *([keep_image(image)] if image else []), *kept])
+
+
+def _checked(file: str, unit: list[UnitOption]) -> list[UnitOption]:
+    """The options, each of which is one of the unit's: an escape in a value of the file could end a line, and begin
+    another option or section. Raises InvalidQuadlet."""
+    try:
+        check_options(unit)
+    except UnitFileError as error:
+        raise InvalidQuadlet(f"{file}: {error}") from error
+    return unit
 
 
 def with_image(unit: Sequence[UnitOption], image: str) -> list[UnitOption]:
