@@ -40,7 +40,9 @@ def resolve(client: Client, name: str, content: UnitFile) -> UnitFile:
         return content
     resolved, why = ask(client, name, image)
     if not resolved:
-        output.warning(f"warning: Unit {name}: each machine resolves the image {image} by itself: {why}")
+        output.warning(
+            f"warning: Unit {name}: each machine resolves the image {output.printable(image)} by itself: {why}"
+        )
         return content
     return UnitFile.from_options(with_image(content.options, resolved))
 
@@ -56,7 +58,7 @@ def ask(client: Client, name: str, image: str) -> tuple[str, str]:
         return "", "this fleetd is older, and cannot ask registries"
     except ApiError as error:
         raise CommandFailed(f"Error creating units: failed creating unit {name}: {error}") from error
-    return answer.resolved, answer.reason
+    return answer.resolved, output.printable(answer.reason)
 
 
 def keep_image(stored: Options, content: UnitFile) -> UnitFile | None:

@@ -64,7 +64,7 @@ def _fetch(client: Client, name: str) -> schema.UnitContent:
 
 
 def _digest(image: str) -> str:
-    return image.partition("@")[2] or "not resolved"
+    return output.printable(image.partition("@")[2]) or "not resolved"
 
 
 def _roll_out(client: Client, content: schema.UnitContent, image: str, resolved: str, no_block: bool) -> int:

@@ -9,7 +9,8 @@ from msgspec.structs import replace
 
 from fleetctl.folder import BrokenFolder, read_folder
 from fleetd.agent.answers import Answers
-from fleetd.api.http import render_error
+from fleetd.api import schema
+from fleetd.api.http import render_error, render_json
 from fleetd.model.machine import Capability
 from fleetd.model.unitfile import UnitFile
 from tests.fleetctl.background import BackgroundLoop
@@ -188,6 +189,24 @@ def test_an_image_that_cannot_be_resolved_is_left_to_the_machines(
     refused = fleetctl("update", "hello")
     assert (refused.status, refused.stdout) == (1, "")
     assert why in refused.stderr
+
+
+def test_what_others_have_written_reaches_no_terminal_as_it_is(
+    fleetctl: Fleetctl, cluster: ScriptedCluster, files: Path, registry: ScriptedInspector
+) -> None:
+    fleetctl("submit", "hello.container")
+    cluster.add("forged.service", cluster.units["hello.service"].text.replace(f"Image={D1}", "Image=i@\x1b]0;x\x07"))
+    updated = fleetctl("update", "--plan", "forged")
+    assert (updated.status, updated.stderr) == (0, "")
+    registry.has_skopeo = False
+    reason = render_json(schema.ResolvedImage("i", reason="m2: \x1b[2J"))
+    cluster.intercept = lambda method, path: reason if path.endswith("/images") else None
+    refused = fleetctl("update", "forged")
+    (files / "hello.container").write_text(HELLO.replace(":1", ":2"))
+    warned = fleetctl("submit", "--replace", "hello.container")
+    assert "m2: \\x1b[2J" in refused.stderr
+    assert "m2: \\x1b[2J" in warned.stderr
+    assert "\x1b" not in updated.stdout + refused.stderr + warned.stderr
 
 
 def test_an_older_fleetd_resolves_no_images(fleetctl: Fleetctl, cluster: ScriptedCluster, files: Path) -> None:
