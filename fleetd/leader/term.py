@@ -14,6 +14,7 @@ import msgspec
 from fleetd import metrics
 from fleetd.aio import Offload, Pace, first_of
 from fleetd.config.cluster_settings import failover_policy, reboot_policy
+from fleetd.leader.announcement_sweeper import AnnouncementSweeper
 from fleetd.leader.event_trimmer import EventTrimmer
 from fleetd.leader.mirror import Mirror, StoreSetBack
 from fleetd.leader.sealer import CannotOpenHere, Sealer
@@ -107,6 +108,7 @@ class Term:
         events = EventLog(settings.registry, settings.unix_now, lambda: f"{lease:x}")
         self._writer = PlanWriter(settings.registry, guards, self._mirror.observe, events)
         self._trimmer = EventTrimmer(settings.registry, guards, settings.unix_now)
+        self._sweeper = AnnouncementSweeper(settings.registry, guards, lambda: self._mirror.snapshot)
         sealing, seal_key = settings.sealing, settings.seal_key
         self._sealer = Sealer(settings.registry, sealing, seal_key, guards, self._mirror.observe) if sealing else None
         self._timers = Timers(settings.membership, ttl_s=settings.ttl_s)
@@ -133,7 +135,7 @@ class Term:
         """Lead until the leadership is lost."""
         self._mirror.start()
         try:
-            await first_of(self._keep_lease(), self._run(), self._trimmer.run())
+            await first_of(self._keep_lease(), self._run(), self._trimmer.run(), self._sweeper.run())
         except LeadershipLost as reason:
             log.warning("leadership lost: %s", reason)
         except NewerRecord as error:  # who cannot read a record must not plan
@@ -305,6 +307,7 @@ class Term:
             if plan.writes:
                 await self._writer.write(plan, self._mirror.snapshot)
                 self._trimmer.note_write()
+                self._sweeper.note_write()
                 metrics.count_plan(stats, written=True)
         except StoreError as error:
             metrics.count_plan(stats, written=False)
