@@ -1,5 +1,7 @@
 """From questions to answers, byte by byte."""
 
+import time
+
 import dns.edns
 import dns.flags
 import dns.message
@@ -193,6 +195,52 @@ def test_a_kept_answer_is_that_to_the_same_question_under_another_id() -> None:
     assert first is not None
     assert second is not None
     assert (first[:2], second[:2], first[2:]) == (b"\0\1", b"\0\2", second[2:])
+
+
+def variant(number: int, kind: str, *, edns: int = 0) -> dns.message.Message:
+    """The same question in other bytes: capitals, options and flags that change nothing."""
+    name = "".join(char.upper() if number >> at & 1 else char for at, char in enumerate("web.fleet.internal"))
+    option = dns.edns.GenericOption(65001, number.to_bytes(4))
+    made = (
+        {}
+        if edns < 0
+        else {"use_edns": 0, "payload": 1232 + number, "options": [option], "want_dnssec": number % 3 == 0}
+    )
+    question = dns.message.make_query(name, kind, **made)
+    if number % 2:
+        question.flags &= ~dns.flags.RD
+    return question
+
+
+@pytest.mark.parametrize("edns", [-1, 0])
+@pytest.mark.parametrize("kind", ["A", "AAAA", "ANY"])
+def test_the_same_question_in_other_bytes_gets_its_own_answer(kind: str, edns: int) -> None:
+    found = Responder(make_table())
+    for number in range(100):
+        question = variant(number, kind, edns=edns)
+        if number % 5 == 0:
+            question.question[0].rdclass = dns.rdataclass.ANY
+        wire = found.answer(question.to_wire())
+        assert wire is not None
+        answer = dns.message.from_wire(wire)
+        assert question.is_response(answer)
+        assert answer.question[0].name.labels == question.question[0].name.labels
+        assert answer.flags & dns.flags.RD == question.flags & dns.flags.RD
+        assert (answer.edns, answer.ednsflags & dns.flags.DO) == (question.edns, question.ednsflags & dns.flags.DO)
+        assert sorted(texts(answer)) == ([] if kind == "AAAA" else ["10.0.0.1", "10.0.0.2", "10.0.0.3"])
+        assert all(rrset.rdclass == dns.rdataclass.IN for rrset in answer.answer)
+
+
+def test_the_same_question_in_other_bytes_costs_little_however_many_addresses_there_are() -> None:
+    announced = tuple(Announcement("web", f"web@{n}.service", f"m{n}", f"10.0.1.{n}", 80, "tcp") for n in range(200))
+    found = Responder(NameTable("fleet.internal", (), "", "", (), announced))
+    taken_s = []
+    for number in range(101):
+        question = variant(number, "A").to_wire()
+        before_s = time.process_time()
+        found.answer(question)
+        taken_s.append(time.process_time() - before_s)
+    assert sum(taken_s[1:]) < 25 * taken_s[0]
 
 
 def test_other_questions_without_end_take_a_bounded_memory() -> None:
