@@ -2,7 +2,6 @@
 
 import os
 import re
-import stat
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -137,12 +136,7 @@ class Target:
         """Raises CommandFailed; what was there is there, then."""
         try:
             path = self._path.resolve()  # a link stays one
-            replace_file(path, content, for_all=like is None)
-            if like is not None:
-                found = like[1]
-                if (found.st_uid, found.st_gid) != (os.geteuid(), os.getegid()):
-                    os.chown(path, found.st_uid, found.st_gid)
-                path.chmod(stat.S_IMODE(found.st_mode))
+            replace_file(path, content, for_all=like is None, like=like[1] if like else None)
         except OSError as error:
             raise CommandFailed(f"cannot write {self._path}: {cause_of(error)}") from error
 

@@ -1,14 +1,21 @@
 """Small files that are replaced as a whole."""
 
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
 
 def replace_file(
-    path: Path, content: str | bytes, *, sync: Callable[[int], None] = os.fsync, for_all: bool = False
+    path: Path,
+    content: str | bytes,
+    *,
+    sync: Callable[[int], None] = os.fsync,
+    for_all: bool = False,
+    like: os.stat_result | None = None,
 ) -> None:
-    """Write a file that its owner alone may read, or everybody (`for_all`), in place of what is there. A reader finds
+    """Write a file that its owner alone may read, or everybody (`for_all`), or that has the owner and the mode of
+    another (`like`), in place of what is there. A reader finds
     the former content or this one, and so does a machine whose power fails; when this returns, it finds this one.
     `sync` has a file or a folder written to the disk. Raises OSError; what was there is there, then."""
     new = path.with_name(f".{path.name}.{os.getpid()}.new")  # another process may be replacing it, too
@@ -18,6 +25,8 @@ def replace_file(
             file.write(content.encode() if isinstance(content, str) else content)
             if for_all:
                 os.fchmod(file.fileno(), 0o644)
+            if like is not None:
+                _make_like(file.fileno(), like)
             file.flush()
             sync(file.fileno())
         new.replace(path)
@@ -25,6 +34,13 @@ def replace_file(
         new.unlink(missing_ok=True)
         raise
     sync_folder(path.parent, sync=sync)
+
+
+def _make_like(descriptor: int, like: os.stat_result) -> None:
+    found = os.fstat(descriptor)
+    if (found.st_uid, found.st_gid) != (like.st_uid, like.st_gid):
+        os.fchown(descriptor, like.st_uid, like.st_gid)
+    os.fchmod(descriptor, stat.S_IMODE(like.st_mode))
 
 
 def sync_folder(folder: Path, *, sync: Callable[[int], None] = os.fsync) -> None:

@@ -40,3 +40,27 @@ def test_a_file_that_cannot_be_written_stays_as_it_was(tmp_path: Path) -> None:
         replace_file(path, "new", sync=fail)
     assert path.read_text() == "former"
     assert os.listdir(tmp_path) == ["a"]
+
+
+def test_a_file_has_the_owner_and_mode_of_another_before_it_is_there(tmp_path: Path) -> None:
+    """Whoever owns the folder could put a link in its place, and be given what that points to."""
+    path, victim = tmp_path / "a", tmp_path / "victim"
+    victim.write_text("")
+    victim.chmod(0o600)
+    path.write_text("old")
+    path.chmod(0o640)
+    if os.getuid() == 0:
+        os.chown(path, 65534, 65534)
+    before, seen = path.stat(), []
+
+    def swap(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            seen.append(path.stat())
+            path.unlink()
+            path.symlink_to(victim)
+
+    replace_file(path, "new", sync=swap, like=before)
+    assert [(each.st_mode, each.st_uid, each.st_gid) for each in seen] == [
+        (before.st_mode, before.st_uid, before.st_gid)
+    ]
+    assert (victim.stat().st_uid, stat.S_IMODE(victim.stat().st_mode)) == (os.getuid(), 0o600)
