@@ -10,6 +10,8 @@ import pytest
 
 from fleetd import metrics
 from fleetd.config.config import parse_config
+from fleetd.model.quadlet.words import split_words
+from fleetd.model.unitfile import list_values, parse_unit_file
 
 CONTRIB = Path(__file__).parents[2] / "contrib"
 
@@ -110,3 +112,15 @@ def test_the_service_is_confined() -> None:
     check = ["systemd-analyze", "security", "--offline=true", "--no-pager", "--threshold=29", str(unit)]
     judged = subprocess.run(check, capture_output=True, text=True)
     assert judged.returncode == 0, judged.stdout + judged.stderr
+
+
+def test_the_script_that_is_told_events_writes_each_as_it_is(tmp_path: Path) -> None:
+    event = r'{"kind":"lost","detail":"a\n<3>forged \033[2J"}'
+    (tmp_path / "fleetctl").write_text(f"#!/bin/sh\nprintf '%s\\n' '{event}'\n")
+    (tmp_path / "fleetctl").chmod(0o755)
+    options = parse_unit_file((CONTRIB.parent / "units/on-events.service").read_text())
+    [command] = list_values(options, "Service", "ExecStart")
+    words = [word.replace("%%", "%") for word in split_words(command)]
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "STATE_DIRECTORY": str(tmp_path)}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == f"call somebody: {event}\n"
