@@ -35,7 +35,7 @@ def command(settings: Settings, no_browser: bool, port: int) -> int:
     The address that is printed has a token, which is good for one browser, once. No other user of this machine, and no
     other web page, reaches the cluster through it.
 
-    Where there is no browser, as on a server, say --no-browser --port=7080 there, and ssh -L 7080:localhost:7080
+    Where there is no browser, as on a server, say --no-browser --port=7080 there, and ssh -L 7080:127.0.0.1:7080
     SERVER here.
     """
     from fleetctl.page.server import PageServer
