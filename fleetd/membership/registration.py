@@ -8,13 +8,12 @@ import asyncio
 import logging
 import math
 import time
-import zlib
 from collections.abc import Awaitable, Callable
 
 import msgspec
 
 from fleetd import metrics
-from fleetd.aio import Backoff, first_of
+from fleetd.aio import first_of
 from fleetd.model.machine import Machine, MachineMode
 from fleetd.registry.records import MACHINES, MalformedRecord
 from fleetd.registry.registry import Registry
@@ -33,15 +32,10 @@ from fleetd.store.protocol import (
 log = logging.getLogger(__name__)
 
 RETRY_S = 1.0
-MOST_TTLS = 6  # between two attempts in a store that is overloaded, at most
 
 
 class Duplicate(Exception):
     """Another machine with this machine-id is alive. The message names both addresses and the remedy."""
-
-
-class Overloaded(Exception):
-    """The store answers what is read of it, and does not take what is written in time."""
 
 
 class Registration:
@@ -157,15 +151,10 @@ class Membership:
         self.registered.clear()
         self.attempted.clear()
         complaint = ""
-        backoff = Backoff(RETRY_S, MOST_TTLS * self.ttl_s)
         while True:
             try:
                 lease, revision = await self._try_to_register()
                 break
-            except Overloaded as error:
-                self.refusal = f"{self._no_store}{error}"
-                is_first, delay_s = backoff.is_first, backoff.next_s()
-                pause_s = delay_s if is_first else delay_s * (0.5 + _spread(self.machine.id, delay_s))
             except (Conflict, LeaseNotFound) as error:
                 log.debug("registering again: %s", error)
                 pause_s = 0.0
@@ -195,20 +184,13 @@ class Membership:
         item = await self.store.get(self.key)
         lease = await self._adoptable_lease(item) if item else 0
         surplus = item.lease if item and lease != item.lease else 0
-        fresh = 0
+        fresh = 0 if lease else await self.store.grant(self.ttl_s)
         try:
-            fresh = 0 if lease else await self.store.grant(self.ttl_s)
             await self._publish(lease or fresh)
             self.machine = msgspec.structs.replace(self.machine, since=self._since(item))
             put = self.registry.put(self.machine, self.machine.id, lease=lease or fresh)
             revision = await self.store.transact([Unchanged(self.key, item.mod_revision if item else 0)], [put])
-        except Unavailable as error:
-            raise Overloaded(str(error)) from error
-        except LeaseNotFound as error:
-            if fresh:
-                raise Overloaded("the lease of the registration expired before all was written") from error
-            raise
-        except Conflict:
+        except (Conflict, LeaseNotFound):
             if fresh:
                 await self.store.revoke(fresh)
             raise
@@ -314,11 +296,6 @@ class Membership:
 
     def _is_ours(self, item: KeyValue | None) -> bool:
         return item is not None and decode_machine(item).session == self.machine.session
-
-
-def _spread(machine: str, delay_s: float) -> float:
-    """A number from 0 to 1 that differs from machine to machine, and from one delay to the next."""
-    return zlib.crc32(f"{machine} {delay_s}".encode()) / 2**32
 
 
 def decode_machine(item: KeyValue) -> Machine:
