@@ -26,16 +26,20 @@ def follow_drains(client: "Client", places: Sequence[Location], *, is_quiet: boo
     """Wait until each machine is drained, as far as it can be, and what has left is proven or has failed. Returns the
     last reports. `is_quiet`: no events are printed."""
     followers = [DrainFollower(client, place, is_quiet=is_quiet) for place in places]
+    told: list[str] = []  # what is not printed yet: a follower says each thing once, also if the next one cannot look
 
-    def look() -> list[list[str]]:
-        return [[] if each.is_over else each.look() for each in followers]
+    def look() -> None:
+        for follower in followers:
+            if not follower.is_over:
+                told.extend(follower.look())
 
     wakeups = Wakeups(client, lambda: _select(followers))
     with ProgressLines() as live, wakeups, failing_as("Error following drains: "):
-        for events in observe(look, math.inf, pace=PATIENT, wakeups=wakeups):
-            for text in (text for told in events for text in told):
+        for _ in observe(look, math.inf, pace=PATIENT, wakeups=wakeups):
+            for text in told:
                 live.clear()
                 output.result(text)
+            told.clear()
             if all(follower.is_over for follower in followers):
                 break
             live.show({name: what for follower in followers for name, what in follower.lines().items()})

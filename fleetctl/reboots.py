@@ -68,17 +68,19 @@ class _Look:
         self._silence = ""
 
     def __call__(self) -> list[str]:
-        """The events since the last look. Raises ClientError."""
+        """The events since the last look, of the followers that could look. Raises ClientError."""
         left = [follower for follower in self._followers if not follower.is_over]
+        told: list[str] = []
         try:
             reports = self._client.reboots(follower.report.machine for follower in left)
-            told = [text for follower in left for text in follower.look(reports[follower.report.machine])]
+            for follower in left:
+                told += follower.look(reports[follower.report.machine])
         except ClientError as error:
             if not error.may_pass or self._clock.now() - self._heard_s > self._silence_s:
                 raise
             self._silence = str(error)
-            return []
-        self._heard_s, self._silence = self._clock.now(), ""
+        else:
+            self._heard_s, self._silence = self._clock.now(), ""
         return told
 
     def lines(self) -> dict[str, str]:

@@ -223,7 +223,7 @@ def test_a_fleetd_without_etcd_waits_and_logs_it_once(new_cluster: Callable[...,
     machine.run(["systemctl", "restart", "fleet.service"])
 
     def words() -> str:
-        return machine.journal("fleet.service").split("Started fleet.service")[-1]
+        return machine.journal("fleet.service").split("Starting fleet.service")[-1]
 
     cluster.wait_until("it says so", lambda: "cannot register" in words())
     time.sleep(4)  # time for several further attempts

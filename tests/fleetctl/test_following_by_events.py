@@ -7,6 +7,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from fleetctl.client import Client
@@ -182,3 +183,42 @@ def test_many_units_of_a_drained_machine_are_asked_for_each_second() -> None:
     api.run(drain)
     assert api.opened == []
     assert max(api.pauses(RAMP_S, END_S)) <= 1.01
+
+
+class HalfSilentApi(Api):
+    """The end of the first machine's drain or reboot is told once the clock says so, and at that look of all the
+    second machine's drain report does not come."""
+
+    def drain_report(self, machine: str, also: Sequence[str] = ()) -> schema.DrainReport:
+        if machine == M2 and self.now_s >= END_S and self.is_first_failure:
+            self.is_first_failure = False
+            raise Unreachable("it is away")
+        return super().drain_report(machine, also)
+
+    is_first_failure = True
+
+    def reboots(self, machines: Sequence[str]) -> dict[str, schema.RebootReport]:
+        found = super().reboots(machines)
+        if self.is_first_failure and M2 in found:
+            found[M2] = schema.RebootReport(M2, phase="returning", boot="first", id="id", ends="first")
+        return found
+
+
+def reboot_both(client: Client) -> object:
+    report = schema.RebootReport("", phase="ordered", boot="first", id="id", ends="first")
+    asked = {Location(machine, ""): msgspec.structs.replace(report, machine=machine) for machine in (M1, M2)}
+    return follow_reboots(client, asked)
+
+
+def drain_both(client: Client) -> object:
+    return follow_drains(client, [Location(M1, ""), Location(M2, "")])
+
+
+@pytest.mark.parametrize(("work", "end"), [(reboot_both, "is back and serves"), (drain_both, "web.service")])
+def test_what_one_machine_has_come_to_is_told_if_the_next_cannot_be_asked(
+    work: Callable[[Client], object], end: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api = HalfSilentApi()
+    api.run(work)
+    assert not api.is_first_failure
+    assert capsys.readouterr().out.count(end) == 2
