@@ -102,6 +102,7 @@ class Agent:
         self._store_change = StoreChange.NONE  # since the units here were last adopted
         self._epoch_name = ""
         self._refused: dict[str, None] = {}  # units that this machine refuses
+        self._held: dict[str, None] = {}  # units whose actions have to wait
         self._rechecked_s = -RECHECK_S
         self._epoch = epoch
         self._desired = DesiredState(registry, machine_id, self._wake.set, epoch)
@@ -353,8 +354,12 @@ class Agent:
         self._release_orphans(observed)
         held = (*self._ledger.orphans, *self._desired.unreadable)
         desired = Desired(self._desired.placements, removes_unplaced, held)
-        plan = self._announcer.hold_back(plan_machine(desired, observed), observed, desired.placements)
+        wanted = plan_machine(desired, observed)
+        plan = self._announcer.hold_back(wanted, observed, desired.placements)
         acted_on = dict.fromkeys(action.unit for action in plan)
+        for name in observed:
+            self._held.pop(name, None)
+        self._held |= {action.unit: None for action in wanted if action.unit not in acted_on}
         self._report({name: seen for name, seen in observed.items() if name not in acted_on})
         for name in acted_on:
             self._diagnostics.forget(name)
@@ -419,7 +424,11 @@ class Agent:
             self._publisher.set(name, state)
 
     def _judge(self, name: str, placement: Placement | None, seen: Observed, result: str) -> Proof | None:
-        """Return whether the unit is healthy, if that is asked, and look again when time alone may change it."""
+        """Return whether the unit is healthy, if that is asked, and look again when time alone may change it. What has
+        still to wait before it is changed is not judged: its deadline has not begun."""
+        if name in self._held:
+            self._proof_timers.set(name, None)
+            return None
         announced = Announced(self._announcer.settled_s(name), self._announcer.unannounced(name))
         error = self._retries.error(name)
         judgement = judge_health(placement, seen, error=error, result=result, announced=announced)

@@ -2,11 +2,13 @@
 
 import asyncio
 
+import msgspec
 import pytest
 
 from fleetd.agent.announcer import CONFINED, WITHDRAWAL_S, WITHDRAWN
 from fleetd.model.announcement import NOT_SETTLED, ServicePort, ServiceRecord
 from fleetd.model.confinement import Limits
+from fleetd.model.group import UpdateAction
 from fleetd.model.placement import Placement
 from fleetd.model.unit import TargetState
 from fleetd.registry.records import SERVICES, SYNCED
@@ -280,6 +282,24 @@ async def test_a_unit_is_proven_only_when_it_has_been_announced(machine: Machine
     proof = (await machine.states())[WEB].proof
     assert proof is not None
     assert proof.failed.startswith("it was not announced within 30 s: its check fails: refused")
+
+
+async def test_what_waits_for_a_withdrawal_has_not_failed(machine: MachineUnderTest) -> None:
+    await begin(machine)
+    await asyncio.sleep(900)  # longer than the deadline of the change that follows
+    failures: list[str] = []
+    asked = Placement(
+        MACHINE, WEB, PLAIN + "# changed\n", TargetState.LAUNCHED, 8, prove_after_s=1.0, prove_within_s=60.0
+    )
+    await machine.put(msgspec.structs.replace(asked, update=UpdateAction.RESTART), MACHINE, WEB)
+    for _ in range(200):
+        await asyncio.sleep(0.1)
+        proof = (await machine.states())[WEB].proof
+        failures += [proof.failed] if proof is not None and proof.failed else []
+    assert failures == []
+    proof = (await machine.states())[WEB].proof
+    assert proof is not None
+    assert (proof.generation, proof.failed) == (8, "")
 
 
 async def test_another_address_and_other_ports_are_announced_at_once(machine: MachineUnderTest) -> None:
