@@ -15,7 +15,7 @@ from fleetd.model.announcement import ServiceRecord
 from fleetd.registry.records import SERVICES, SYNCED, MalformedRecord, Synced, encode
 from fleetd.registry.registry import Registry
 from fleetd.registry.transactions import WriteSet, cut_into_transactions
-from fleetd.store.protocol import Conflict, Delete, HasValue, KeyValue, Operation, StoreError
+from fleetd.store.protocol import Conflict, Delete, HasValue, KeyValue, Operation, Refused, StoreError
 
 log = logging.getLogger(__name__)
 
@@ -159,6 +159,9 @@ class AnnouncementWriter:
                 await self._transact(dict.fromkeys(taken_back))
                 self._settle()
                 raise
+            except Refused:
+                self._settle()
+                raise
         if gone:
             self._remember(tuple(self._stored))
         self._settle()
@@ -173,23 +176,34 @@ class AnnouncementWriter:
                 self._on_settled(unit)
 
     async def _transact(self, records: Mapping[Key, ServiceRecord | None], *, guarded: bool = False) -> None:
-        """Write these records, or delete them (None), and note that they are stored."""
+        """Write these records, or delete them (None), and note that they are stored. Raises Refused for one that is
+        refused, after the others were written: it may be of a unit whose placement has changed meanwhile."""
+        keys = list(records)
+        batches = [keys[first : first + KEYS_AT_ONCE] for first in range(0, len(keys), KEYS_AT_ONCE)]
+        refusal: Refused | None = None
+        for some in batches:  # which grows
+            try:
+                await self._transact_batch({key: records[key] for key in some}, guarded)
+            except Refused as error:
+                if len(some) == 1:
+                    refusal = error
+                else:
+                    batches += [[key] for key in some]
+        if refusal is not None:
+            raise refusal
+
+    async def _transact_batch(self, records: Mapping[Key, ServiceRecord | None], guarded: bool) -> None:
         synced = self._registry.key(SYNCED, self._machine_id)
         guard = (HasValue(synced, encode(Synced(self._registration.session))),) if guarded else ()
-        keys = list(records)
-        for first in range(0, len(keys), KEYS_AT_ONCE):
-            some = keys[first : first + KEYS_AT_ONCE]
-            operations: list[Operation] = [self._operation(key, records[key]) for key in some]
-            for key in some:
-                self._stored[key] = None
-            for transaction in cut_into_transactions([WriteSet(guard, tuple(operations))]):
-                await self._registry.store.transact(transaction.comparisons, transaction.operations)
-            for key in some:
-                record = records[key]
-                if record is None:
-                    del self._stored[key]
-                else:
-                    self._stored[key] = record
+        operations: list[Operation] = [self._operation(key, record) for key, record in records.items()]
+        self._stored |= dict.fromkeys(records)
+        for transaction in cut_into_transactions([WriteSet(guard, tuple(operations))]):
+            await self._registry.store.transact(transaction.comparisons, transaction.operations)
+        for key, record in records.items():
+            if record is None:
+                del self._stored[key]
+            else:
+                self._stored[key] = record
 
     def _operation(self, key: Key, record: ServiceRecord | None) -> Operation:
         names = (key[0], self._machine_id, key[1])

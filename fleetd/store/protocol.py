@@ -25,6 +25,10 @@ class Unavailable(StoreError):
     """No answer, or no usable one. A write may or may not have happened; every write is safe to repeat."""
 
 
+class Refused(Unavailable):
+    """This client may not do that: to ask again, or elsewhere, does not help until something else has changed."""
+
+
 class Compacted(StoreError):
     """The revision that a watch asked for was compacted. Or (`was_set_back`) it does not exist yet, because the store
     was restored or created again. Read everything again."""

@@ -30,9 +30,9 @@ from fleetd.store.protocol import (
     Operation,
     PrefixDigest,
     RangeResult,
+    Refused,
     StoreError,
     StoreMember,
-    Unavailable,
 )
 from fleetd.store.worker_watches import Position, Watches
 
@@ -46,7 +46,7 @@ SILENCE_S = 3 * wire.WATCH_HEARTBEAT_S
 _UNAUTHORIZED = 401
 
 
-class Forbidden(Unavailable):
+class Forbidden(Refused):
     """A worker may not do that; every server would refuse it."""
 
 

@@ -19,7 +19,7 @@ from fleetd.model.unit import TargetState, UnitState
 from fleetd.registry.records import PLACEMENTS, STATES, Synced
 from fleetd.registry.registry import Registry
 from fleetd.store.embedded import EmbeddedStore, inline
-from fleetd.store.protocol import Changes, Comparison, Delete, Operation, RangeResult, Unavailable
+from fleetd.store.protocol import Changes, Comparison, Delete, Operation, Put, RangeResult, Refused, Unavailable
 from fleetd.systemd.protocol import NO_DROPINS, Run, ServiceManagerError, UnitDetails, UnitStatus
 from fleetd.testing.scripted_prober import ScriptedProber
 from fleetd.testing.simulated_systemd import SimulatedSystemd
@@ -36,11 +36,14 @@ class FaultyStore(EmbeddedStore):
     """An embedded store that can be unreachable, and whose watches can miss changes."""
 
     is_down = False
+    refuses = "nothing"  # no key that contains this is written
     deaf_to = "nothing"  # a watch reports no change of keys that contain this
     interruption: Callable[[], Awaitable[None]] | None = None  # runs after the first read of this machine's placements
 
     async def transact(self, comparisons: Sequence[Comparison], operations: Sequence[Operation]) -> int:
         self._refuse_while_down()
+        if any(self.refuses in operation.key and isinstance(operation, Put) for operation in operations):
+            raise Refused("the servers of the cluster refuse it")
         return await super().transact(comparisons, operations)
 
     async def range(self, prefix: str, **options: Any) -> RangeResult:

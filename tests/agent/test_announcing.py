@@ -93,6 +93,19 @@ async def test_a_machine_that_confines_its_units_runs_no_program_of_a_check(mach
     assert await announced(machine) == []
 
 
+async def test_what_the_servers_refuse_of_one_unit_hinders_no_other(machine: MachineUnderTest) -> None:
+    machine.store.refuses = "/services/other/"
+    await machine.start()
+    await machine.place("other.service", 7, text=PLAIN)
+    await machine.place(WEB, 7, text=PLAIN)
+    await until_announced(machine, WEB)
+    await machine.until(lambda states: WEB in states and states[WEB].unannounced == "", 60.0)
+    await machine.systemd.stop(WEB)
+    await until_announced(machine)
+    machine.store.refuses = "nothing"
+    await until_announced(machine, "other.service")
+
+
 async def test_a_failure_that_does_not_last_is_none(machine: MachineUnderTest) -> None:
     await begin(machine, CHECKED)
     before = await machine.store.revision()
