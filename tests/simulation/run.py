@@ -68,7 +68,13 @@ def run_seed(seed: int) -> RunResult:
 
 def run_scenario(scenario: Scenario) -> RunResult:
     """Run this scenario."""
-    return run_actions(scenario.actions, machines=scenario.machines, config=scenario.config, life_s=scenario.life_s)
+    return run_actions(
+        scenario.actions,
+        seed=scenario.seed,
+        machines=scenario.machines,
+        config=scenario.config,
+        life_s=scenario.life_s,
+    )
 
 
 async def _run(world: World, actions: Sequence[Action], convergence_s: float) -> RunResult:

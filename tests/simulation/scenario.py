@@ -4,13 +4,15 @@
     machines m1 disk=ssd, m2, m3
     config failover_delay=60s
     certificates 120
+    seed 5
     0   start web@1.service
     10  power-cut m1 for 60
     40  expect web@1.service runs once
 
 `#` begins a comment. A machine with `role=worker` beside its metadata is a worker. `config` (optional) has lines of
 fleet.conf for every machine. With `certificates`, those of machines live for so many seconds; without it, workers are
-believed. After the last line all faults end, and the cluster must converge (convergence.py).
+believed. `seed` (else 0) decides how long each message takes. After the last line all faults end, and the cluster must
+converge (convergence.py).
 actions.py has the verbs, expectations.py the expectations. A failing seed, shrunk, is printed in this form.
 """
 
@@ -32,19 +34,20 @@ Offers = dict[str, dict[str, str]]
 
 
 class Scenario(msgspec.Struct, frozen=True):
-    """Machines with their metadata, the actions, the lines of fleet.conf, and how long certificates live."""
+    """Machines with their metadata, the actions, the lines of fleet.conf, how long certificates live, and the seed."""
 
     machines: Offers
     actions: tuple[Action, ...]
     config: tuple[str, ...] = ()
     life_s: float = 0.0  # of certificates
+    seed: int = 0
 
 
 def parse_scenario(text: str) -> Scenario:
     """Raises ValueError, which names the line."""
     machines: Offers = {}
     config: list[str] = []
-    life_s = 0.0
+    life_s, seed = 0.0, 0
     actions = []
     for number, line in enumerate(text.splitlines(), start=1):
         words = line.partition("#")[0].split()
@@ -57,13 +60,15 @@ def parse_scenario(text: str) -> Scenario:
                 config += words[1:]
             elif words[0] == "certificates":
                 life_s = float(words[1])
+            elif words[0] == "seed":
+                seed = int(words[1])
             else:
                 actions.append(_parse_action(words))
         except ValueError as error:
             raise ValueError(f"line {number}, {line.strip()!r}: {error}") from None
     if not machines:
         raise ValueError("no line says which machines there are: machines m1, m2")
-    return Scenario(machines, tuple(actions), tuple(config), life_s)
+    return Scenario(machines, tuple(actions), tuple(config), life_s, seed)
 
 
 def _parse_machines(text: str) -> Offers:
