@@ -22,6 +22,7 @@ from fleetd.store.embedded import EmbeddedStore, inline
 from tests.fleetctl.background import BackgroundLoop
 from tests.fleetctl.conftest import Fleetctl
 
+CHECKOUT = Path(__file__).parents[2]
 PATIENCE_S = 60.0
 RENEWALS = "/fleet/v2/lock-sessions/"
 
@@ -62,6 +63,7 @@ class Served:
         return subprocess.Popen(
             [sys.executable, "-m", "fleetctl.cli", *words],
             env={**os.environ, "FLEETCTL_ENDPOINT": self.unix, **environment},
+            cwd=CHECKOUT,  # fleet is not installed in every environment of tests
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
