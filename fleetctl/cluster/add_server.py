@@ -43,6 +43,7 @@ from fleetctl.errors import CommandFailed, SshFailed
 from fleetctl.remote import local_machine_id
 from fleetctl.settings import Settings
 from fleetd.model.certificate import Authority
+from fleetd.model.ip_address import is_ip_address
 
 T = TypeVar("T")
 COPYING_S = 120.0  # the longest wait for a new member's copy of the store
@@ -112,7 +113,7 @@ def refuse(newcomer: Newcomer, members: tuple[Member, ...], authority: Authority
             f"{name} has this machine's machine-id: it is this machine, which is a server already, or a copy of its "
             "disk: give that an id of its own (rm /etc/machine-id; systemd-machine-id-setup) and reboot it"
         )
-    if not layout.is_ip_address(newcomer.address):
+    if not is_ip_address(newcomer.address):
         shown = output.printable(newcomer.address) or "nothing"
         raise CommandFailed(f"{name}: {shown} is not an IP address by which the servers can reach it: give --address=…")
     refuse_clock(name, facts, time.time())

@@ -31,6 +31,7 @@ from fleetctl.cluster.server_setup import (
 from fleetctl.errors import CommandFailed, failing_as
 from fleetctl.remote import local_machine_id
 from fleetctl.settings import Settings
+from fleetd.model.ip_address import is_ip_address
 from fleetd.process.identity import find_address
 from fleetd.url import without_user
 
@@ -169,7 +170,7 @@ def choose_address(host: Host, wanted: str) -> str:
     address = present or wanted or find_address()
     if not address:
         raise CommandFailed("this machine has no address that other machines reach: give one with --address")
-    if not layout.is_ip_address(address) or not is_own(address):
+    if not is_ip_address(address) or not is_own(address):
         raise CommandFailed(
             f"{output.printable(address)} is not an IP address of this machine: give one with --address"
         )

@@ -1,9 +1,9 @@
 """Where the files of a server are, and what is in etcd's: pure text."""
 
-import ipaddress
 from collections.abc import Sequence
 
 from fleetctl.cluster.etcd_members import Member
+from fleetd.model.ip_address import is_ip_address
 
 CONFIG = "/etc/fleet/fleet.conf"
 ETCD_YAML = "/etc/fleet/etcd.yaml"
@@ -87,15 +87,6 @@ def read_address(etcd_yaml: str) -> str:
             host = value.strip().removeprefix("https://").rpartition(":")[0].strip("[]")
             return host if is_ip_address(host) else ""
     return ""
-
-
-def is_ip_address(text: str) -> bool:
-    """True for an IPv4 or IPv6 address."""
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
 
 
 def server_options(others: Sequence[Member], listen: str = "", peer_listen: str = "") -> dict[str, str]:

@@ -19,6 +19,7 @@ from fleetctl.errors import CommandFailed
 from fleetd.config.config import Config, ConfigError, parse_config
 from fleetd.config.file_edit import set_options
 from fleetd.model.certificate import Authority
+from fleetd.model.ip_address import is_ip_address
 
 STARTED_S = 60.0
 POLL_S = 0.5
@@ -174,7 +175,7 @@ def write_etcd_certificate(
 
 def _is_name(text: str) -> bool:
     """True if a certificate can have it as an address or a host name."""
-    return layout.is_ip_address(text) or _HOST_NAME.fullmatch(text) is not None
+    return is_ip_address(text) or _HOST_NAME.fullmatch(text) is not None
 
 
 def start_etcd(host: Host) -> None:

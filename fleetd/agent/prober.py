@@ -6,7 +6,6 @@ socket, without streams and tasks.
 
 import asyncio
 import errno
-import ipaddress
 import os
 import signal
 import socket
@@ -15,6 +14,7 @@ from contextlib import suppress
 from typing import Protocol
 
 from fleetd.model.announce_options import EXEC, HTTP, Check
+from fleetd.model.ip_address import is_ip_address
 
 MAX_PROGRAMS = 8  # that run at once
 LOOPBACK = ("127.0.0.1", "::1")
@@ -95,13 +95,7 @@ class WithoutPrograms:
 def _addresses(own: str) -> tuple[str, ...]:
     """Where a service of this machine may listen: its own address first, at which others reach it. A host name
     (`public_ip=`) is left out: connect(2) takes addresses alone, and to resolve one here would hold up the daemon."""
-    return (*([own] if own not in LOOPBACK and _is_ip(own) else []), *LOOPBACK)
-
-
-def _is_ip(address: str) -> bool:
-    with suppress(ValueError):
-        return bool(ipaddress.ip_address(address))
-    return False
+    return (*([own] if own not in LOOPBACK and is_ip_address(own) else []), *LOOPBACK)
 
 
 async def _run_program(command: Sequence[str], timeout_s: float) -> str:

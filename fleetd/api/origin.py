@@ -5,11 +5,11 @@ Every client of the API has root on the cluster. A web page must not become one:
 reaches a unix socket, too, through a port that SSH forwards there.
 """
 
-import ipaddress
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
 from fleetd.api.http import ApiError, Request
+from fleetd.model.ip_address import is_ip_address
 
 _LOCAL_NAMES = ("localhost",)
 _OWN_SITE = ("same-origin", "none")  # `none`: entered in the address bar
@@ -24,7 +24,7 @@ def check_caller(request: Request, allowed_hosts: Collection[str]) -> None:
     for host in request.header_values("Host"):
         name = _host_name(host)
         is_of_no_site = request.local and "." not in name
-        if not (name in _LOCAL_NAMES or name in allowed_hosts or _is_ip(name) or is_of_no_site):
+        if not (name in _LOCAL_NAMES or name in allowed_hosts or is_ip_address(name) or is_of_no_site):
             raise ApiError(
                 403, f'host name "{host}" is not allowed: use the IP address, or set allowed_hosts={name} in fleet.conf'
             )
@@ -41,11 +41,3 @@ def _host_name(host: str) -> str:
     if host.startswith("["):
         return host[1:].partition("]")[0]
     return host.partition(":")[0].lower()
-
-
-def _is_ip(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True

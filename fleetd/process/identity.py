@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from fleetd.model.ip_address import is_ip_address
+
 MACHINE_ID_PATH = Path("/etc/machine-id")
 REBOOT_REQUIRED_PATH = Path("/run/reboot-required")
 PACKAGES, PACKAGE_LENGTH = 5, 64  # as many are named
@@ -71,18 +73,10 @@ async def is_own_host(host: str) -> bool:
     """True if others reach this machine by this name or IP address: it is that of a network interface other than the
     loopback one."""
     try:
-        addresses = [host] if _is_literal(host) else await _resolve(host)
+        addresses = [host] if is_ip_address(host) else await _resolve(host)
         return any(map(_is_own_address, addresses))
     except OSError:  # no such name, or no route
         return False
-
-
-def _is_literal(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 async def _resolve(host: str) -> list[str]:
