@@ -24,7 +24,7 @@ def command(settings: Settings, words: tuple[str, ...], ttl: float) -> int:
     from fleetctl.locked_command import run_with_lock
     from fleetctl.locks import Locks
 
-    name, words = parse_words(words)
+    name, words = parse_words(words, "elect")
     request = make_request(ttl, 1, None)
     locks = Locks(open_client(settings))
     has_led = False

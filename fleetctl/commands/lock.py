@@ -67,17 +67,17 @@ def command(
     return ended.status
 
 
-def parse_words(words: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
-    """The name of a lock, and a command. Raises CommandFailed."""
+def parse_words(words: tuple[str, ...], verb: str = "lock") -> tuple[str, tuple[str, ...]]:
+    """The name of a lock, and a command, of `fleetctl lock` or another verb. Raises CommandFailed."""
     name, *command = words or ("",)
     if not words or name == "--":
-        raise CommandFailed("Error: the name of a lock is missing: fleetctl lock NAME -- COMMAND", status=2)
+        raise CommandFailed(f"Error: the name of a lock is missing: fleetctl {verb} NAME -- COMMAND", status=2)
     if refusal := refuse_lock_name(name):
         raise CommandFailed(f"Error: {refusal}", status=2)
     if command[:1] == ["--"]:
         command = command[1:]
     if not command:
-        raise CommandFailed(f"Error: a command is missing: fleetctl lock {name} -- COMMAND", status=2)
+        raise CommandFailed(f"Error: a command is missing: fleetctl {verb} {name} -- COMMAND", status=2)
     return name, tuple(command)
 
 

@@ -231,7 +231,8 @@ def test_who_loses_an_election_is_up_for_it_again(served: Served, here: Fleetctl
         (["lock", "--ttl=1s", "backup", "true"], "a ttl of 1 s: it has to be from 3 to 300 s"),
         (["lock", "--slots=0", "backup", "true"], "0 slots"),
         (["lock", "--try", "--wait=3s", "backup", "true"], "--try does not wait"),
-        (["elect"], "the name of a lock is missing"),
+        (["elect"], "the name of a lock is missing: fleetctl elect NAME -- COMMAND"),
+        (["elect", "main"], "a command is missing: fleetctl elect main -- COMMAND"),
         (["unlock", "--force", "a/b"], '"a/b" is no name of a lock'),
     ],
 )
