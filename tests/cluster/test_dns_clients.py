@@ -103,6 +103,28 @@ def get(machine: Machine, url: str) -> str:
     return machine.run(["curl", "--silent", "--fail", "--max-time", "5", url], check=False).stdout
 
 
+def wait_until_both_are_asked(cluster: Cluster, url: str) -> None:
+    """Wait until answers of both machines come from the first one's proxy."""
+    first, second = cluster.machines
+    answers: set[str] = set()
+
+    def sees_both() -> bool:
+        answers.add(get(first, url))
+        return {first.name, second.name} <= answers
+
+    cluster.wait_until("both are asked", sees_both, TIMEOUT_S)
+
+
+def wait_until_the_first_is_asked_alone(cluster: Cluster, url: str) -> None:
+    """Wait until eight answers in a row are the first machine's."""
+    first, _ = cluster.machines
+    cluster.wait_until(
+        "the one that is left is asked alone",
+        lambda: [get(first, url) for _ in range(8)] == [first.name] * 8,
+        TIMEOUT_S,
+    )
+
+
 def test_haproxy_follows_what_is_announced(cluster: Cluster) -> None:
     require([] if shutil.which("haproxy") else ["haproxy is not installed"], "balances")
     first, second = cluster.machines
@@ -111,22 +133,11 @@ def test_haproxy_follows_what_is_announced(cluster: Cluster) -> None:
     for machine in cluster.machines:
         serve(machine, 8001)
         announce(cluster, machine, 8001)
-    answers: set[str] = set()
-
-    def sees_both() -> bool:
-        answers.add(get(first, "http://127.0.0.1:8080/"))
-        return {first.name, second.name} <= answers
-
-    cluster.wait_until("both are asked", sees_both, TIMEOUT_S)
+    wait_until_both_are_asked(cluster, "http://127.0.0.1:8080/")
     withdraw(cluster, second)
-    cluster.wait_until(
-        "the one that is left is asked alone",
-        lambda: [get(first, "http://127.0.0.1:8080/") for _ in range(8)] == [first.name] * 8,
-        TIMEOUT_S,
-    )
+    wait_until_the_first_is_asked_alone(cluster, "http://127.0.0.1:8080/")
     announce(cluster, second, 8001)
-    answers.clear()
-    cluster.wait_until("both are asked again", sees_both, TIMEOUT_S)
+    wait_until_both_are_asked(cluster, "http://127.0.0.1:8080/")
     withdraw(cluster, first)
     withdraw(cluster, second)
     cluster.wait_until("none is asked", lambda: get(first, "http://127.0.0.1:8080/") == "", TIMEOUT_S)
@@ -144,22 +155,12 @@ def test_nginx_follows_what_is_announced(cluster: Cluster) -> None:
     for machine in cluster.machines:
         serve(machine, 8001)
         announce(cluster, machine, 8001)
-    answers: set[str] = set()
-
-    def sees_both() -> bool:
-        answers.add(get(first, "http://127.0.0.1:8081/"))
-        return {first.name, second.name} <= answers
-
-    cluster.wait_until("both are asked", sees_both, TIMEOUT_S)
+    wait_until_both_are_asked(cluster, "http://127.0.0.1:8081/")
     withdraw(cluster, second)
     cluster.wait_until(
         "one is left", lambda: second.address not in read(first, "/etc/nginx/conf.d/web.conf"), TIMEOUT_S
     )
-    cluster.wait_until(
-        "the one that is left is asked alone",
-        lambda: [get(first, "http://127.0.0.1:8081/") for _ in range(8)] == [first.name] * 8,
-        TIMEOUT_S,
-    )
+    wait_until_the_first_is_asked_alone(cluster, "http://127.0.0.1:8081/")
 
 
 def read(machine: Machine, path: str) -> str:
