@@ -119,7 +119,7 @@ class HttpTransport:
         self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]
     ) -> tuple[HTTPResponse, socket.socket]:
         """The response to a request, whose content is still to be read, and the socket that it comes from. Errors as
-        for `request`; whoever does not read it to its end closes the connection."""
+        for `request`; if it is not read to its end, the connection has to be closed."""
         if self._connection.sock and _has_something_to_read(self._connection.sock):
             self._connection.close()  # closed by the server, which sends nothing unasked
         self._connection.request(method, self._path + path, body, {**self._headers, **headers})

@@ -1,4 +1,4 @@
-"""Who may pass to the API, with the rights of whoever has run fleetctl ui. No input or output.
+"""Who may pass to the API, with the rights of the person who has run fleetctl ui. No input or output.
 
 One browser may: that which brings the token first. It gets a cookie, which other sites cannot use (SameSite, Origin,
 Sec-Fetch-Site), nor names that lead here from elsewhere (Host).

@@ -1,6 +1,6 @@
 """Withdraw a name before its unit is stopped: which actions of a plan have to wait for that.
 
-Whoever has asked for the address of a name a moment ago still uses it. So a unit that is announced is stopped or
+A client that has asked for the address of a name a moment ago still uses it. So a unit that is announced is stopped or
 restarted only when its name has been gone for AnnounceDelay=; the same holds for what takes it down with it.
 """
 
