@@ -6,6 +6,7 @@ from fleetd.api.http import ApiError
 from fleetd.model.announce_options import ANNOUNCE, announce_options_of
 from fleetd.model.content import Content
 from fleetd.model.group import UpdateAction
+from fleetd.model.isolation_options import ISOLATION, LOCK, isolation_options_of
 from fleetd.model.machine import Capability, Machine, outdated_machine
 from fleetd.model.unit_set import group_options_of
 from fleetd.registry.registry import Reader
@@ -21,6 +22,7 @@ _WORDS = {
     Capability.REBOOTS: "reboots",
     Capability.SECRETS: "secrets",
     Capability.ANNOUNCEMENTS: f"{ANNOUNCE}=",
+    Capability.ISOLATION: f"{ISOLATION}= and {LOCK}=",
     Capability.ANSWERS: "logs and states without SSH",
 }
 
@@ -32,6 +34,8 @@ def needed_capability(before: Content | None, after: Content | None) -> Capabili
     has_action = any(_UPDATE_ACTION in text for text in _texts(after))
     if has_action and group_options_of(after).action is not UpdateAction.AUTO:
         return Capability.UPDATE_ACTION
+    if isolation_options_of(after, "any.service").is_set:
+        return Capability.ISOLATION
     return Capability.ANNOUNCEMENTS if announce_options_of(after, "any.service").services else None
 
 

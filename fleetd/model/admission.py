@@ -7,6 +7,7 @@ from fleetd.model.announce_options import validate_announcing
 from fleetd.model.constraints import InvalidRequirements, validate_requirements
 from fleetd.model.group import validate_group_options
 from fleetd.model.install import InvalidInstall, parse_install
+from fleetd.model.isolation_options import validate_isolation
 from fleetd.model.names import InvalidName, is_reserved, parse_name, validate_name
 from fleetd.model.secret_options import validate_secrets
 from fleetd.model.unit_option import UnitOption
@@ -59,6 +60,7 @@ def refuse_content(options: Sequence[UnitOption], name: str = "") -> str:
         validate_group_options(options)
         validate_secrets(options)
         validate_announcing(options, name)
+        validate_isolation(options, name)
     except (UnitFileError, InvalidRequirements) as error:
         return str(error)
     return ""

@@ -8,6 +8,7 @@ import msgspec
 
 from fleetd.model.fleet_options import FLEET_SECTION, OPTIONS
 from fleetd.model.globs import Globs, share_globs
+from fleetd.model.isolation import NOT_ISOLATED, IsolationOptions
 from fleetd.model.names import UnitName, expand_specifiers, literal_prefix, matches_glob
 from fleetd.model.timespan import parse_time_span
 from fleetd.model.unit_option import UnitOption
@@ -40,6 +41,7 @@ class Requirements(msgspec.Struct, frozen=True, gc=False):
     as well: systemd does that for the options in RESTART_OPTIONS. `restarts` is the service that is restarted with a
     socket (without Accept=yes, which has one service for each connection), else ''.
     `has_dropins`: the unit has some, so that its machine has to know of them. `secrets` are the names in Secret=.
+    `isolation` is what becomes of the unit where its machine is cut off from the store.
     """
 
     machine_id: str | None = None
@@ -56,6 +58,7 @@ class Requirements(msgspec.Struct, frozen=True, gc=False):
     restarts_with: tuple[str, ...] = ()
     restarts: str = ""
     secrets: tuple[str, ...] = ()
+    isolation: IsolationOptions = NOT_ISOLATED
 
 
 _NOTHING = Requirements()

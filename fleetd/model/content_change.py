@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from enum import StrEnum
 
 from fleetd.model.content import Content
+from fleetd.model.fleet_options import FLEET_SECTION
 from fleetd.model.group import UpdateAction
 from fleetd.model.unit_option import UnitOption
 from fleetd.model.unitfile import UnitFileError
@@ -32,6 +33,8 @@ _NAMED = 5  # options named in a message
 def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
+
+_LOCK = (FLEET_SECTION, "Lock")  # the unit has to stop for another lock, and begins with it
 
 _WORDLESS = {"Unit": frozenset(("Description", "Documentation"))}
 
@@ -92,6 +95,8 @@ def _by_class(options: Iterable[UnitOption]) -> dict[Impact, dict[str, list[Unit
 
 def _classify(option: UnitOption) -> Impact:
     section, name = option.section, option.name
+    if (section, name) == _LOCK:
+        return Impact.RESTART
     if section.startswith(_IGNORED) or section == "Install" or name.startswith(_IGNORED):
         return Impact.NONE
     if name in _WORDLESS.get(section, ()):

@@ -156,6 +156,38 @@ OPTIONS = (
         since=OWN,
     ),
     XFleetOption(
+        name="IsolationSec",
+        syntax="TIME",
+        meaning="The unit never runs twice, whatever happens to networks and the store: where its machine is cut off "
+        "from the store, systemd stops it so long after the last heartbeat that was answered, and it is started "
+        "elsewhere only `IsolationStopSec` and 5s later. An outage of the store stops it everywhere. 3s to 2min, and "
+        "not less than `agent_ttl` of fleet.conf(5). Beside `Lock`: how long it runs on after the last renewal. "
+        "See below.",
+        units="services that are not global, or have Lock",
+        since=OWN,
+        has_effect=False,
+    ),
+    XFleetOption(
+        name="IsolationStopSec",
+        syntax="TIME",
+        meaning="How long a unit that is stopped for that may take before it is killed, whatever TimeoutStopSec= says: "
+        "1s to 1min. Default: 10s.",
+        units="services with IsolationSec or Lock",
+        since=OWN,
+        has_effect=False,
+    ),
+    XFleetOption(
+        name="Lock",
+        syntax="NAME [SLOTS]",
+        meaning="The unit runs only while it holds this lock (`fleetctl locks`), which so many may hold at a time "
+        "(default: 1). Its machine takes the lock before it starts the unit, and systemd stops the unit if the lock "
+        "cannot be renewed for `IsolationSec` (here 30s by default). The fencing token is in /run/fleet/locks/NAME.env "
+        "as `FLEET_LOCK_TOKEN`. See below.",
+        units="services",
+        since=OWN,
+        has_effect=False,
+    ),
+    XFleetOption(
         name="Instances",
         syntax="NUMBER|NAME...",
         meaning="Which instances of the template there are: a number, for `1` up to it, or the names themselves; "

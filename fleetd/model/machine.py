@@ -40,6 +40,7 @@ class Capability(StrEnum):
     SECRETS = "SECRETS"  # as a leader it has secrets sealed, and it gives them to its units
     ANSWERS = "ANSWERS"  # it answers requests about what its units log, and what systemd says of them
     ANNOUNCEMENTS = "ANNOUNCEMENTS"  # it announces its units (Announce=), and withdraws them before it stops them
+    ISOLATION = "ISOLATION"  # it stops units that are cut off (IsolationSec=, Lock=), and as a leader waits for that
     REBOOTS = "REBOOTS"  # it works the queue of reboots as a leader, and reboots when it is told to
 
 

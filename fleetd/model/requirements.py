@@ -10,6 +10,7 @@ import msgspec
 from fleetd.model.constraints import Requirements, find_earlier, parse_requirements
 from fleetd.model.content import Content
 from fleetd.model.group import GroupOptions, parse_group_options
+from fleetd.model.isolation_options import isolation_options_of
 from fleetd.model.names import is_template, parse_name
 from fleetd.model.unit_option import UnitOption
 from fleetd.model.unitfile import UnitFileError
@@ -27,7 +28,10 @@ def requirements_of(content: Content, name: str) -> Requirements:
         asked = parse_requirements(_options_of(content), parse_name(name))
     except UnitFileError:
         return Requirements()
-    return _share(msgspec.structs.replace(asked, has_dropins=True) if content.dropins else asked)
+    isolation = isolation_options_of(content, name)
+    if content.dropins or isolation.is_set:
+        asked = msgspec.structs.replace(asked, has_dropins=bool(content.dropins), isolation=isolation)
+    return _share(asked)
 
 
 def placed_requirements(content: Content, name: str) -> Requirements:

@@ -317,6 +317,7 @@ def _describe_machine(config: Config, environment: HostEnvironment, machine_id: 
             "GRPC": False,
             "DISABLE_ENGINE": not config.may_lead,
             **dict.fromkeys(Capability, True),
+            Capability.ISOLATION: False,  # until agents carry it out
         },
         configured=config.of_cluster,
         host_keys=environment.find_host_keys(),

@@ -23,7 +23,8 @@ class EffectiveMachine(msgspec.Struct, frozen=True, gc=False):
     carries out nothing at present. `cordon` is why it takes only global units. `has_dropins`: its fleetd knows of
     drop-ins; an older one would run a unit without them. `has_proofs`: its fleetd says whether a unit is healthy.
     `goes_down`: it was told to reboot, so what runs there counts as unavailable from now on. `has_seal_key`: secrets
-    can be sealed for it. `limits` are what it says of the units that it takes.
+    can be sealed for it. `isolates`: it stops units that are cut off (IsolationSec=, Lock=). `limits` are what
+    it says of the units that it takes.
     """
 
     metadata: dict[str, str]
@@ -36,6 +37,7 @@ class EffectiveMachine(msgspec.Struct, frozen=True, gc=False):
     has_proofs: bool = True
     goes_down: bool = False
     has_seal_key: bool = False
+    isolates: bool = False
     limits: Limits = NO_LIMITS
 
     @property
@@ -55,6 +57,7 @@ def effective_machine(
         has_dropins=bool(machine.capabilities.get(Capability.DROPINS)),
         has_proofs=bool(machine.capabilities.get(Capability.PROOFS)),
         has_seal_key=machine.seal_key != "",
+        isolates=bool(machine.capabilities.get(Capability.ISOLATION)),
         limits=limits_of(machine),
         goes_down=reboot is not None and reboot.phase is RebootPhase.ORDERED and reboot.boot_id == machine.boot_id,
     )

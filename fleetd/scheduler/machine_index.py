@@ -16,6 +16,7 @@ Rejections = tuple[tuple[Rejection, MachineSet], ...]  # a machine is in one of 
 
 WITHOUT_SEAL_KEY = Rejection(RejectionKind.NO_SEAL_KEY)
 TOO_OLD_FOR_DROPINS = Rejection(RejectionKind.OUTDATED, "drop-ins")
+TOO_OLD_FOR_ISOLATION = Rejection(RejectionKind.OUTDATED, "IsolationSec= and Lock=")
 MAX_KEPT = 10_000  # answers; when there are more, all are dropped and computed again
 
 
@@ -38,6 +39,7 @@ class MachineIndex:
         self._metadata: dict[tuple[str, str], MachineSet] = {}  # by key and value
         self._with_dropins: MachineSet = 0
         self._with_seal_key: MachineSet = 0
+        self._isolating: MachineSet = 0
         self._answers: dict[tuple[object, ...], tuple[MachineSet, Rejections]] = {}
         for machine, bit in self.bits.items():
             effective = machines[machine]
@@ -47,6 +49,7 @@ class MachineIndex:
                 self.admitting ^= 0 if effective.accepts_work else bit
             self._with_dropins |= bit if effective.has_dropins else 0
             self._with_seal_key |= bit if effective.has_seal_key else 0
+            self._isolating |= bit if effective.isolates else 0
             for name in {machine: None, machine[:SHORT_ID_LENGTH]: None}:
                 self._ids[name] = self._ids.get(name, 0) | bit
             for item in effective.metadata.items():
@@ -80,7 +83,13 @@ class MachineIndex:
         return self._answer(requirements)[1]
 
     def _answer(self, requirements: Requirements) -> tuple[MachineSet, Rejections]:
-        key = (requirements.machine_id, requirements.metadata, requirements.has_dropins, bool(requirements.secrets))
+        key = (
+            requirements.machine_id,
+            requirements.metadata,
+            requirements.has_dropins,
+            bool(requirements.secrets),
+            requirements.isolation.is_set,
+        )
         found = self._answers.get(key)
         if found is None:
             if len(self._answers) >= MAX_KEPT:
@@ -99,6 +108,8 @@ class MachineIndex:
             yield Rejection(RejectionKind.MACHINE_ID, wanted), self.everywhere & ~self._ids.get(wanted, 0)
         if requirements.has_dropins:
             yield TOO_OLD_FOR_DROPINS, self.everywhere & ~self._with_dropins
+        if requirements.isolation.is_set:
+            yield TOO_OLD_FOR_ISOLATION, self.everywhere & ~self._isolating
         if requirements.secrets:
             yield WITHOUT_SEAL_KEY, self.everywhere & ~self._with_seal_key
         for key, alternatives in requirements.metadata:
