@@ -18,6 +18,7 @@ from fleetd.model.names import UNIT_TYPES, InvalidName, is_template, parse_name,
 from fleetd.model.quadlet.container import named_files
 from fleetd.model.quadlet.errors import InvalidQuadlet
 from fleetd.model.quadlet.names import CONTAINER_SUFFIX, SUFFIXES, service_name
+from fleetd.model.quadlet.source import parse_quadlet_file
 from fleetd.model.quadlet.translation import translate
 from fleetd.model.unit_option import UnitOption
 from fleetd.model.unit_set import InvalidSet, SetUnit, expand, refuse_members
@@ -201,7 +202,8 @@ class _Parser:
     def _parse_file(self, entry: Entry) -> _File | None:
         try:
             text = decode_unit_file(entry.data)
-            rendered = render_unit_file(parse_unit_file(text))
+            is_quadlet = entry.path.partition(f"{_DROPINS}/")[0].endswith(SUFFIXES)
+            rendered = render_unit_file(parse_quadlet_file(text) if is_quadlet else parse_unit_file(text))
         except UnitFileError as error:
             self._fault(entry.path, error.line or 0, str(error))
             return None

@@ -17,7 +17,6 @@ from fleetd.model.unitfile import (
     UnitFile,
     UnitFileError,
     decode_unit_file,
-    parse_unit_file,
     surprising_lines,
 )
 
@@ -125,7 +124,7 @@ def read_local_file(path: str) -> LocalFile | None:
         if path.endswith(SUFFIXES):
             from fleetd.model.quadlet.translation import translate  # no list needs it
 
-            options = translate(os.path.basename(path), parse_unit_file(text), partial(_read_beside, path))
+            options = translate(os.path.basename(path), _read_quadlet(path, text), partial(_read_beside, path))
             return LocalFile(path, UnitFile.from_options(options), surprising_lines(text))
         return LocalFile(path, UnitFile.parse(text), surprising_lines(text))
     except UnitFileError as error:
@@ -144,12 +143,33 @@ def _read_beside(path: str, name: str) -> tuple[UnitOption, ...] | None:
     beside = os.path.join(os.path.dirname(path), name)
     try:
         text = _read_text(beside)
-        return None if text is None else parse_unit_file(text)
+        return None if text is None else _read_quadlet(beside, text)
     except UnitFileError as error:
         why = f"{error} (line {error.line})" if error.line else str(error)
     except OSError as error:
         why = cause_of(error)
     raise CommandFailed(f"Error creating units: cannot read {beside}: {why}")
+
+
+def _read_quadlet(path: str, text: str) -> tuple[UnitOption, ...]:
+    """The options of a file of Quadlet's with this text, and after them those of its drop-ins (`NAME.d/*.conf`) by
+    name; an instance has those of its template, too, but for names of its own. Raises UnitFileError and OSError."""
+    from fleetd.model.quadlet.source import parse_quadlet_file
+
+    options = parse_quadlet_file(text)
+    directory, base = os.path.split(path)
+    dropins: dict[str, str] = {}
+    for name in (parse_name(base).template, base):
+        folder = os.path.join(directory, f"{name}.d")
+        if name and os.path.isdir(folder):
+            found = (each for each in os.listdir(folder) if each.endswith(".conf") and not each.startswith("."))
+            dropins |= {each: os.path.join(folder, each) for each in found}
+    for name, dropin in sorted(dropins.items()):
+        try:
+            options += parse_quadlet_file(_read_text(dropin) or "")
+        except UnitFileError as error:
+            raise UnitFileError(f"drop-in {name}: {error}", error.line) from error
+    return options
 
 
 def _read_text(path: str) -> str | None:

@@ -27,7 +27,7 @@ from fleetd.model.constraints import parse_requirements
 from fleetd.model.content import Content, InvalidDropIn, check_dropin_name, make_dropins
 from fleetd.model.names import parse_name
 from fleetd.model.quadlet.errors import InvalidQuadlet
-from fleetd.model.quadlet.source import resolved_image, sources_of
+from fleetd.model.quadlet.source import parse_quadlet_file, resolved_image, sources_of
 from fleetd.model.quadlet.translation import image_to_resolve, translate, with_image
 from fleetd.model.unitfile import UnitFile, UnitFileError, decode_unit_file, parse_unit_file, render_unit_file
 
@@ -229,7 +229,7 @@ def _parse_file(client: Client, content: schema.UnitContent, text: str) -> UnitF
     """The new unit file; of a container, the service that is made of this text and the volumes and networks that the
     unit has, with the image that it has unless another one is named. Raises UnitFileError and InvalidQuadlet."""
     files = sources_of(content.options)
-    if not files or not (options := parse_unit_file(text)):
+    if not files or not (options := parse_quadlet_file(text)):
         return UnitFile.parse(text)
     others = {file.name: parse_unit_file(file.text) for file in files}
     made = translate(files[0].name, options, others.get)

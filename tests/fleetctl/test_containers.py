@@ -82,6 +82,32 @@ def test_an_instance_is_made_of_the_container_of_its_template(
     assert "--name systemd-%p_%i " in cluster.units["web@1.service"].text
 
 
+def test_drop_ins_beside_a_container_change_it(fleetctl: Fleetctl, cluster: ScriptedCluster, files: Path) -> None:
+    (files / "web@.container").write_text("[Container]\nImage=i\n")
+    (files / "web@1.container").symlink_to("web@.container")
+    for folder, name, text in (
+        ("hello.container.d", "20-b.conf", "[Container]\nLabel=b=1 \\ \n  c=1\n"),
+        ("hello.container.d", "10-a.conf", "[Container]\nLabel=b=0\n"),
+        ("hello.container.d", "README", "not read"),
+        ("data.volume.d", "10-a.conf", "[Volume]\nVolumeName=mine\n"),
+        ("web@.container.d", "a.conf", "[Container]\nLabel=a=template\n"),
+        ("web@.container.d", "b.conf", "[Container]\nLabel=b=template\n"),
+        ("web@1.container.d", "a.conf", "[Container]\nLabel=a=instance\n"),
+    ):
+        (files / folder).mkdir(exist_ok=True)
+        (files / folder / name).write_text(text)
+    assert fleetctl("submit", "hello.container", "web@.container", "web@1.container").status == 0
+    text = cluster.units["hello.service"].text
+    assert "-v mine:/data --label b=1 --label c=1 reg.example" in text
+    assert "--label a=template --label b=template i\n" in cluster.units["web@.service"].text
+    assert "--label a=instance --label b=template i\n" in cluster.units["web@1.service"].text
+    (files / "hello.container.d" / "30-c.conf").write_text("[Container]\nnothing\n")
+    result = fleetctl("submit", "--replace", "hello.container")
+    assert (result.status, result.stdout) == (1, "")
+    assert "hello.container) from file: drop-in 30-c.conf: " in result.stderr
+    assert "(line 2)" in result.stderr
+
+
 def test_cat_shows_the_files_and_rendered_the_service(
     fleetctl: Fleetctl, cluster: ScriptedCluster, files: Path
 ) -> None:

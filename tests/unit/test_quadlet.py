@@ -1,15 +1,28 @@
-"""Containers, volumes and networks: the services that are made of them, and what is refused."""
+"""Containers, volumes and networks: the services that are made of them, and what is refused.
+
+The rules are those of podman-systemd.unit(5) of podman 5, and of podman-run(1) for what an option takes.
+"""
 
 import shlex
+import subprocess
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fleetd.model.quadlet.errors import InvalidQuadlet
-from fleetd.model.quadlet.keys import BOOLEANS, HEALTH, STRINGS
+from fleetd.model.quadlet.keys import (
+    BOOLEANS,
+    HEALTH,
+    LISTS,
+    PAIRS,
+    SECURITY_FLAGS,
+    SECURITY_PATHS,
+    SECURITY_VALUES,
+    STRINGS,
+)
 from fleetd.model.quadlet.names import service_name
-from fleetd.model.quadlet.source import SourceFile, resolved_image, sources_of, without_sources
+from fleetd.model.quadlet.source import SourceFile, parse_quadlet_file, resolved_image, sources_of, without_sources
 from fleetd.model.quadlet.translation import image_to_resolve, translate, with_image
 from fleetd.model.unit_option import UnitOption
 from fleetd.model.unitfile import UnitFileError, check_options, parse_unit_file, render_unit_file
@@ -135,6 +148,31 @@ def test_dependencies_on_containers_are_those_on_their_services() -> None:
         (["HealthCmd=curl -f x || exit 1"], ["--health-cmd", "curl -f x || exit 1"]),
         (['HealthCmd="quoted as a whole"'], ["--health-cmd", "quoted as a whole"]),
         (["PodmanArgs=--foo 'a b'", "PodmanArgs=--bar"], ["--foo", "a b", "--bar", "reg.example/hello:1"]),
+        (["Entrypoint=/bin/a -b"], ["--entrypoint", "/bin/a -b"]),
+        (["Entrypoint=/bin/a", "Entrypoint="], ["--entrypoint", ""]),
+        (["LogDriver=k8s-file", 'LogOpt=tag="x y" max-size=1m'], ["--log-driver", "k8s-file", "--log-opt", "tag=x y"]),
+        (["CgroupsMode=no-conmon"], ["--rm", "--cgroups", "no-conmon"]),
+        (["Notify=yes"], ["--sdnotify=container", "-d"]),
+        (["Notify=no"], ["--sdnotify=conmon", "-d"]),
+        (["Notify=Healthy"], ["--sdnotify=healthy", "-d"]),
+        (["AddDevice=/dev/a /dev/b:r", "AddDevice=/dev/c"], ["--device", "/dev/b:r", "--device", "/dev/c"]),
+        (["Sysctl=net.a=B net.c=1"], ["--sysctl", "net.a=B", "--sysctl", "net.c=1"]),
+        (["VolatileTmp=yes"], ["--tmpfs", "/tmp:rw,size=512M,mode=1777"]),
+        (["VolatileTmp=yes", "ReadOnly=yes"], ["--read-only", "reg.example/hello:1"]),
+        (["ExposeHostPort=80 ", "ExposeHostPort=90-91/udp"], ["--expose", "80", "--expose", "90-91/udp"]),
+        (["EnvironmentFile=-/etc/a"], ["--env-file", "-/etc/a"]),
+        (["UserNS=keep-id:uid=1", "UIDMap=0:1:2"], ["--userns", "keep-id:uid=1", "--uidmap", "0:1:2"]),
+        (["GIDMap=0:1:2 3:4:5"], ["--gidmap", "0:1:2", "--gidmap", "3:4:5"]),
+        (["SubUIDMap=a", "SubGIDMap=b"], ["--subuidname", "a", "--subgidname", "b"]),
+        (["RemapUsers=manual", "RemapUid=0:1:2", "RemapGid=3:4:5"], ["--uidmap", "0:1:2", "--gidmap", "3:4:5"]),
+        (["RemapUsers=auto"], ["--userns", "auto"]),
+        (["RemapUsers=auto", "RemapUidSize=0"], ["--userns", "auto"]),
+        (
+            ["RemapUsers=auto", "RemapUid=0:1:2", "RemapGid=3:4:5", "RemapUidSize=9"],
+            ["--userns", "auto:uidmapping=0:1:2,gidmapping=3:4:5,size=9"],
+        ),
+        (["RemapUsers=keep-id"], ["--userns", "keep-id"]),
+        (["RemapUsers=keep-id", "RemapUid=1", "RemapGid=2"], ["--userns", "keep-id:uid=1,gid=2"]),
         (["Exec=a", 'Exec=/bin/sh -c "echo \\"$A\\" ; x"'], ["reg.example/hello:1", "/bin/sh", "-c", 'echo "$A" ; x']),
     ],
 )
@@ -153,6 +191,66 @@ def test_keys_with_one_value_give_the_last_one(key: str, option: str) -> None:
 def test_switches_are_given_or_denied(key: str, option: str) -> None:
     assert option in arguments(container(f"{key}=yes"))
     assert f"{option}=false" in arguments(container(f"{key}=no"))
+
+
+@pytest.mark.parametrize(("key", "option"), LISTS.items())
+def test_keys_with_many_values_give_each_as_it_is(key: str, option: str) -> None:
+    lines = [f"{key}=gone", f"{key}=", f"{key}=a b", f"{key}=c"]
+    assert has(arguments(container(*lines)), option, "a b", option, "c")
+    assert "gone" not in arguments(container(*lines))
+
+
+@pytest.mark.parametrize(("key", "option"), PAIRS.items())
+def test_pairs_are_given_once_each(key: str, option: str) -> None:
+    assert has(arguments(container(f"{key}='b=1 2' a=3", f"{key}=a=4")), option, "a=4", option, "b=1 2")
+
+
+def test_options_of_security_have_one_word_each() -> None:
+    for key, option in SECURITY_FLAGS.items():
+        assert has(arguments(container(f"{key}=yes")), "--security-opt", option)
+        assert "--security-opt" not in arguments(container(f"{key}=no"))
+    for key, option in SECURITY_VALUES.items():
+        assert has(arguments(container(f"{key}=x", f"{key}=y")), "--security-opt", f"{option}y")
+        assert "--security-opt" not in arguments(container(f"{key}="))
+    for key, option in SECURITY_PATHS.items():
+        wanted = ["--security-opt", f"{option}/a:/b", "--security-opt", f"{option}/c"]
+        assert has(arguments(container(f"{key}=/a:/b '/c'")), *wanted)
+
+
+def test_a_folder_runs_in_place_of_an_image() -> None:
+    options = convert("[Container]\nRootfs=/var/lib/tree:O\nExec=/bin/x\n")
+    assert arguments(options)[-3:] == ["--rootfs", "/var/lib/tree:O", "/bin/x"]
+
+
+def test_global_arguments_of_a_container_stand_in_each_command() -> None:
+    options = container("ContainersConfModule=/m", "GlobalArgs=--log-level debug", "ReloadSignal=HUP")
+    podman = "/usr/bin/podman --module=/m --log-level debug"
+    assert values(options, "ExecStart")[0].startswith(f"{podman} run --name systemd-%N ")
+    assert values(options, "ExecStop") == [f"{podman} rm -v -f -i --cidfile=%t/%N.cid"]
+    assert values(options, "ExecReload") == [f"{podman} kill --signal HUP systemd-%N"]
+
+
+def test_a_container_is_reloaded_by_a_command_in_it() -> None:
+    options = container("ContainerName=web", "ReloadCmd=/bin/x 'a b'")
+    assert values(options, "ExecReload") == ['/usr/bin/podman exec web /bin/x "a b"']
+    assert values(container("ReloadCmd="), "ExecReload") == []
+
+
+def test_a_device_that_may_be_missing_is_looked_for_when_the_container_starts() -> None:
+    options = container("AddDevice=-/dev/null:/dev/mine /dev/a", "AddDevice=-/dev/nowhere")
+    assert has(arguments(options), "--device", "/dev/a", "$PODMAN_DEVICES")
+    assert values(options, "EnvironmentFile") == ["-%t/%N.devices"]
+    shell = shlex.split(values(options, "ExecStartPre")[-1])
+    assert shell[:2] == ["/bin/sh", "-c"]
+    script = shell[2].replace("$$", "$").replace(">%t/%N.devices", "")
+    ran = subprocess.run(["/bin/sh", "-c", script], check=True, capture_output=True, text=True)
+    assert ran.stdout == "PODMAN_DEVICES= --device=/dev/null:/dev/mine\n"
+
+
+def test_a_line_goes_on_after_blanks_behind_the_backslash() -> None:
+    text = f"[Container]\n{IMAGE}\nExec=a \\ \t\n  'b c'\nPull=never\n"
+    options = translate("hello.container", parse_quadlet_file(text), lambda name: None)
+    assert arguments(without_sources(options))[-3:] == ["reg.example/hello:1", "a", "b c"]
 
 
 def test_a_template_names_its_containers_by_instance() -> None:
@@ -248,6 +346,7 @@ def test_an_image_whose_tag_could_move_is_to_be_resolved(lines: list[str], image
     [
         ([], []),
         (["VolumeName=x"], []),
+        (["ServiceName=any"], []),
         (["Driver=d"], ["--driver", "d"]),
         (["Driver=image", "Image=reg/i:1"], ["--driver", "image", "--opt", "image=reg/i:1"]),
         (["Copy=yes"], ["--opt", "copy"]),
@@ -323,7 +422,22 @@ REFUSED = [
     ("[Service]\nRestart=always\n", "names no image"),
     ("[Container]\nImage=x.image\n", "Image=x.image names another file"),
     ("[Container]\nImage=i\nAutoUpdate=registry\n", "AutoUpdate= in .Container. is refused: it would change the image"),
-    ("[Container]\nImage=i\nHostName=x\n", "HostName= in .Container. is refused: .* write PodmanArgs=--hostname="),
+    ("[Container]\nImage=i\nServiceName=x\n", "the unit is named like its file: rename the file"),
+    ("[Container]\nImage=i\nStartWithPod=yes\n", "fleet has no pods"),
+    ("[Container]\nImage=i\nRootfs=/x\n", "both Image= and Rootfs=: remove one"),
+    ("[Container]\nRootfs=x\n", "Rootfs=x is a path that is not absolute"),
+    ("[Container]\nImage=i\nReloadCmd=a\nReloadSignal=HUP\n", "both ReloadCmd= and ReloadSignal=: remove one"),
+    ("[Container]\nImage=i\nExposeHostPort=http\n", "ExposeHostPort=http is no port: write PORT"),
+    ("[Container]\nImage=i\nAddDevice='-/dev/a b'\n", "AddDevice=-/dev/a b is no path that a shell takes"),
+    ("[Container]\nImage=i\nEnvironmentFile=-a\n", "EnvironmentFile=a is a path that is not absolute"),
+    ("[Container]\nImage=i\nUserNS=auto\nRemapUsers=auto\n", "RemapUsers= does not go with UserNS="),
+    ("[Container]\nImage=i\nRemapUsers=other\n", "RemapUsers=other is not possible: write UserNS="),
+    ("[Container]\nImage=i\nRemapUid=1\n", "RemapUid= needs RemapUsers=: write UIDMap="),
+    ("[Container]\nImage=i\nRemapGid=1\n", "RemapGid= needs RemapUsers=: write GIDMap="),
+    ("[Container]\nImage=i\nRemapUsers=keep-id\nRemapUid=1 2\n", "takes one RemapUid= and one RemapGid="),
+    ("[Container]\nImage=i\nRemapUsers=auto\nRemapUidSize=x\n", "RemapUidSize=x is no number"),
+    ("[Container]\nImage=i\nMount=/a:/b:ro\n", "Mount=/a:/b:ro has no options of a mount: write Volume=/a:/b:ro"),
+    ("[Container]\nImage=i\nMount=type=image,destination=/a\n", "a mount of type image needs its source"),
     ("[Container]\nImage=i\nPod=x.pod\n", "fleet has no pods"),
     ("[Container]\nImage=i\npublishport=1\n", "it is spelt PublishPort="),
     ("[Container]\nImage=i\nPublishPorts=1\n", "fleet does not know it: perhaps PublishPort= is meant"),
@@ -368,7 +482,6 @@ def test_what_no_service_can_be_made_of_is_refused_with_the_remedy(text: str, me
         ("[Volume]\nOptions=ro\n", "Options= needs Device="),
         ("[Volume]\nUser=me\n", "User=me is no number"),
         ("[Volume]\nGroup=4294967296\n", "Group=4294967296 is no number"),
-        ("[Volume]\nServiceName=x\n", "rename the file"),
     ],
 )
 def test_what_no_volume_can_be_made_of_is_refused(text: str, message: str) -> None:

@@ -1,20 +1,38 @@
 """make_service: the service of a container, with the arguments of podman that Quadlet gives it."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import NoReturn
 
 from fleetd.model.quadlet.errors import InvalidQuadlet
-from fleetd.model.quadlet.keys import BOOLEANS, CONTAINER, HEALTH, QUADLET, STRINGS, check_keys
+from fleetd.model.quadlet.keys import (
+    BOOLEANS,
+    CONTAINER,
+    HEALTH,
+    LISTS,
+    PAIRS,
+    QUADLET,
+    SECURITY_FLAGS,
+    SECURITY_PATHS,
+    SECURITY_VALUES,
+    STRINGS,
+    WORDS,
+    check_keys,
+)
 from fleetd.model.quadlet.mounts import parse_mount
 from fleetd.model.quadlet.resources import Resource, check_image
 from fleetd.model.quadlet.section import Section
-from fleetd.model.quadlet.service import PODMAN, SERVICE, UNIT, Service, absolute, begin_service
+from fleetd.model.quadlet.service import SERVICE, UNIT, Service, absolute, begin_service, podman_of
+from fleetd.model.quadlet.users import user_options
 from fleetd.model.quadlet.words import join_words
 from fleetd.model.unit_option import UnitOption
 
 _CIDFILE = "--cidfile=%t/%N.cid"
 _WRITTEN_HERE = ("ExecStart",)  # in [Service]
+_DEVICES = "PODMAN_DEVICES"
+_DEVICE = re.compile(r"/[A-Za-z0-9@_=:,./%-]+", re.ASCII)
+_PORTS = re.compile(r"[0-9]+(-[0-9]+)?(/(udp|tcp))?", re.ASCII)
 
 
 def make_service(
@@ -44,8 +62,9 @@ class _Container:
     """Makes the service of one container."""
 
     def __init__(self, file: str, container: Section, service: Service, resources: Mapping[str, Resource]) -> None:
-        self._file = file
         self._section = container
+        self._podman = podman_of(container)
+        self._name = container.last("ContainerName") or ("systemd-%p_%i" if "@" in file else "systemd-%N")
         self._service = service
         self._resources = resources
         self._used: dict[str, Resource] = {}  # in the order in which they are named
@@ -55,7 +74,7 @@ class _Container:
         self._check_service()
         is_oneshot = service.last(SERVICE, "Type") == "oneshot"
         named = self._image()
-        words = [PODMAN, "run", *self._run_options(is_oneshot=is_oneshot), image or named]
+        words = [*self._podman, "run", *self._run_options(is_oneshot=is_oneshot), *named[:-1], image or named[-1]]
         words += section.last_words("Exec")
         service.put_first(
             UnitOption(SERVICE, "ExecStartPre", join_words(each.create_anywhere)) for each in self._used.values()
@@ -64,12 +83,14 @@ class _Container:
         service.put_first([UnitOption(SERVICE, "ExecStartPre", "-/bin/rm -f %t/%N.cid")])
         service.add(SERVICE, "Environment", "PODMAN_SYSTEMD_UNIT=%n")
         service.set(SERVICE, "KillMode", service.last(SERVICE, "KillMode") or "mixed")
-        remove = [PODMAN, "rm", "-v", "-f", "-i", _CIDFILE]
+        remove = [*self._podman, "rm", "-v", "-f", "-i", _CIDFILE]
         service.add_command("ExecStop", remove)
         service.add_command("ExecStopPost", remove, may_fail=True)
         for each in self._used.values():
             if each.remove:
                 service.add_command("ExecStopPost", each.remove, may_fail=True)
+        if reload := self._reload():
+            service.add_command("ExecReload", reload)
         service.add(SERVICE, "Delegate", "yes")
         if not is_oneshot:
             service.set(SERVICE, "Type", "notify")
@@ -94,52 +115,113 @@ class _Container:
             if service.last(SERVICE, key) is not None:
                 raise InvalidQuadlet(f"[Service] {key}= is made of [Container]: remove it, and write Exec= there")
 
-    def _image(self) -> str:
-        image = self._section.last("Image")
-        if not image:
+    def _image(self) -> list[str]:
+        """What runs, as the last word: an image, or a folder of the machine after the option that says so."""
+        image, folder = self._section.last("Image"), self._section.last("Rootfs")
+        if image and folder:
+            raise InvalidQuadlet("[Container] has both Image= and Rootfs=: remove one of them")
+        if not image and not folder:
             raise InvalidQuadlet("[Container] names no image: add Image=REGISTRY/NAME:TAG")
-        check_image(image)
-        return image
+        if not folder:
+            check_image(image)
+            return [image]
+        return ["--rootfs", absolute(folder, "Rootfs")]
+
+    def _reload(self) -> list[str]:
+        """The command that reloads the container; empty if there is none."""
+        command, signal = self._section.last_words("ReloadCmd"), self._section.last("ReloadSignal")
+        if command and signal:
+            raise InvalidQuadlet("[Container] has both ReloadCmd= and ReloadSignal=: remove one of them")
+        if signal:
+            return [*self._podman, "kill", "--signal", signal, self._name]
+        return [*self._podman, "exec", self._name, *command] if command else []
 
     def _run_options(self, *, is_oneshot: bool) -> list[str]:
         section = self._section
-        words = ["--name", section.last("ContainerName") or self._default_name(), _CIDFILE]
-        words += ["--replace", "--rm", "--cgroups=split"]
+        words = ["--name", self._name, _CIDFILE, "--replace", "--rm"]
+        words += self._string("LogDriver", "--log-driver")
+        words += self._each("--log-opt", section.plain_words("LogOpt"))
+        words += self._string("CgroupsMode", "--cgroups") or ["--cgroups=split"]
         for key, option in STRINGS.items():
-            words += [option, value] if (value := section.last(key)) else []
-        words += [word for value in section.all("Tmpfs") for word in ("--tmpfs", value)]
+            words += self._string(key, option)
+        # An empty one takes away the entry point of the image.
+        words += ["--entrypoint", section.last("Entrypoint")] if section.has("Entrypoint") else []
+        for key, option in LISTS.items():
+            words += self._each(option, section.all(key))
         for key, option in BOOLEANS.items():
             words += self._flag(key, option)
-        words += [word for value in section.all("Network") for word in ("--network", self._network(value))]
-        words += [] if is_oneshot else ["--sdnotify=conmon", "-d"]
-        words += ["--security-opt=no-new-privileges"] if section.boolean("NoNewPrivileges") else []
-        for key, option in (("DropCapability", "--cap-drop"), ("AddCapability", "--cap-add")):
-            words += [word for value in section.plain_words(key) for word in (option, value.lower())]
-        words += [*self._flag("ReadOnly", "--read-only"), *self._user()]
-        words += [word for value in section.all("Volume") for word in ("-v", self._volume(value))]
-        words += [word for value in section.all("PublishPort") for word in ("--publish", value)]
-        for key, option in (("Environment", "--env"), ("Label", "--label")):
-            words += [word for pair in section.pairs(key) for word in (option, pair)]
-        for path in section.words("EnvironmentFile"):
-            words += ["--env-file", absolute(path, "EnvironmentFile")]
-        words += [word for value in section.words("Secret") for word in ("--secret", value)]
-        words += [word for value in section.words("Mount") for word in ("--mount", self._mount(value))]
+        words += self._each("--network", [self._network(value) for value in section.all("Network")])
+        words += [] if is_oneshot else [f"--sdnotify={self._notify()}", "-d"]
+        words += self._security()
+        words += [*self._flag("ReadOnly", "--read-only"), *self._volatile_tmp(), *user_options(section)]
+        words += self._each("-v", [self._volume(value) for value in section.all("Volume")])
+        words += self._each("--expose", [_port(value) for value in section.all("ExposeHostPort")])
+        words += self._each("--publish", section.all("PublishPort"))
+        for key, option in PAIRS.items():
+            words += self._each(option, section.pairs(key))
+        for key, option in SECURITY_PATHS.items():
+            words += self._each("--security-opt", [option + path for path in section.words(key)])
+        words += self._each("--env-file", [_environment_file(path) for path in section.words("EnvironmentFile")])
+        words += self._each("--secret", section.words("Secret"))
+        words += self._each("--mount", [self._mount(value) for value in section.words("Mount")])
         for key, option in HEALTH.items():
-            words += [option, value] if (value := section.last(key)) else []
+            words += self._string(key, option)
         return [*words, *section.words("PodmanArgs")]
 
-    def _default_name(self) -> str:
-        return "systemd-%p_%i" if "@" in self._file else "systemd-%N"
+    def _security(self) -> list[str]:
+        section = self._section
+        words = ["--security-opt=no-new-privileges"] if section.boolean("NoNewPrivileges") else []
+        chosen = [option for key, option in SECURITY_FLAGS.items() if section.boolean(key)]
+        chosen += [option + value for key, option in SECURITY_VALUES.items() if (value := section.last(key))]
+        words += self._each("--security-opt", chosen)
+        words += self._devices()
+        for key, option in WORDS.items():
+            values = section.plain_words(key)
+            words += self._each(option, [each.lower() for each in values] if key != "Sysctl" else values)
+        return words
+
+    def _devices(self) -> list[str]:
+        """The devices. Which of those with a dash are there shows on the machine alone, when the container starts: a
+        shell writes them into a variable."""
+        values = self._section.plain_words("AddDevice")
+        words = self._each("--device", [value for value in values if not value.startswith("-")])
+        perhaps = [value[1:] for value in values if value.startswith("-")]
+        if not perhaps:
+            return words
+        for value in perhaps:
+            if not _DEVICE.fullmatch(value):
+                raise InvalidQuadlet(
+                    f"[Container] AddDevice=-{value} is no path that a shell takes as it is: remove the -"
+                )
+        tests = "; ".join(
+            f'if test -e {each.partition(":")[0]}; then found="$$found --device={each}"; fi' for each in perhaps
+        )
+        script = f'found=; {tests}; echo {_DEVICES}="$$found" >%t/%N.devices'
+        self._service.add_command("ExecStartPre", ["/bin/sh", "-c", script])
+        self._service.add(SERVICE, "EnvironmentFile", "-%t/%N.devices")
+        return [*words, f"${_DEVICES}"]
+
+    def _notify(self) -> str:
+        """What tells systemd that the container has started: conmon that it runs, its check, or itself."""
+        if self._section.last("Notify").lower() == "healthy":
+            return "healthy"
+        return "container" if self._section.boolean("Notify") else "conmon"
+
+    def _volatile_tmp(self) -> list[str]:
+        is_wanted = self._section.boolean("VolatileTmp") and not self._section.boolean("ReadOnly")
+        return ["--tmpfs", "/tmp:rw,size=512M,mode=1777"] if is_wanted else []  # noqa: S108  (in the container)
+
+    def _string(self, key: str, option: str) -> list[str]:
+        value = self._section.last(key)
+        return [option, value] if value else []
+
+    @staticmethod
+    def _each(option: str, values: Iterable[str]) -> list[str]:
+        return [word for value in values for word in (option, value)]
 
     def _flag(self, key: str, option: str) -> list[str]:
         value = self._section.boolean(key)
         return [] if value is None else [option if value else f"{option}=false"]
-
-    def _user(self) -> list[str]:
-        user, group = self._section.last("User"), self._section.last("Group")
-        if group and not user:
-            raise InvalidQuadlet(f"[Container] Group={group} needs User=: add it")
-        return ["--user", f"{user}:{group}" if group else user] if user else []
 
     def _network(self, value: str) -> str:
         name, colon, options = value.partition(":")
@@ -190,3 +272,14 @@ class _Container:
             f"[Container] {key}= names {name}, and there is no such file beside it: add the file, or name a {kind} of "
             f'podman\'s, without ".{kind}"'
         )
+
+
+def _environment_file(path: str) -> str:
+    """The path; a dash before it says that the file may be missing."""
+    return f"-{absolute(path[1:], 'EnvironmentFile')}" if path.startswith("-") else absolute(path, "EnvironmentFile")
+
+
+def _port(value: str) -> str:
+    if not _PORTS.fullmatch(value.strip()):
+        raise InvalidQuadlet(f"[Container] ExposeHostPort={value} is no port: write PORT or PORT-PORT, with /udp if so")
+    return value.strip()

@@ -10,13 +10,57 @@ VOLUME = "Volume"
 NETWORK = "Network"
 QUADLET = "Quadlet"
 
-# What podman run takes for a key, in the order in which the options are written.
+# What podman run takes for a key, in the order in which the options are written: of the last value, of each value, of
+# each word of each value, and of a boolean.
 STRINGS = {
+    "Timezone": "--tz",
+    "PidsLimit": "--pids-limit",
+    "ShmSize": "--shm-size",
+    "WorkingDir": "--workdir",
+    "IP": "--ip",
+    "IP6": "--ip6",
+    "HostName": "--hostname",
     "StopSignal": "--stop-signal",
     "StopTimeout": "--stop-timeout",
     "Pull": "--pull",
+    "Memory": "--memory",
+    "Retry": "--retry",
+    "RetryDelay": "--retry-delay",
 }
-BOOLEANS = {"RunInit": "--init", "EnvironmentHost": "--env-host"}
+LISTS = {
+    "NetworkAlias": "--network-alias",
+    "Ulimit": "--ulimit",
+    "DNS": "--dns",
+    "DNSOption": "--dns-option",
+    "DNSSearch": "--dns-search",
+    "GroupAdd": "--group-add",
+    "AddHost": "--add-host",
+    "Tmpfs": "--tmpfs",
+}
+WORDS = {"DropCapability": "--cap-drop", "AddCapability": "--cap-add", "Sysctl": "--sysctl"}
+BOOLEANS = {
+    "RunInit": "--init",
+    "EnvironmentHost": "--env-host",
+    "HttpProxy": "--http-proxy",
+    "ReadOnlyTmpfs": "--read-only-tmpfs",
+}
+# What podman run takes as --security-opt: of a boolean that is true, and of the last value.
+SECURITY_FLAGS = {"SecurityLabelDisable": "label=disable", "SecurityLabelNested": "label=nested"}
+SECURITY_VALUES = {
+    "SecurityLabelType": "label=type:",
+    "SecurityLabelFileType": "label=filetype:",
+    "SecurityLabelLevel": "label=level:",
+    "AppArmor": "apparmor=",
+    "SeccompProfile": "seccomp=",
+}
+SECURITY_PATHS = {"Mask": "mask=", "Unmask": "unmask="}
+PAIRS = {"Environment": "--env", "Label": "--label", "Annotation": "--annotation"}
+USERS = frozenset(
+    {
+        *("GIDMap", "Group", "RemapGid", "RemapUid", "RemapUidSize", "RemapUsers", "SubGIDMap", "SubUIDMap", "UIDMap"),
+        *("User", "UserNS"),
+    }
+)
 HEALTH = {
     "HealthCmd": "--health-cmd",
     "HealthInterval": "--health-interval",
@@ -35,25 +79,25 @@ HEALTH = {
 }
 _CONTAINER_KEYS = frozenset(
     {
-        *STRINGS,
-        *BOOLEANS,
+        *(*STRINGS, *LISTS, *WORDS, *BOOLEANS, *SECURITY_FLAGS, *SECURITY_VALUES, *SECURITY_PATHS, *PAIRS, *USERS),
         *HEALTH,
-        *("AddCapability", "ContainerName", "DropCapability", "Environment", "EnvironmentFile", "Exec", "Group"),
-        *("Image", "Label", "Mount", "Network", "NoNewPrivileges", "PodmanArgs", "PublishPort", "ReadOnly", "Secret"),
-        *("Tmpfs", "User", "Volume"),
+        *("AddDevice", "CgroupsMode", "ContainerName", "ContainersConfModule", "Entrypoint", "EnvironmentFile"),
+        *("Exec", "ExposeHostPort", "GlobalArgs", "Image", "LogDriver", "LogOpt", "Mount", "Network"),
+        *("NoNewPrivileges", "Notify", "PodmanArgs", "PublishPort", "ReadOnly", "ReloadCmd", "ReloadSignal"),
+        *("Rootfs", "Secret", "VolatileTmp", "Volume"),
     }
 )
 _VOLUME_KEYS = frozenset(
     {
         *("ContainersConfModule", "Copy", "Device", "Driver", "GlobalArgs", "Group", "Image", "Label", "Options"),
-        *("PodmanArgs", "Type", "User", "VolumeName"),
+        *("PodmanArgs", "ServiceName", "Type", "User", "VolumeName"),
     }
 )
 _NETWORK_KEYS = frozenset(
     {
         *("ContainersConfModule", "DNS", "DisableDNS", "Driver", "Gateway", "GlobalArgs", "IPAMDriver", "IPRange"),
         *("IPv6", "InterfaceName", "Internal", "Label", "NetworkDeleteOnStop", "NetworkName", "Options", "PodmanArgs"),
-        *("Subnet",),
+        *("ServiceName", "Subnet"),
     }
 )
 _SUPPORTED = {
@@ -63,61 +107,11 @@ _SUPPORTED = {
     QUADLET: frozenset({"DefaultDependencies"}),
 }
 
-# Keys of Quadlet that are an option of podman run, and no more.
-_PODMAN_OPTIONS = {
-    "AddDevice": "--device",
-    "AddHost": "--add-host",
-    "Annotation": "--annotation",
-    "AppArmor": "--security-opt=apparmor",
-    "CgroupsMode": "--cgroups",
-    "DNS": "--dns",
-    "DNSOption": "--dns-option",
-    "DNSSearch": "--dns-search",
-    "Entrypoint": "--entrypoint",
-    "ExposeHostPort": "--expose",
-    "GIDMap": "--gidmap",
-    "GroupAdd": "--group-add",
-    "HostName": "--hostname",
-    "HttpProxy": "--http-proxy",
-    "IP": "--ip",
-    "IP6": "--ip6",
-    "LogDriver": "--log-driver",
-    "LogOpt": "--log-opt",
-    "Mask": "--security-opt=mask",
-    "Memory": "--memory",
-    "NetworkAlias": "--network-alias",
-    "Notify": "--sdnotify",
-    "PidsLimit": "--pids-limit",
-    "ReadOnlyTmpfs": "--read-only-tmpfs",
-    "Retry": "--retry",
-    "RetryDelay": "--retry-delay",
-    "SeccompProfile": "--security-opt=seccomp",
-    "SecurityLabelDisable": "--security-opt=label",
-    "SecurityLabelFileType": "--security-opt=label",
-    "SecurityLabelLevel": "--security-opt=label",
-    "SecurityLabelNested": "--security-opt=label",
-    "SecurityLabelType": "--security-opt=label",
-    "ShmSize": "--shm-size",
-    "SubGIDMap": "--subgidname",
-    "SubUIDMap": "--subuidname",
-    "Sysctl": "--sysctl",
-    "Timezone": "--tz",
-    "UIDMap": "--uidmap",
-    "Ulimit": "--ulimit",
-    "Unmask": "--security-opt=unmask",
-    "UserNS": "--userns",
-    "WorkingDir": "--workdir",
-}
 _INSTEAD = {
     "AutoUpdate": "it would change the image on each machine by itself, and the cluster would not know what runs: "
     "remove it, and submit the unit anew when its image is to change",
-    "ContainersConfModule": "remove it, and set up podman in containers.conf of the machines",
-    "GlobalArgs": "remove it, and set up podman in containers.conf of the machines",
     "Pod": "fleet has no pods: join units with MachineOf= in [X-Fleet], and containers with "
     "PodmanArgs=--network=container:NAME",
-    "ReloadCmd": "write ExecReload= in [Service]: podman exec is the command",
-    "ReloadSignal": "write ExecReload= in [Service]: podman kill is the command",
-    "Rootfs": "name an image with Image=",
     "ServiceName": "the unit is named like its file: rename the file",
     "StartWithPod": "fleet has no pods: remove it",
 }
@@ -132,8 +126,6 @@ def check_keys(file: str, sections: Iterable[Section]) -> None:
 
 
 def _explain(section: str, key: str) -> str:
-    if section == CONTAINER and (option := _PODMAN_OPTIONS.get(key)):
-        return f"fleet does not translate it; write PodmanArgs={option}=… for the same"
     if key in _INSTEAD:
         return _INSTEAD[key]
     if known := {each.lower(): each for each in _SUPPORTED[section]}.get(key.lower()):

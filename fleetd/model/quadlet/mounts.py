@@ -40,6 +40,10 @@ def parse_mount(value: str) -> Mount | None:
     kind = "volume" if kind_at is None else fields.pop(kind_at).partition("=")[2]
     if kind not in _WITH_SOURCE:
         return None
+    if fields and fields[0].startswith("/"):
+        raise InvalidQuadlet(
+            f"Mount={value} has no options of a mount: write Volume={value}, or source=…,destination=…"
+        )
     source_at = None
     for index, field in enumerate(fields):
         key, equals, _ = field.partition("=")
@@ -47,6 +51,8 @@ def parse_mount(value: str) -> Mount | None:
             if not equals:
                 raise InvalidQuadlet(f"Mount={value}: {key} has no value: write {key}=PATH")
             source_at = index
+    if source_at is None and kind != "volume":
+        raise InvalidQuadlet(f"Mount={value}: a mount of type {kind} needs its source: add source=…")
     return Mount(kind, tuple(fields), source_at)
 
 

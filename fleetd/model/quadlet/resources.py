@@ -11,7 +11,7 @@ import msgspec
 from fleetd.model.quadlet.errors import InvalidQuadlet
 from fleetd.model.quadlet.keys import NETWORK, QUADLET, VOLUME, check_keys
 from fleetd.model.quadlet.section import Section
-from fleetd.model.quadlet.service import PODMAN, SERVICE, UNIT, begin_service
+from fleetd.model.quadlet.service import SERVICE, UNIT, begin_service, podman_of
 from fleetd.model.unit_option import UnitOption
 
 _PLAIN = re.compile(r"[A-Za-z0-9@%_=:,./-]+", re.ASCII)  # what a shell takes as it is
@@ -80,11 +80,6 @@ def make_resource_service(file: str, options: Sequence[UnitOption]) -> list[Unit
     return service.in_order()
 
 
-def _podman(section: Section) -> tuple[str, ...]:
-    modules = [f"--module={module}" for module in section.all("ContainersConfModule")]
-    return (PODMAN, *modules, *section.words("GlobalArgs"))
-
-
 def _default_name(file: str) -> str:
     return f"systemd-{file.rpartition('.')[0]}"
 
@@ -114,7 +109,7 @@ def _make_volume(file: str, volume: Section) -> Resource:
         words += _local_options(volume, device, kind)
     words += [*_pairs(volume, "Label", "--label"), *volume.words("PodmanArgs")]
     mounted = device if kind == "bind" else ""
-    return Resource("volume", name, _podman(volume), tuple(words), mounted=mounted)
+    return Resource("volume", name, podman_of(volume), tuple(words), mounted=mounted)
 
 
 def _local_options(volume: Section, device: str, kind: str) -> list[str]:
@@ -166,7 +161,7 @@ def _make_network(file: str, network: Section) -> Resource:
     words += [*_pairs(network, "Options", "--opt"), *_pairs(network, "Label", "--label")]
     words += network.words("PodmanArgs")
     is_removed = network.boolean("NetworkDeleteOnStop") is True
-    return Resource("network", name, _podman(network), tuple(words), is_removed=is_removed)
+    return Resource("network", name, podman_of(network), tuple(words), is_removed=is_removed)
 
 
 def _subnets(network: Section) -> list[str]:

@@ -29,6 +29,10 @@ class Section:
         value = next((value for each, value in reversed(self._values) if each == key), "").rstrip(WHITESPACE)
         return value[1:-1] if len(value) > 1 and value[0] == value[-1] == '"' else value
 
+    def has(self, key: str) -> bool:
+        """Whether the key is there, be its value empty."""
+        return any(each == key for each, _ in self._values)
+
     def all(self, key: str) -> list[str]:
         """All values of a key. An empty one resets them."""
         values: list[str] = []

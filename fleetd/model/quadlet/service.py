@@ -96,6 +96,12 @@ def _dependency(key: str, name: str) -> str:
     return f"{stem}.service" if dot and suffix == "container" else name
 
 
+def podman_of(section: Section) -> tuple[str, ...]:
+    """How podman is called for a file with this section: with the modules and options that it gives to each command."""
+    modules = [f"--module={module}" for module in section.all("ContainersConfModule")]
+    return (PODMAN, *modules, *section.words("GlobalArgs"))
+
+
 def absolute(path: str, key: str) -> str:
     """A path on the machine. Raises InvalidQuadlet for a relative one: the cluster does not keep where a file was. One
     that begins with a specifier is systemd's to resolve."""

@@ -5,16 +5,18 @@ wherever the unit goes: into records, versions, exports, and through fleets that
 `[X-Image]` holds the image by its digest, where that was asked for.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 
 import msgspec
 
 from fleetd.model.unit_option import UnitOption
-from fleetd.model.unitfile import render_unit_file
+from fleetd.model.unitfile import parse_unit_file, render_unit_file
 
 _PREFIX = "X-Source "
 _IMAGE = "X-Image"
 _EMPTY = "X-Empty"  # the option that stands for a file without any
+_BLANKS_AFTER_BACKSLASH = re.compile(r"\\[ \t]+$", re.MULTILINE)
 
 
 class SourceFile(msgspec.Struct, frozen=True):
@@ -22,6 +24,11 @@ class SourceFile(msgspec.Struct, frozen=True):
 
     name: str
     text: str
+
+
+def parse_quadlet_file(text: str) -> tuple[UnitOption, ...]:
+    """The options of a file. Quadlet continues a line also where blanks follow the backslash. Raises UnitFileError."""
+    return parse_unit_file(_BLANKS_AFTER_BACKSLASH.sub(r"\\", text))
 
 
 def keep_source(file: str, options: Iterable[UnitOption]) -> list[UnitOption]:
