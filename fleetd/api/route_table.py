@@ -17,6 +17,7 @@ from fleetd.api.v1.states import States
 from fleetd.api.v1.units import Units
 from fleetd.api.v2.applies import Applies
 from fleetd.api.v2.clusters import Clusters
+from fleetd.api.v2.consul import consul_routes
 from fleetd.api.v2.contents import Contents
 from fleetd.api.v2.cordons import Cordons
 from fleetd.api.v2.drains import Drains
@@ -36,7 +37,7 @@ from fleetd.api.v2.removals import Removals
 from fleetd.api.v2.reports import Reports
 from fleetd.api.v2.rollouts import Rollouts
 from fleetd.api.v2.secrets import Secrets
-from fleetd.api.v2.services import service_routes
+from fleetd.api.v2.services import Services, service_routes
 from fleetd.api.v2.settings import Settings
 from fleetd.membership.store_epoch import StoreEpoch
 from fleetd.model.machine import Machine
@@ -74,6 +75,7 @@ class Parts(msgspec.Struct, frozen=True):
 def make_routes(parts: Parts) -> tuple[Route, ...]:
     """The routes about the cluster. Those about the daemon that is asked are beside them (routes.Api)."""
     locks = Locks(parts.registry, parts.epoch, parts.audit, parts.now, parts.unix_now)
+    services = Services(parts.registry)
     settings = Settings(parts.registry, parts.machine, parts.unix_now)
     return (
         *_unit_routes(parts),
@@ -83,7 +85,8 @@ def make_routes(parts: Parts) -> tuple[Route, ...]:
         *_trust_routes(parts),
         *_insight_routes(parts),
         *locks.routes(),
-        *service_routes(parts.registry),
+        *service_routes(services),
+        *consul_routes(services),
         Route("GET", f"{V2}/settings", settings.get_all, VIEW, answer=schema.Settings),
         Route("PATCH", f"{V2}/settings", settings.patch, ADMIN, schema.SettingChanges),
     )

@@ -32,6 +32,7 @@ from fleetd.api.route_table import Parts, make_routes
 from fleetd.api.tls_clients import LOGIN
 from fleetd.api.trust import Trust
 from fleetd.api.v1.discovery import describe_api
+from fleetd.api.v2.consul import NOT_ANSWERED, ROOT
 from fleetd.api.v2.events import MARK_S
 from fleetd.api.web_page import page_routes
 from fleetd.membership.store_epoch import StoreEpoch
@@ -242,7 +243,7 @@ class Api:
             found = self._resources.get((before, after))
             if found and (name or after is None):
                 return found, name
-        raise ApiError(404, "")
+        raise ApiError(404, NOT_ANSWERED if path.startswith(ROOT) else "")
 
     async def _get_discovery(self, _: Request, __: str) -> Response:
         """Describe version 1 in Google's discovery format."""

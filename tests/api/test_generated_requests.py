@@ -94,6 +94,8 @@ ROUTES = [
     "GET /fleet/v2/whoami",
     "GET /health",
     "GET /metrics",
+    "GET /v1/agent/self",
+    "GET /v1/catalog/service/{service}",
     "GET /v1/catalog/services",
     "GET /v1/health/service/{service}",
     "PATCH /fleet/v1/machines",

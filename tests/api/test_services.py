@@ -1,4 +1,4 @@
-"""What units announce by the API, for fleetctl, Prometheus and clients of Consul."""
+"""What units announce by the API, for fleetctl and Prometheus."""
 
 import asyncio
 import json
@@ -83,31 +83,10 @@ async def test_prometheus_gets_all_targets_of_a_name_that_take_tcp(cluster: Flee
     assert await read(cluster, f"{V2}/http_sd?service=dns") == []
 
 
-async def test_a_client_of_consul_reads_names_and_health(cluster: Fleet) -> None:
-    assert await read(cluster, "/v1/catalog/services") == {"dns": [], "web": []}
-    response = await cluster.ask("GET /v1/health/service/web")
-    entries = json.loads(response.body)
-    assert [
-        (each["Node"]["Node"], each["Service"]["Address"], each["Service"]["Port"], each["Checks"][0]["Status"])
-        for each in entries
-    ] == [
-        ("m1", "10.0.0.1", 80, "passing"),
-        ("m1", "10.0.0.1", 81, "passing"),
-        ("m2", "fd00::2", 80, "critical"),
-    ]
-    assert entries[2]["Checks"][0]["Output"] == "its check fails: status 503"
-    assert len({each["Service"]["ID"] for each in entries}) == 3
-    headers = dict(response.headers)
-    assert int(headers["X-Consul-Index"]) > 0
-    assert headers["X-Consul-KnownLeader"] == "true"
-    assert len(await read(cluster, "/v1/health/service/web?passing=1")) == 2
-    assert await read(cluster, "/v1/health/service/none") == []
-
-
 async def test_a_request_with_an_index_is_answered_when_something_changes(cluster: Fleet) -> None:
     index = (await read(cluster, f"{V2}/services/web"))["index"]
     waiting = asyncio.create_task(read(cluster, f"{V2}/services/web?index={index}&wait=60s"))
-    others = asyncio.create_task(cluster.ask(f"GET /v1/health/service/dns?index={index}&wait=60s"))
+    others = asyncio.create_task(read(cluster, f"{V2}/services/dns?index={index}&wait=60s"))
     await asyncio.sleep(0.05)
     assert not waiting.done()
     await cluster.registry.store.transact([], [Delete(cluster.registry.key(SERVICES, "web", "m1", A))])
@@ -118,8 +97,8 @@ async def test_a_request_with_an_index_is_answered_when_something_changes(cluste
     assert not others.done()
     await cluster.put(ServiceRecord("10.0.0.2", (ServicePort(53),)), "dns", "m2", "dns.service")
     async with asyncio.timeout(60):
-        assert len(json.loads((await others).body)) == 2
-    assert len(await read(cluster, f"/v1/catalog/services?index={index}")) == 2  # it has changed since then
+        assert len((await others)["services"]) == 2
+    assert len((await read(cluster, f"{V2}/services?index={index}"))["services"]) == 3  # it has changed since then
 
 
 async def test_a_wait_ends_when_its_time_is_over(cluster: Fleet) -> None:
@@ -132,7 +111,6 @@ async def test_a_wait_ends_when_its_time_is_over(cluster: Fleet) -> None:
     ("path", "cause"),
     [
         (f"{V2}/services/Web", "is no label of a DNS name"),
-        ("/v1/health/service/a.b", "is no label of a DNS name"),
         (f"{V2}/http_sd?service=Web", "is no label of a DNS name"),
         (f"{V2}/services?index=x", "index=x is no index of an earlier answer"),
         (f"{V2}/services?index=-1", "is no index"),

@@ -1,4 +1,4 @@
-"""What units announce (Announce=), in fleet's own form, and in those of Prometheus and of Consul's clients."""
+"""What units announce (Announce=), in fleet's own form, and in that of Prometheus; consul.py has that of Consul."""
 
 import asyncio
 from collections import Counter
@@ -20,7 +20,6 @@ MOST_OF_USER = MOST_WAITING // 4  # a quarter, as of the connections
 LONGEST_WAIT_S = 600.0
 DEFAULT_WAIT_S = 300.0  # of those that name an index, as Consul has it
 TRUE = ("", "true", "1", "yes")
-_DATACENTER = "fleet"
 
 
 class Services:
@@ -48,8 +47,8 @@ class Services:
         wanted = request.query_values("service")
         for name in wanted:
             _check_name(name)
-        found, _index = await self._read(wanted[0] if len(wanted) == 1 else "")
-        return _render_list(
+        found, _index = await self.read(wanted[0] if len(wanted) == 1 else "")
+        return render_list(
             [
                 {
                     "targets": [_join(each.address, each.port)],
@@ -65,28 +64,14 @@ class Services:
             ]
         )
 
-    async def get_health(self, request: Request, service: str) -> Response:
-        """Show which units announce a name, as Consul's clients read it (`passing`, `index` and `wait` as there)."""
-        await self._wait(request, service)
-        found, index = await self._read(service)
-        if _is_asked(request, "passing"):
-            found = [each for each in found if not each.failing]
-        return _with_index(_render_list([_as_consul(each) for each in found]), index)
-
-    async def get_catalog(self, request: Request, _: str) -> Response:
-        """Show all names, as Consul's clients read it (`index` and `wait` as there)."""
-        await self._wait(request, "")
-        found, index = await self._read("")
-        return _with_index(render_json({each.service: [] for each in found}), index)
-
     async def _show(self, request: Request, service: str) -> Response:
-        await self._wait(request, service)
-        found, index = await self._read(service)
-        if _is_asked(request, "passing"):
+        await self.wait(request, service)
+        found, index = await self.read(service)
+        if is_asked(request, "passing"):
             found = [each for each in found if not each.failing]
         return render_json(schema.Services(tuple(found), index))
 
-    async def _read(self, service: str) -> tuple[list[schema.Service], int]:
+    async def read(self, service: str) -> tuple[list[schema.Service], int]:
         """What is announced under this name ('': all), and the index of that."""
         if service:
             _check_name(service)
@@ -100,7 +85,7 @@ class Services:
         ]
         return found, page.revision
 
-    async def _wait(self, request: Request, service: str) -> None:
+    async def wait(self, request: Request, service: str) -> None:
         """Wait for a change after the index of the request, if it has one."""
         index, wait_s = _parse_wait(request)
         if service:
@@ -132,17 +117,14 @@ class Services:
             return  # it is long ago, or was before a restore
 
 
-def service_routes(registry: Registry) -> tuple[Route, ...]:
-    """The routes; below /v1, those of Consul that its clients read."""
-    services = Services(registry)
+def service_routes(services: Services) -> tuple[Route, ...]:
+    """The routes."""
     v2, view, options = schema.V2, Permission.VIEW, "passing index wait"
     found = schema.Services
     return (
         Route("GET", f"{v2}/services", services.get_all, view, answer=found, options=options),
         Route("GET", f"{v2}/services/{{service}}", services.get, view, answer=found, options=options),
         Route("GET", f"{v2}/http_sd", services.get_targets, view, answer=list, query="service"),
-        Route("GET", "/v1/health/service/{service}", services.get_health, view, answer=list, options=options),
-        Route("GET", "/v1/catalog/services", services.get_catalog, view, answer=dict, options="index wait"),
     )
 
 
@@ -152,7 +134,8 @@ def _check_name(name: str) -> None:
         raise ApiError(400, refusal)
 
 
-def _is_asked(request: Request, option: str) -> bool:
+def is_asked(request: Request, option: str) -> bool:
+    """Whether a request has this option, and does not deny it."""
     values = request.query_values(option)
     return bool(values) and values[-1].lower() in TRUE
 
@@ -174,50 +157,7 @@ def _join(address: str, port: int) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
-def _as_consul(each: schema.Service) -> dict[str, Any]:
-    """A service as an entry of Consul's /v1/health/service."""
-    id_ = f"{each.machine}:{each.unit}:{each.service}:{each.port}/{each.protocol}"
-    meta = {"unit": each.unit, "protocol": each.protocol, "zone": each.zone}
-    check: dict[str, Any] = {
-        "Node": each.machine,
-        "CheckID": f"service:{id_}",
-        "Name": f"Check of {each.unit}",
-        "Status": "critical" if each.failing else "passing",
-        "Notes": "",
-        "Output": each.failing,
-        "ServiceID": id_,
-        "ServiceName": each.service,
-        "ServiceTags": [],
-    }
-    return {
-        "Node": {
-            "ID": each.machine,
-            "Node": each.machine,
-            "Address": each.address,
-            "Datacenter": _DATACENTER,
-            "TaggedAddresses": {},
-            "Meta": {"zone": each.zone},
-        },
-        "Service": {
-            "ID": id_,
-            "Service": each.service,
-            "Tags": [],
-            "Address": each.address,
-            "Port": each.port,
-            "Meta": meta,
-            "Weights": {"Passing": 1, "Warning": 1},
-        },
-        "Checks": [check],
-    }
-
-
-def _render_list(items: Sequence[dict[str, Any]]) -> Response:
-    """A response with these objects as an array, which the programs for which it is made expect."""
+def render_list(items: Sequence[dict[str, Any]]) -> Response:
+    """A response with these values as an array, which the programs for which it is made expect."""
     response = render_json({"": items})
     return Response(200, response.headers, response.body[len(b'{"":') : -1])
-
-
-def _with_index(response: Response, index: int) -> Response:
-    """The response with the headers that Consul's clients expect of each."""
-    headers = (("X-Consul-Index", str(index)), ("X-Consul-KnownLeader", "true"), ("X-Consul-LastContact", "0"))
-    return Response(response.status, response.headers + headers, response.body)
