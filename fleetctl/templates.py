@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fleetctl import output
 from fleetctl.errors import CommandFailed, cause_of
@@ -15,6 +16,9 @@ from fleetd.model.machine import is_address
 from fleetd.model.names import InvalidName, validate_name
 from fleetd.small_files import replace_file
 
+if TYPE_CHECKING:
+    import jinja2
+
 COMMAND_TIMEOUT_S = 60.0
 MOST_BYTES = 16 * 1024 * 1024
 LOWEST_JINJA = "3.1"  # as in pyproject.toml
@@ -23,6 +27,9 @@ HOW_TO_INSTALL = (
     f"{sys.executable} -m pip install 'jinja2>={LOWEST_JINJA}'"
 )
 _STDERR = 2
+_STATUSES = {126: ": it may not be run", 127: ": there is no such command"}  # of the shell's own
+_SERVICE = f"'{schema.Service.__module__}.Service object'"  # what Jinja2 calls one
+_LOCALS = "Template.render.<locals>."
 _WORD = re.compile(r"[A-Za-z0-9._-]*", re.ASCII)
 
 
@@ -54,45 +61,71 @@ class Template:
     def __init__(self, path: Path) -> None:
         """Raises CommandFailed if Jinja2 is not installed."""
         try:
-            import jinja2
+            import jinja2.sandbox
         except ModuleNotFoundError as error:
             if error.name not in ("jinja2", "markupsafe"):
                 raise
             raise CommandFailed(HOW_TO_INSTALL) from error
-        self._path = path
-        self._errors = (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError, RecursionError)
-        self._environment = jinja2.Environment(
+        self.path = path
+        # In the sandbox no loop is longer than 100,000 rounds, so that a slip does not fill the memory.
+        self._environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
             loader=jinja2.FileSystemLoader(path.parent),
             undefined=jinja2.StrictUndefined,
-            autoescape=False,  # noqa: S701 (it makes no pages)
+            autoescape=False,
             trim_blocks=True,
             lstrip_blocks=True,
             keep_trailing_newline=True,
         )
+
+    def check(self) -> None:
+        """Raises CommandFailed if the file cannot be read, or is no template."""
+        self._compile()
 
     def render(self, services: Mapping[str, Sequence[schema.Service]]) -> str:
         """The text. `services` has the units by the name that they announce; of one that none announces, service(NAME)
         is empty. Raises CommandFailed, which names the file, the line and the cause."""
         import jinja2
 
+        def service(name: str) -> Sequence[schema.Service]:
+            return services.get(name, ())
+
+        template = self._compile()
+        parts, size = [], 0
         try:
-            template = self._environment.get_template(self._path.name)
-            return template.render(services=services, service=lambda name: services.get(name, ()))
+            for part in template.generate(services=services, service=service):
+                parts.append(part)
+                size += len(part)
+                if size > MOST_BYTES:
+                    raise ValueError(f"its text would be longer than {MOST_BYTES // 2**20} MiB")
         except jinja2.TemplateNotFound as error:
-            path = self._path.parent / (error.name or "")
+            path = self.path.parent / (error.name or "")
             raise CommandFailed(f"{path}: there is no such file, or it cannot be read") from error
-        except jinja2.TemplateSyntaxError as error:
-            raise CommandFailed(f"{error.filename or self._path}:{error.lineno}: {error.message}") from error
+        except jinja2.TemplateSyntaxError as error:  # of a file that is included
+            raise CommandFailed(f"{error.filename or self.path}:{error.lineno}: {error.message}") from error
+        except Exception as error:  # whatever it is, the template has asked for it
+            cause = str(error).replace(_SERVICE, "a service").replace(_LOCALS, "") or type(error).__name__
+            raise CommandFailed(f"{self.path}{self._line_of(error)}: {cause}") from error
+        return "".join(parts)
+
+    def _compile(self) -> "jinja2.Template":
+        """Raises CommandFailed, which names the file, the line and the cause."""
+        import jinja2
+
+        try:
+            self.path.read_bytes()  # says why it cannot be read, where Jinja2 finds no template
+            return self._environment.get_template(self.path.name)
         except OSError as error:
-            raise CommandFailed(f"{self._path}: {cause_of(error)}") from error
-        except self._errors as error:
-            raise CommandFailed(f"{self._path}{self._line_of(error)}: {error}") from error
+            raise CommandFailed(f"cannot read the template {self.path}: {cause_of(error)}") from error
+        except UnicodeDecodeError as error:
+            raise CommandFailed(f"{self.path}: it is no text in UTF-8") from error
+        except jinja2.TemplateSyntaxError as error:
+            raise CommandFailed(f"{self.path}:{error.lineno}: {error.message}") from error
 
     def _line_of(self, error: BaseException) -> str:
         """Where in the template an error is: `:LINE`, '' if that is not known."""
         found, at = "", error.__traceback__
         while at is not None:
-            if at.tb_frame.f_code.co_filename == os.fspath(self._path):
+            if at.tb_frame.f_code.co_filename == os.fspath(self.path):
                 found = f":{at.tb_lineno}"
             at = at.tb_next
         return found
@@ -107,6 +140,15 @@ class Target:
         self._check = check
         self._run = run
         self._is_to_run = False  # also after a failure: it is tried again
+
+    def check(self, template: Path) -> None:
+        """Raises CommandFailed if it is plain already that the file cannot be written, or is the template."""
+        folder = self._path.resolve().parent
+        if not folder.is_dir():
+            raise CommandFailed(f"cannot write {self._path}: there is no folder {folder}")
+        if self._path.exists() and self._path.samefile(template):
+            raise CommandFailed(f"{self._path} is the template itself: name another file to write")
+        self._read()
 
     def write(self, text: str) -> None:
         """Put the text there if it is another, have it checked, and then used. If the check fails, what was there is
@@ -144,7 +186,10 @@ class Target:
         if before is not None:
             self._replace(before[0], before)
         else:
-            self._path.unlink(missing_ok=True)
+            try:
+                self._path.unlink(missing_ok=True)
+            except OSError as error:
+                raise CommandFailed(f"cannot delete {self._path}: {cause_of(error)}") from error
 
 
 def execute(command: str) -> str:
@@ -157,4 +202,6 @@ def execute(command: str) -> str:
         return f"has not ended within {COMMAND_TIMEOUT_S:g} s"
     except OSError as error:
         return f"cannot be run: {cause_of(error)}"
-    return f"ended with status {done.returncode}" if done.returncode else ""
+    if not done.returncode:
+        return ""
+    return f"ended with status {done.returncode}" + _STATUSES.get(done.returncode, "")

@@ -33,11 +33,15 @@ def command(settings: Settings, paths: tuple[str, ...], check: str, run: str, on
 
     The file is replaced as a whole, and only by another text. Then the command of --check is run; if it fails, the
     former file is put back. Then that of --run is run, again each 5 seconds while it fails. Both are for the shell, and
-    have 60 seconds. While the cluster does not answer, the file stays as it is.
+    have 60 seconds. While the cluster does not answer, the file stays as it is. A loop has at most 100,000 rounds, and
+    the text 16 MiB. A template that was changed counts within a minute; one that is wrong is said at once when the
+    command begins, and later on stderr, while the file stays.
     """
     if len(paths) != 2:
         raise CommandFailed("template needs two files: the template, and the one to write")
     template, target = Template(Path(paths[0])), Target(Path(paths[1]), check, run)
+    template.check()
+    target.check(template.path)
     client = _open_patient(settings)
     if once:
         with failing_as("Error retrieving what units announce: "):

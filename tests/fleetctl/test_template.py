@@ -137,6 +137,12 @@ def test_a_command_that_fails_is_said(fleetctl: Fleetctl, files: tuple[str, Path
         ("{% include 'other' %}", "other: there is no such file"),
         ("{{ 1 / 0 }}", "web.j2:1: division by zero"),
         ("{{ service('web')[9].port }}", "web.j2:1: "),
+        ("{{ service('web')[0].adress }}", "web.j2:1: a service has no attribute 'adress'"),
+        ("\n{{ service() }}", "web.j2:2: service() missing 1 required positional argument"),
+        ("{% for each in range(10 ** 12) %}x{% endfor %}", "web.j2:1: Range too big"),
+        ("{{ 'long' * 10 ** 7 }}", "web.j2: its text would be longer than 16 MiB"),
+        ("{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", "web.j2:1: maximum recursion depth exceeded"),
+        ("{{ service.__globals__ }}", "web.j2:1: access to attribute '__globals__'"),
     ],
 )
 def test_a_wrong_template_is_named_with_its_line(
@@ -151,15 +157,67 @@ def test_a_wrong_template_is_named_with_its_line(
         assert "Traceback" not in result.stderr
 
 
-@pytest.mark.usefixtures("announce")
-def test_wrong_arguments_are_named(fleetctl: Fleetctl, files: tuple[str, Path]) -> None:
+def test_what_is_wrong_with_the_files_is_said_before_the_cluster_is_asked(
+    fleetctl: Fleetctl, files: tuple[str, Path], cluster: ScriptedCluster
+) -> None:
     template, target = files
-    assert "template needs two files" in fleetctl("template", template).stderr
-    assert "missing.j2: there is no such file" in fleetctl("template", "--once", "missing.j2", str(target)).stderr
-    result = fleetctl("template", "--once", template, "/nonexistent/a")
-    assert (result.status, "cannot write /nonexistent/a: no such file or directory" in result.stderr) == (1, True)
-    result = fleetctl("template", "--once", template, "/")
-    assert (result.status, "cannot read /: is a directory" in result.stderr) == (1, True)
+    folder = target.parent
+    (folder / "latin1.j2").write_bytes(b"\xe4")
+    (folder / "bad.j2").write_text("\n\n{{ 1 +")
+    asked: list[str] = []
+    cluster.intercept = lambda method, path: asked.append(path)  # type: ignore[func-returns-value]
+    for arguments, error in (
+        ((template,), "template needs two files"),
+        (("missing.j2", str(target)), "cannot read the template missing.j2: no such file or directory"),
+        ((str(folder), str(target)), f"cannot read the template {folder}: is a directory"),
+        ((f"{folder}/latin1.j2", str(target)), f"{folder}/latin1.j2: it is no text in UTF-8"),
+        ((f"{folder}/bad.j2", str(target)), f"{folder}/bad.j2:3: unexpected 'end of template'"),
+        ((template, "/nonexistent/a"), "cannot write /nonexistent/a: there is no folder /nonexistent"),
+        ((template, "/"), "cannot read /: is a directory"),
+        ((template, template), f"{template} is the template itself: name another file to write"),
+    ):
+        result = fleetctl("template", *arguments)
+        assert result.status == 1
+        assert error in result.stderr
+    assert asked == []
+
+
+@pytest.mark.usefixtures("announce")
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("fleet-has-no-such", "ended with status 127: there is no such command"),
+        ("/etc/passwd", "ended with status 126: it may not be run"),
+    ],
+)
+def test_a_command_that_cannot_be_run_is_said(
+    fleetctl: Fleetctl, files: tuple[str, Path], command: str, words: str
+) -> None:
+    template, target = files
+    result = fleetctl("template", "--once", f"--check={command}", template, str(target))
+    assert (result.status, target.exists()) == (1, False)
+    assert f"{target} is as it was: the check '{command}' {words}" in result.stderr
+    result = fleetctl("template", f"--run={command}", template, str(target))
+    assert (result.status, target.exists()) == (1, True)
+    assert f"{target} was written, but '{command}' {words}" in result.stderr
+
+
+@pytest.mark.usefixtures("jumping_clock")
+def test_a_template_that_gets_wrong_later_is_said_and_tried_again(
+    files: tuple[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    template, target = files
+
+    class Editing(Following):
+        def services(self, index: int = 0, wait_s: int = 0) -> schema.Services:
+            Path(template).write_text("{% bad" if len(self.asked) == 1 else UPSTREAM)
+            return super().services(index, wait_s)
+
+    cluster = Editing([web(1)], [web(1), web(2)], [web(1), web(2)])
+    with pytest.raises(KeyboardInterrupt):
+        follow(cluster, Template(Path(template)), Target(target, "", ""))  # type: ignore[arg-type]
+    assert target.read_text() == RENDERED
+    assert f"{template}:1: " in capsys.readouterr().err
 
 
 def test_an_older_fleetd_is_named(fleetctl: Fleetctl, files: tuple[str, Path], cluster: ScriptedCluster) -> None:
