@@ -18,6 +18,7 @@ from fleetd.agent.credentials import Credentials
 from fleetd.agent.desired_state import DesiredState
 from fleetd.agent.diagnostics import NO_REASON, Diagnostics
 from fleetd.agent.executor import Executor
+from fleetd.agent.isolation import IsolationKeeper
 from fleetd.agent.ledger import Ledger, StoreSeen
 from fleetd.agent.observer import Observer
 from fleetd.agent.prober import HostProber, Prober
@@ -33,7 +34,7 @@ from fleetd.model.placement import Placement
 from fleetd.model.reboot import RebootRefusal
 from fleetd.model.secret import SecretRef
 from fleetd.model.unit import Proof, UnitState
-from fleetd.reconciler.actions import Write
+from fleetd.reconciler.actions import Stop, Write
 from fleetd.reconciler.after_restore import is_orphan_still, plan_adoption
 from fleetd.reconciler.machine_plan import find_recorded, plan_machine
 from fleetd.reconciler.observed import Desired, Observed, is_settled
@@ -49,6 +50,7 @@ FIRST_RETRY_S = 1.0
 LONGEST_RETRY_S = 8.0
 PASS_PERIOD_S = 0.02  # between the passes of a burst
 RECHECK_S = 15.0  # between looks at refused units, at the next heartbeat
+NOT_KNOWN = "the restored store does not know it, and it must never run twice"
 
 
 class StoreTrust(Enum):
@@ -125,6 +127,15 @@ class Agent:
             self._mark_one,
             confined=limits.confine,
         )
+        self._isolation = IsolationKeeper(
+            systemd,
+            ledger,
+            registration,
+            self._executor,
+            self._mark,
+            self._wake.set,
+            lambda: self._desired.is_current and not epoch.set_back.is_set(),
+        )
         self._observer = Observer(systemd, ledger, self._desired, self._executor, self._retries)
 
     def _find_secrets(self, unit: str) -> tuple[SecretRef, ...]:
@@ -142,6 +153,7 @@ class Agent:
                 tasks.create_task(self._follow_systemd())
                 tasks.create_task(self._publisher.run())
                 tasks.create_task(self._announcer.run())
+                tasks.create_task(self._isolation.run())
                 tasks.create_task(self._work())
         finally:
             self._retries.close()
@@ -184,6 +196,7 @@ class Agent:
         """The machine is registered, and its last heartbeat was answered when the store was at this revision."""
         self._publisher.wake()
         self._announcer.wake()
+        self._isolation.heartbeat_answered()
         self._desired.heartbeat_answered(beat_revision)
         if self._registration.lease != self._lease:  # the machine may have been taken for dead, and its units moved
             self._desired.request_reread()
@@ -279,6 +292,8 @@ class Agent:
     async def _pass(self) -> None:
         self._executor.refresh_files()
         self._take_desired_state()
+        if returned := await self._isolation.come_back(is_acknowledged=self._trust is StoreTrust.CURRENT):
+            self._mark(returned)
         names = sorted(self._dirty)
         self._dirty.clear()
         try:
@@ -325,6 +340,7 @@ class Agent:
             self._store_change = change
             self._reboot_orders.forget(self._desired.reboot)
             self._announcer.store_restored()
+            self._isolation.store_restored()
             self._mark(self._names())
 
     def _assess_trust(self) -> StoreTrust:
@@ -343,7 +359,7 @@ class Agent:
         observed = await self._observer.observe(names)
         trust = self._assess_trust()  # the registration may have been lost during this very pass
         if trust is StoreTrust.RESTORED:
-            self._adopt(observed)
+            await self._adopt(observed)
         elif trust is StoreTrust.UNKNOWN:
             self._report(observed)
             self._trust = trust
@@ -355,7 +371,8 @@ class Agent:
         held = (*self._ledger.orphans, *self._desired.unreadable)
         desired = Desired(self._desired.placements, removes_unplaced, held)
         wanted = plan_machine(desired, observed)
-        plan = self._announcer.hold_back(wanted, observed, desired.placements)
+        allowed = await self._isolation.admit(wanted, observed, desired.placements, is_acknowledged=removes_unplaced)
+        plan = self._announcer.hold_back(allowed, observed, desired.placements)
         acted_on = dict.fromkeys(action.unit for action in plan)
         for name in observed:
             self._held.pop(name, None)
@@ -372,13 +389,16 @@ class Agent:
         if any(isinstance(action, Write) for action in plan):
             self._retries.retry_failed_jobs(except_for=acted_on)
 
-    def _adopt(self, observed: Mapping[str, Observed]) -> None:
-        """Record that every unit here is as the restored store wants it, and report them all again."""
+    async def _adopt(self, observed: Mapping[str, Observed]) -> None:
+        """Record that every unit here is as the restored store wants it, and report them all again. What must never run
+        twice is no orphan: it may be placed elsewhere at any moment, and stops."""
         is_late = self._store_change is StoreChange.SET_BACK_WHILE_AWAY
         adoption = plan_adoption(self._desired.placements, observed, is_late=is_late)
         for name, entry in adoption.entries.items():
             self._ledger.put(name, entry)
-        self._ledger.put_orphans(adoption.orphans)
+        single = [name for name in adoption.orphans if self._isolation.is_single(name)]
+        self._ledger.put_orphans(tuple(name for name in adoption.orphans if name not in single))
+        await self._executor.apply([Stop(name, NOT_KNOWN, adoption.entries[name]) for name in single])
         self._store_change = StoreChange.NONE
         self._publisher.republish()
         self._mark(self._names())
@@ -412,7 +432,7 @@ class Agent:
                 seen,
                 error=self._find_error(name, is_explained),
                 result=result,
-                note=self._executor.note(name),
+                note=self._isolation.note(name) or self._executor.note(name),
                 orphan=name in self._ledger.orphans,
                 proof=self._explain_proof(name, proof),
                 unannounced=self._announcer.unannounced(name),

@@ -18,7 +18,9 @@ from fleetd.agent.ledger import Ledger
 from fleetd.agent.links import Links
 from fleetd.agent.unit_retries import UnitRetries
 from fleetd.model.confinement import NO_LIMITS, Limits, confined, is_confined, refuse_privileges, unconfined
-from fleetd.model.content import Content
+from fleetd.model.content import Content, DropIn
+from fleetd.model.isolation import IsolationOptions
+from fleetd.model.isolation_dropin import find_isolating, isolating_dropins, without_isolating
 from fleetd.model.job_result import REFUSED
 from fleetd.model.secret import SecretRef
 from fleetd.reconciler.actions import Action, Applied, Record, Reload, Remove, Restart, Start, Stop, Write
@@ -46,9 +48,11 @@ def read_contents(systemd: ServiceManager) -> dict[str, Content]:
 
 
 def as_placed(contents: Mapping[str, Content], limits: Limits) -> tuple[dict[str, Content], dict[str, None]]:
-    """Return these contents without what confines the units, and the units that have to be confined and are not."""
+    """Return these contents without what confines and isolates the units, and the units that have to be confined and
+    are not."""
+    contents = {name: without_isolating(name, content) for name, content in contents.items()}
     if not limits.confine:
-        return dict(contents), {}
+        return contents, {}
     bare = {name: unconfined(content) for name, content in contents.items() if is_confined(name, content)}
     return {**contents, **bare}, dict.fromkeys(contents.keys() - bare.keys())
 
@@ -56,7 +60,8 @@ def as_placed(contents: Mapping[str, Content], limits: Limits) -> tuple[dict[str
 class Executor:
     """Executes plans. `hashes` are those of the contents that are written, by unit, as of the last `refresh_files`.
     `secrets_of` returns the secrets that a unit is to have, which `credentials` puts where systemd asks for them.
-    `limits` are this machine's, and `unconfined` the units that have to be confined and are not."""
+    `limits` are this machine's, and `unconfined` the units that have to be confined and are not. `isolating` are those
+    that have to be stopped where the machine is cut off, as they are written."""
 
     def __init__(
         self,
@@ -80,6 +85,7 @@ class Executor:
         self._changed_files: dict[str, None] = {}  # units whose files changed since the last reload check
         self.hashes: dict[str, str] = {}
         self.unconfined: dict[str, None] = {}
+        self.isolating: dict[str, IsolationOptions] = {}
         self._taken: dict[str, NameTaken] = {}  # units whose file cannot be written for this
 
     def refresh_files(self) -> None:
@@ -87,6 +93,7 @@ class Executor:
         if not self._files_are_known:
             contents, self.unconfined = as_placed(read_contents(self._systemd), self.limits)
             self.hashes = {name: content.hash for name, content in contents.items()}
+            self.isolating = find_isolating(contents.items())
             # A link would have a confined unit started by others, without a check.
             self._links.read({} if self.limits.confine else contents)
             self._files_are_known = True
@@ -241,6 +248,7 @@ class Executor:
                 self._ledger.forget(name)
                 self.hashes.pop(name, None)
                 self.unconfined.pop(name, None)
+                self.isolating.pop(name, None)
                 self._links.forget(name)
                 if self._credentials:
                     self._credentials.forget(name)
@@ -258,9 +266,10 @@ class Executor:
             else:
                 contents[action.unit] = action.content
         files = {name: content.text for name, content in contents.items()}
-        dropins = {name: content.dropins for name, content in contents.items() if content.dropins}
-        if self.limits.confine:
-            dropins = {name: confined(name, content).dropins for name, content in contents.items()}
+        dropins = {
+            name: (*self._limit(name, content), *isolating_dropins(name, content)) for name, content in contents.items()
+        }
+        dropins = {name: found for name, found in dropins.items() if found}
         failures = await self._change_files(self._systemd.write(files, dropins)) if files else {}
         for name, content in contents.items():
             failure = failures.get(name)
@@ -271,9 +280,14 @@ class Executor:
             else:
                 self.hashes[name] = content.hash
                 self.unconfined.pop(name, None)
+                self.isolating.pop(name, None)
+                self.isolating |= find_isolating([(name, content)])
                 if not self.limits.confine:
                     self._links.put(name, content)
                 self._changed_files[name] = None
+
+    def _limit(self, name: str, content: Content) -> Sequence[DropIn]:
+        return confined(name, content).dropins if self.limits.confine else content.dropins
 
     async def _change_files(self, change: Awaitable[Mapping[str, Exception]]) -> Mapping[str, Exception]:
         """Wait for this change of unit files. Unless all of it succeeds, have the files read again: one that was not

@@ -42,13 +42,17 @@ class Registration:
     """The registration as it stands, shared by Membership, which changes it, and the agent, which publishes on it.
 
     `session` identifies this run of fleetd. `lease` is 0 while the machine is not registered. `lost` is set when the
-    store was found to have the lease no longer.
+    store was found to have the lease no longer. `boot_now` is the machine's boot clock, which goes on while it is
+    suspended; `heard_s` is when the last request was sent, by that clock, in answer to which the store granted or
+    renewed the lease.
     """
 
-    def __init__(self, session: str, now: Callable[[], float]) -> None:
+    def __init__(self, session: str, now: Callable[[], float], boot_now: Callable[[], float] | None = None) -> None:
         self.session = session
         self.lease = 0
         self.lost = asyncio.Event()
+        self.boot_now = boot_now or now
+        self.heard_s = -math.inf
         self._now = now
         self._certain_until_s = now()
 
@@ -58,9 +62,11 @@ class Registration:
         this id be registered."""
         return self._now() < self._certain_until_s
 
-    def renew(self, begun_s: float, ttl_s: float) -> None:
-        """The store granted or renewed the lease, in answer to a request sent at `begun_s`."""
+    def renew(self, begun_s: float, ttl_s: float, sent_s: float) -> None:
+        """The store granted or renewed the lease, in answer to a request sent at `begun_s`, `sent_s` by the boot
+        clock."""
         self._certain_until_s = begun_s + ttl_s
+        self.heard_s = sent_s
 
 
 class Membership:
@@ -180,7 +186,7 @@ class Membership:
 
     async def _try_to_register(self) -> tuple[int, int]:
         """Publish the states, then write the key. Returns the key's lease and the revision it was written at."""
-        begun_s = self._now()
+        begun_s, sent_s = self._now(), self.registration.boot_now()
         item = await self.store.get(self.key)
         lease = await self._adoptable_lease(item) if item else 0
         surplus = item.lease if item and lease != item.lease else 0
@@ -196,7 +202,7 @@ class Membership:
             raise
         if surplus:
             await self.store.revoke(surplus)
-        self.registration.renew(begun_s, self.ttl_s)
+        self.registration.renew(begun_s, self.ttl_s, sent_s)
         return lease or fresh, revision
 
     def _since(self, item: KeyValue | None) -> float:
@@ -250,7 +256,7 @@ class Membership:
         pause_s = self.interval_s
         while True:
             await asyncio.sleep(pause_s)
-            begun_s = self._now()
+            begun_s, sent_s = self._now(), self.registration.boot_now()
             try:
                 beat = await self.store.keep_alive(self.lease)
             except LeaseNotFound:
@@ -263,7 +269,7 @@ class Membership:
                 pause_s = self.interval_s / 4
                 continue
             metrics.BEATS.labels("answered").inc()
-            self.registration.renew(begun_s, self.ttl_s)
+            self.registration.renew(begun_s, self.ttl_s, sent_s)
             self.beats = self.beats.answered(self._now(), self.interval_s)
             pause_s = self.interval_s
             self._hear(beat.revision)

@@ -12,6 +12,7 @@ import re
 import signal
 import socket
 import ssl
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -293,6 +294,7 @@ def _make_environment(config: Config, runtime: Path, unit: str) -> HostEnvironme
         host_name=socket.gethostname(),
         sealing=_find_sealing(config),
         inspector=Inspector(user=config.systemd_user),
+        boot_now=lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
     )
     if not config.systemd_user:  # a user can reboot no machine
         environment = msgspec.structs.replace(

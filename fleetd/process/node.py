@@ -87,7 +87,8 @@ class HostEnvironment(msgspec.Struct, frozen=True):
     keeps the fields of an entry for each change through the API. `sealing` seals and opens secrets with this machine's
     key; without it, the machine takes no unit that has any. `inspector` reads what units log here and what systemd says
     of them, for users who ask through the API; without it, such requests are not answered. `prober` carries out the
-    checks of units (Check=); None: on this host.
+    checks of units (Check=); None: on this host. `boot_now` is the machine's boot clock, by which systemd's lease ends;
+    None: the event loop's.
     """
 
     runtime: Path
@@ -106,6 +107,7 @@ class HostEnvironment(msgspec.Struct, frozen=True):
     sealing: Sealing | None = None
     inspector: Inspects | None = None
     prober: Prober | None = None
+    boot_now: Callable[[], float] | None = None
 
 
 class Node:
@@ -137,7 +139,7 @@ class Node:
         self._leaving: asyncio.Task[None] | None = None
         loop_time = asyncio.get_running_loop().time
         registry = Registry(store, config.etcd_key_prefix)
-        registration = Registration(machine.session, loop_time)
+        registration = Registration(machine.session, loop_time, environment.boot_now)
         ledger = environment.open_ledger(environment.runtime)
         self._epoch = StoreEpoch(
             registry,

@@ -28,12 +28,15 @@ from fleetd.systemd.dbus_connection import (
 )
 from fleetd.systemd.failure_text import Ending, render_failure
 from fleetd.systemd.files import INVALID_NAME, UnitFiles, units_of_link
+from fleetd.systemd.isolation import LeaseUnits
 from fleetd.systemd.journal import last_lines
 from fleetd.systemd.privileges import ask_privileges
 from fleetd.systemd.protocol import (
     NO_DROPINS,
     REBOOT,
     DropInTaken,
+    IsolatedUnit,
+    Isolation,
     JobRefused,
     ManagerUnavailable,
     NameTaken,
@@ -70,14 +73,15 @@ class SystemdOverDBus:
     def __init__(
         self, units_directory: Path = Path("/run/fleet/units"), *, user: bool = False, library: str | None = None
     ) -> None:
-        runtime, address = Path("/run/systemd/system"), None
+        base, runtime, address = Path("/run"), Path("/run/systemd/system"), None
         if user:
             paths = own_paths(os.environ)
-            runtime = Path(paths.runtime, "systemd/user")
+            base, runtime = Path(paths.runtime), Path(paths.runtime, "systemd/user")
             address = os.environ.get("DBUS_SESSION_BUS_ADDRESS") or f"unix:path={paths.bus}"
         self._files = UnitFiles(units_directory, runtime)
         self._user = user
         self._bus = SystemBus(self._start_anew, self._note_signal, library=library, user=user, address=address)
+        self._lease = LeaseUnits(self._bus, base, runtime, user=user)
         self._search_path: tuple[str, ...] | None = None
         self._by_path: dict[str, str] = {}  # D-Bus object → name, for units with files here
         self._changed: dict[str, None] = {}
@@ -450,6 +454,23 @@ class SystemdOverDBus:
             return str(await self._bus.get_one(job, "Job.JobType", f"look at the job of {name}"))
         except RefusedBySystemd:
             return ""  # the job has ended meanwhile
+
+    # The lease.
+
+    async def hold_lease(self, units: Sequence[IsolatedUnit], until_s: float) -> None:
+        await self._lease.hold(units, until_s)
+
+    async def drop_lease(self) -> None:
+        await self._lease.drop()
+
+    def isolation(self) -> Isolation:
+        return self._lease.state()
+
+    async def end_isolation(self, units: Sequence[IsolatedUnit], until_s: float) -> None:
+        await self._lease.end(units, until_s)
+
+    def permit(self, names: Collection[str]) -> None:
+        self._lease.permit(names)
 
     async def reboot_machine(self) -> None:
         if self._user:

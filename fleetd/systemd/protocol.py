@@ -98,6 +98,26 @@ class Run(msgspec.Struct, frozen=True):
     restarts: int = 0
 
 
+class IsolatedUnit(msgspec.Struct, frozen=True):
+    """A unit that is stopped where its machine is cut off: no later than `isolation_s` after a lease was renewed. Its
+    processes are killed `stop_s` after that."""
+
+    name: str
+    isolation_s: float
+    stop_s: float
+
+
+class Isolation(msgspec.Struct, frozen=True):
+    """Whether units are held back because no lease was renewed in time. `is_leased`: a lease is held, or was.
+    `is_isolated`: systemd has stopped the units of the lease, and starts none of them. `is_under_way`: some of them may
+    not have stopped yet. `stopped` are those that ran before."""
+
+    is_leased: bool = False
+    is_isolated: bool = False
+    is_under_way: bool = False
+    stopped: tuple[str, ...] = ()
+
+
 class ServiceManager(Protocol):
     """A machine's systemd, and the directory of fleet's unit files. Every method may raise ManagerUnavailable if it
     needs the bus, ServiceManagerError if systemd refuses, and OSError if the disk does."""
@@ -193,6 +213,26 @@ class ServiceManager(Protocol):
 
     async def explain(self, name: str) -> str:
         """Return why the unit failed, as text: systemd's result and exit status, and its last log lines."""
+
+    # The lease: units that are stopped where nobody renews it, even if fleetd is dead or frozen
+    # (model/isolation_dropin.py is what their files need for that).
+
+    async def hold_lease(self, units: Sequence[IsolatedUnit], until_s: float) -> None:
+        """Have systemd stop these units (at least one) at `until_s` of the machine's boot clock, and start them no
+        more, unless this is called again before. They are then held back until `end_isolation`. What was asked for
+        before is replaced."""
+
+    async def drop_lease(self) -> None:
+        """There is no such unit any more: nothing is stopped, and nothing held back."""
+
+    def isolation(self) -> Isolation:
+        """Return whether units are held back. Raises OSError."""
+
+    async def end_isolation(self, units: Sequence[IsolatedUnit], until_s: float) -> None:
+        """Hold a lease anew, as `hold_lease`, and let the units be started again."""
+
+    def permit(self, names: Collection[str]) -> None:
+        """Let these units be started, and no other that needs a permit. Raises OSError."""
 
     async def machine_is_stopping(self) -> bool:
         """True if the machine is being shut down or rebooted (SystemState is `stopping`)."""

@@ -22,6 +22,8 @@ from fleetd.systemd.protocol import (
     REBOOT,
     DropInTaken,
     Inhibited,
+    IsolatedUnit,
+    Isolation,
     ManagerUnavailable,
     NameTaken,
     Run,
@@ -30,6 +32,7 @@ from fleetd.systemd.protocol import (
     UnitStatus,
 )
 from fleetd.testing.scripted_program import parse_privileges
+from fleetd.testing.simulated_lease import SimulatedLease
 from fleetd.testing.simulated_units import Behaviour, SimulatedUnits
 
 DIRECTORY = "/run/fleet/units"
@@ -70,6 +73,7 @@ class SimulatedSystemd:
             on_change=self._note,
             on_job_end=self._note_job_end,
         )
+        self._lease = SimulatedLease(self._units)
         self._bus_is_up = True
         self._session = False
         self._boot()
@@ -80,6 +84,7 @@ class SimulatedSystemd:
         self._links: dict[str, str] = {}  # link below systemd's runtime directory → unit
         self._relinked: dict[str, None] = {}
         self._foreign_jobs: dict[str, str] = {}
+        self._lease.reset()
         self._begin_session()
 
     def _begin_session(self) -> None:
@@ -293,6 +298,26 @@ class SimulatedSystemd:
         if parse_name(name).is_template:
             return any(parse_name(known).template == name for known in self._units.names)
         return name in self._system_units or self._units.get(name) is not None
+
+    # ServiceManager: the lease.
+
+    async def hold_lease(self, units: Sequence[IsolatedUnit], until_s: float) -> None:
+        await self._take_time("hold-lease", [unit.name for unit in units])
+        self._lease.hold(units, until_s)
+
+    async def drop_lease(self) -> None:
+        await self._take_time("drop-lease", ())
+        self._lease.drop()
+
+    def isolation(self) -> Isolation:
+        return self._lease.state
+
+    async def end_isolation(self, units: Sequence[IsolatedUnit], until_s: float) -> None:
+        await self._take_time("end-isolation", [unit.name for unit in units])
+        self._lease.end(units, until_s)
+
+    def permit(self, names: Collection[str]) -> None:
+        self._lease.permit(names)
 
     # ServiceManager: units and jobs.
 

@@ -131,6 +131,18 @@ class SimulatedUnits:
         assert unit.pid, f"{name} has no process"
         self._end_process(unit, code=2, status=_SIGKILL)
 
+    def stop(self, name: str) -> None:
+        """Stop a unit because it conflicts with one that starts."""
+        unit = self._units.get(name)
+        if unit is not None:
+            self._queue_stop(unit)
+
+    def kill(self, name: str) -> None:
+        """Kill all processes of a unit, if it has any."""
+        unit = self._units.get(name)
+        if unit is not None and unit.pid:
+            self._end_process(unit, code=2, status=_SIGKILL)
+
     def cancel_job(self, name: str) -> None:
         """Have another client's job replace the one queued for this unit; it ends at once."""
         unit = self._units[name]

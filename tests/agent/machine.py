@@ -186,7 +186,7 @@ class MachineUnderTest:
         """Start fleetd and register; with `synced`, the leader acknowledges the machine."""
         self.sessions += 1
         self.registration = Registration(f"session-{self.sessions}", lambda: 0.0)
-        self.registration.renew(0.0, TTL_S)
+        self.registration.renew(0.0, TTL_S, 0.0)
         self.ledger = Ledger(self.directory)
         seen = self.ledger.store
         self.epoch = StoreEpoch(self.registry, MACHINE, seen.cluster_id, seen.revision)

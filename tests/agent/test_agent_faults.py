@@ -280,13 +280,13 @@ async def test_placements_wait_while_another_machine_may_have_this_id(
     await machine.start()
     await machine.place("web.service", 7)
     await machine.until_active("web.service", 7)
-    machine.registration.renew(0.0, 0.0)
+    machine.registration.renew(0.0, 0.0, 0.0)
     await machine.place("api.service", 8)
     machine.systemd.crash("web.service")
     await machine.settle()
     assert machine.systemd.pid("api.service") == 0
     assert (await machine.states())["web.service"].active == "failed"
-    machine.registration.renew(0.0, TTL_S)
+    machine.registration.renew(0.0, TTL_S, 0.0)
     machine.agent.heartbeat_answered(await machine.store.revision())  # a heartbeat was answered
     await machine.until_active("api.service", 8)
 

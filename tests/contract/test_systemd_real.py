@@ -21,6 +21,7 @@ SUITES = tuple(
         "test_systemd_jobs",
         "test_systemd_signs",
         "test_systemd_privileges",
+        "test_systemd_lease",
         "dbus_suite",
     )
 )
