@@ -35,6 +35,7 @@ Completable = Literal[
     "plan-arguments",
     "rollout-actions",
     "secrets",
+    "services",
     "settings",
     "templates",
     "unit-and-machine",

@@ -261,6 +261,13 @@ def _locks(cursor: Cursor) -> list[Candidate]:
     return _ask(cursor, lambda client: [Candidate(lock.name) for lock in Locks(client).list()])
 
 
+def _services(cursor: Cursor) -> list[Candidate]:
+    """The names that units announce."""
+    return _ask(
+        cursor, lambda client: [Candidate(name) for name in {each.service: "" for each in client.services().services}]
+    )
+
+
 def _secrets(cursor: Cursor) -> list[Candidate]:
     """What to do with secrets, and then the name of one."""
     if not cursor.arguments:
@@ -312,6 +319,7 @@ _ARGUMENTS: dict[Completable, Source] = {
     "rollout-actions": _rollout_actions,
     "locks": _locks,
     "secrets": _secrets,
+    "services": _services,
     "settings": _settings,
     "templates": _templates,
     "unit-and-machine": _unit_and_machine,

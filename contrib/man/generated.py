@@ -57,6 +57,8 @@ FIELDS = {
     "value": "the setting's value, as fleet.conf has it",
     "reason": "why the unit is on no machine although it should be on one",
     "state": "the unit's current state: inactive, loaded, launched; none for global units",
+    "announces": "the names and ports that the unit announces there (`Announce=`), with a `!` while its check fails; "
+    "in JSON a list of objects with service, port, protocol and failing, null with -w or from an older fleetd",
     "sub": "the SubState of systemd: running, exited, listening and others",
     "target": "the machine that the unit is placed on; in tables, global for global units",
     "tmachine": "deprecated: target",

@@ -251,6 +251,7 @@ def test_list_units_as_json_is_never_shortened(fleetctl: Fleetctl, cluster: Scri
             "active": "active",
             "sub": "running",
             "hash": HASH,
+            "announces": [],
         }
     ]
 
