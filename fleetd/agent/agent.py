@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fleetd import metrics
-from fleetd.agent.announcer import Announcer, Place
+from fleetd.agent.announcer import Announcer, FindPlace
 from fleetd.agent.credentials import Credentials
 from fleetd.agent.desired_state import DesiredState
 from fleetd.agent.diagnostics import NO_REASON, Diagnostics
@@ -69,7 +69,7 @@ class Agent:
     called when `reboot_refusal` changes. Secrets are left in `credentials_directory`, sealed to the key that
     `find_seal_key` returns ('' if nothing can open any); without a directory, no unit has any.
     `limits` are what this machine's fleet.conf says of the units that it takes. `prober` carries out their checks
-    (Check=), and `place` returns the address and the zone at which they are announced.
+    (Check=), and `place` returns the address and the zone at which they are announced, by what operators have set.
     To register the machine: `await publish_all(lease)`,
     write the machine's key, set `registration.lease`, call `heartbeat_answered`, and again for each heartbeat.
     """
@@ -88,7 +88,7 @@ class Agent:
         find_seal_key: Callable[[], str] = lambda: "",
         limits: Limits = NO_LIMITS,
         prober: Prober | None = None,
-        place: Callable[[], Place] = lambda: ("", ""),
+        place: FindPlace = lambda settings: ("", ""),
     ) -> None:
         self._systemd = systemd
         self._ledger = ledger

@@ -112,6 +112,10 @@ class AnnouncementWriter:
         if self._is_used:
             self._has_work.set()
 
+    async def wait_until_used(self) -> None:
+        """Wait until there is anything to write, or to take back."""
+        await self._has_work.wait()
+
     async def run(self) -> None:
         """Write while the machine is registered, until cancelled. Retries while the store is unavailable."""
         backoff = Backoff(FIRST_RETRY_S, LONGEST_RETRY_S)

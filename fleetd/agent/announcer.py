@@ -16,11 +16,14 @@ import msgspec
 from fleetd.agent.announcement_writer import AnnouncementWriter, Key
 from fleetd.agent.check_runner import CheckRunner
 from fleetd.agent.ledger import Announced, AnnouncedUnit, Ledger
+from fleetd.agent.own_settings import OwnSettings
 from fleetd.agent.prober import Prober, WithoutPrograms
 from fleetd.agent.proof_timers import ProofTimers
+from fleetd.aio import first_of
 from fleetd.membership.registration import Registration
 from fleetd.model.announce_options import NOTHING, AnnounceOptions, announce_options_of
 from fleetd.model.announcement import NOT_SETTLED, SETTLED_S, ServiceRecord
+from fleetd.model.machine import MachineSettings
 from fleetd.model.placement import Placement
 from fleetd.reconciler.actions import Action
 from fleetd.reconciler.announcing import (
@@ -43,6 +46,7 @@ CONFINED = "this machine confines its units (confine= in fleet.conf), and a prog
 WITHDRAWN = "withdrawn, because it is about to be stopped"
 
 Place = tuple[str, str]  # address and zone of this machine
+FindPlace = Callable[[MachineSettings | None], Place]  # by what operators have set for this machine
 
 
 class _Withdrawal(msgspec.Struct):
@@ -68,7 +72,7 @@ class _Unit(msgspec.Struct):
 
 
 class Announcer:
-    """The announcements of one machine, which is at the `place` that is returned. `mark` has the agent look at a unit
+    """The announcements of one machine, which is at the place that `place` returns. `mark` has the agent look at a unit
     again. For units of a machine that is `confined` no program is run. Needs a running event loop."""
 
     def __init__(
@@ -78,14 +82,15 @@ class Announcer:
         registration: Registration,
         ledger: Ledger,
         prober: Prober,
-        place: Callable[[], Place],
+        place: FindPlace,
         mark: Callable[[str], None],
         *,
         confined: bool = False,
     ) -> None:
         self._machine_id = machine_id
         self._ledger = ledger
-        self._place = place
+        self._find_place = place
+        self._settings = OwnSettings(registry, machine_id, self.wake)
         self._mark = mark
         self._placed = ("", "")
         known = ledger.announced
@@ -105,8 +110,16 @@ class Announcer:
         self._saved: dict[str, AnnouncedUnit] = dict(known.units) if known else {}
 
     async def run(self) -> None:
-        """Write what is announced, until cancelled."""
+        """Write what is announced, until cancelled. Where nothing is, nothing is asked of the store."""
+        await self._writer.wait_until_used()
+        await first_of(self._settings.run(), self._write())
+
+    async def _write(self) -> None:
+        await self._settings.is_read.wait()  # otherwise each restart of fleetd would announce another zone for a moment
         await self._writer.run()
+
+    def _place(self) -> Place:
+        return self._find_place(self._settings.current)
 
     def close(self) -> None:
         """Check nothing any more."""
@@ -116,7 +129,7 @@ class Announcer:
             timer.cancel()
 
     def wake(self) -> None:
-        """The machine may be registered, acknowledged, or have another address."""
+        """The machine may be registered, acknowledged, or be at another place."""
         if self._units and self._placed != self._place():
             self._placed = self._place()
             for name in [name for name, unit in self._units.items() if unit.runs]:
@@ -129,6 +142,7 @@ class Announcer:
 
     def store_restored(self) -> None:
         """What the store holds of this machine may be old."""
+        self._settings.read_again()
         self._writer.read_all()
 
     # What the agent asks.

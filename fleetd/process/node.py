@@ -31,7 +31,7 @@ from fleetd.membership.registration import Membership, Registration
 from fleetd.membership.store_epoch import StoreEpoch
 from fleetd.model.announcement import ZONE
 from fleetd.model.confinement import Limits
-from fleetd.model.machine import Machine, MachineMode, dialled_address, effective_metadata
+from fleetd.model.machine import Machine, MachineMode, MachineSettings, dialled_address, effective_metadata
 from fleetd.model.quota import Usage
 from fleetd.model.reason import render_rejection
 from fleetd.process.machine_facts import MachineFacts
@@ -190,10 +190,10 @@ class Node:
         sealing = self._environment.sealing
         return "" if sealing is None or sealing.awaits_tpm() else self.membership.machine.seal_key
 
-    def _find_place(self) -> tuple[str, str]:
+    def _find_place(self, settings: MachineSettings | None) -> tuple[str, str]:
         """The address and the zone at which units here are announced."""
         machine = self.membership.machine
-        return machine.address, machine.metadata.get(ZONE, "")
+        return machine.address, effective_metadata(machine, settings).get(ZONE, "")
 
     def _make_facts(self) -> MachineFacts:
         environment = self._environment

@@ -12,6 +12,7 @@ from fleetd.membership.registration import Registration
 from fleetd.membership.store_epoch import StoreEpoch
 from fleetd.model.confinement import NO_LIMITS, Privileges
 from fleetd.model.content import DropIn
+from fleetd.model.machine import MachineSettings
 from fleetd.model.placement import Placement
 from fleetd.model.reboot import Reboot, RebootPhase
 from fleetd.model.secret import SecretRef
@@ -203,7 +204,7 @@ class MachineUnderTest:
             find_seal_key=lambda: self.seal_key,
             limits=self.limits,
             prober=self.prober,
-            place=lambda: self.place_of_machine,
+            place=self._find_place,
         )
         self.running = asyncio.create_task(self.agent.run())
         await self.register()
@@ -244,6 +245,10 @@ class MachineUnderTest:
 
     async def put(self, record: Any, *names: str) -> None:
         await self.store.transact([], [self.registry.put(record, *names)])
+
+    def _find_place(self, settings: MachineSettings | None) -> tuple[str, str]:
+        address, zone = self.place_of_machine
+        return address, settings.metadata.get("zone", zone) if settings else zone
 
     async def place(
         self,

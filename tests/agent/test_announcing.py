@@ -9,10 +9,11 @@ from fleetd.agent.announcer import CONFINED, WITHDRAWAL_S, WITHDRAWN
 from fleetd.model.announcement import NOT_SETTLED, ServicePort, ServiceRecord
 from fleetd.model.confinement import Limits
 from fleetd.model.group import UpdateAction
+from fleetd.model.machine import MachineSettings
 from fleetd.model.placement import Placement
 from fleetd.model.unit import TargetState
-from fleetd.registry.records import SERVICES, SYNCED
-from fleetd.store.protocol import Delete
+from fleetd.registry.records import SERVICES, SETTINGS, SYNCED
+from fleetd.store.protocol import Delete, Put
 from fleetd.testing.simulated_units import Behaviour
 from tests.agent.machine import MACHINE, MachineUnderTest
 
@@ -332,3 +333,31 @@ async def test_another_address_and_other_ports_are_announced_at_once(machine: Ma
     assert machine.asked("stop", "restart") == []
     await machine.place(WEB, 9, text=PLAIN.replace("Announce=8080", ""))
     await until_announced(machine)
+
+
+async def test_the_zone_is_that_which_operators_have_set(machine: MachineUnderTest) -> None:
+    async def set_zone(metadata: dict[str, str]) -> None:
+        await machine.store.transact([], [machine.registry.put(MachineSettings(metadata=metadata), MACHINE)])
+
+    async def until_in(zone: str) -> None:
+        async with asyncio.timeout(5.0):
+            while [record.zone for record in (await records(machine)).values()] != [zone]:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+    await set_zone({"zone": "north"})
+    await begin(machine)
+    await until_in("north")
+    written = await machine.store.revision()
+    await machine.restart()
+    await asyncio.sleep(5)
+    items = (await machine.store.range(machine.registry.key(SERVICES))).items
+    assert all(item.mod_revision <= written for item in items)  # no other zone in between
+    await set_zone({"zone": ""})
+    await until_in("")
+    await set_zone({})
+    await until_in("eu")
+    key = machine.registry.key(SETTINGS, MACHINE)
+    await machine.store.transact([], [Put(key, b"no settings"), Put(f"{key}0", b"of another machine")])
+    await machine.store.compact(await machine.store.revision())
+    await set_zone({"zone": "south"})
+    await until_in("south")

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from fleetd.api.worker.limits import Limits
 from fleetd.model.announcement import Announcement, ServicePort, ServiceRecord
 from fleetd.model.certificate import MACHINE, PERSON, SERVER, CertificateIdentity
-from fleetd.model.machine import Machine
+from fleetd.model.machine import Machine, MachineSettings
 from fleetd.model.placement import Placement
 from fleetd.model.unit import TargetState
 from fleetd.registry.records import MACHINES, SERVICES, Leader, encode
@@ -176,6 +176,17 @@ async def test_a_worker_announces_what_its_units_do_at_its_recorded_address_and_
     assert SERVICES.decode(item).announcements() == (announced,)
     found = await worker.range("/fleet/services/")
     assert [each.key for each in found.found.items] == [key]
+    for settings, zone in (
+        (encode(MachineSettings(metadata={"zone": "north"})), "north"),
+        (encode(MachineSettings(metadata={"zone": ""})), ""),
+        (encode(MachineSettings(metadata={"disk": "ssd"})), RECORDED.metadata["zone"]),
+        (b"no settings", RECORDED.metadata["zone"]),
+    ):
+        await worker.store.transact([], [Put(f"/fleet/settings/{OWN}", settings)])
+        await worker.transact(Put(key, service(80)))
+        item = await worker.store.get(key)
+        assert item is not None
+        assert SERVICES.decode(item).zone == zone
     for refused, cause in (
         (Put(f"/fleet/services/db/{OWN}/{UNIT}", service(80)), "does not announce db"),
         (Put(f"/fleet/services/web/{OWN}/x.service", service(80)), "x.service of machine ab12 does not announce web"),

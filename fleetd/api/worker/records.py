@@ -17,6 +17,7 @@ from fleetd.registry.records import (
     MACHINES,
     PLACEMENTS,
     SERVICES,
+    SETTINGS,
     STATES,
     Kind,
     MalformedRecord,
@@ -87,17 +88,28 @@ class WorkerRecords:
         return Unchanged(key, item.mod_revision if item else 0), recorded
 
     async def _prepare_service(self, machine: str, put: Put) -> tuple[Comparison, Put]:
-        """The record with the address and the zone that were recorded when the machine joined, and the guard that these
-        have not changed. A worker announces what the units that are placed on it do: another name would draw the
-        requests of others to it, and so would another zone."""
+        """The record with the address and the zone that were recorded when the machine joined, or the zone that
+        operators have set since, and the guard that what was recorded has not changed. A worker announces what the
+        units that are placed on it do: another name would draw the requests of others to it, and so would another
+        zone."""
         if len(put.value) > MAX_SERVICE_BYTES:
             raise Forbidden(f"what a unit announces under one name has at most {MAX_SERVICE_BYTES} bytes")
         key = self._registry.parse_key(put.key)
         said = _decode(SERVICES, key.names if key else (), put)
         await self._check_announced(machine, said)
         guard, recorded = await self._read_identity(machine)
-        own = structs.replace(said, address=recorded.address, zone=recorded.metadata.get(ZONE, ""))
+        zone = await self._find_set_zone(machine)
+        zone = recorded.metadata.get(ZONE, "") if zone is None else zone
+        own = structs.replace(said, address=recorded.address, zone=zone)
         return guard, Put(put.key, encode(own))
+
+    async def _find_set_zone(self, machine: str) -> str | None:
+        """The zone that operators have set for the machine ('': none); None if they have not, or it cannot be read."""
+        item = await self._registry.store.get(self._registry.key(SETTINGS, machine))
+        try:
+            return SETTINGS.decode(item).metadata.get(ZONE) if item else None
+        except MalformedRecord:
+            return None
 
     async def _check_announced(self, machine: str, said: ServiceRecord) -> None:
         """Raises Forbidden unless the unit is placed there, and announces this."""
