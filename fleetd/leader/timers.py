@@ -77,7 +77,7 @@ class Timers:
         new = [machine for machine in dead if machine not in self._lost]
         for machine in new:
             alive = now.unix_s - absent_s[machine] - self._ttl_s
-            self._lost[machine] = MachineLoss(now.clock_s, now.unix_s, alive)
+            self._lost[machine] = MachineLoss(now.clock_s, now.unix_s, alive, absent_s[machine])
         return new
 
     def _take_due(self, now_s: float) -> Names:

@@ -25,6 +25,8 @@ class Placement(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag_f
     proof that the unit is healthy (UnitState.proof): active for so long without a restart, and not later than
     `prove_within_s` after it was started or given its content (None: whenever). `update` is what the change to this
     content does to the unit if it runs. `secrets` are the versions of those that the unit names (Secret=).
+    `isolation_hold_s`: the machine may still have former content, with which the unit runs for so long where it is cut
+    off (IsolationSec=); 0: no longer than this content says.
     """
 
     machine: str
@@ -42,6 +44,7 @@ class Placement(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag_f
     dropins: tuple[DropIn, ...] = ()
     update: UpdateAction = UpdateAction.AUTO
     secrets: tuple[SecretRef, ...] = ()
+    isolation_hold_s: float = 0.0
 
     @property
     def content(self) -> Content:

@@ -138,6 +138,7 @@ class Absence(StrEnum):
     LOST = "lost"  # dead, and within the failover delay
     REBOOTS = "reboots"  # it was told to reboot, and is to be back in ten minutes
     PARKED = "parked"  # its fleetd was stopped
+    ISOLATED = "isolated"  # dead, and it may not have stopped the unit yet (IsolationSec=)
     RETURNING = "returning"  # it was lost, and publishes again what runs there, but is not registered yet
 
 
@@ -372,6 +373,8 @@ def render_wait(reason: Reason | None) -> str:
             return f"waits for {_short(machine)}, which is coming back with it"
         case WaitingForMachine(machine, Absence.REBOOTS, until):
             return f"waits for machine {_short(machine)} to come back from its reboot, {_until(until)}"
+        case WaitingForMachine(machine, Absence.ISOLATED, until):
+            return f"waits until {_short(machine)}, which is cut off, has stopped it for certain, {_until(until)}"
         case WaitingForMachine(machine, _, until):
             return f"waits for machine {_short(machine)} to come back, {_until(until)}"
         case WaitingForPeer(unit, peer_waits):

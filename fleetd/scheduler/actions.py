@@ -57,6 +57,13 @@ class WaitForMachine(msgspec.Struct, frozen=True, gc=False):
     until_s: float
 
 
+class AwaitIsolation(msgspec.Struct, frozen=True, gc=False):
+    """Leave a placement on a dead machine, which may not have stopped the unit yet, until `until_s` (leader's
+    clock)."""
+
+    until_s: float
+
+
 class Wait(msgspec.Struct, frozen=True, gc=False):
     """Do not place the unit before this has happened."""
 
@@ -87,6 +94,7 @@ Action = (
     | Forget
     | Decline
     | WaitForMachine
+    | AwaitIsolation
     | Wait
     | WaitForPeer
     | Conclude

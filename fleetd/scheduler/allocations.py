@@ -30,6 +30,7 @@ from fleetd.model.reason import (
 from fleetd.model.unit import TargetState, UnitState
 from fleetd.scheduler.actions import (
     Action,
+    AwaitIsolation,
     Conclude,
     Decline,
     FindMachine,
@@ -67,8 +68,12 @@ def decide_loss(proposal: Proposal, plan: UnitPlanBuilder, machine: str) -> Acti
         return None
     if delays.is_waiting(plan.name, machine) and _is_only_allocation(plan, machine):
         absence = Absence.REBOOTS if is_kept else Absence.LOST
+        if not is_kept and delays.is_isolation_the_longest(plan.name, machine):
+            absence = Absence.ISOLATED
         reason = WaitingForMachine(machine, absence, delays.until(plan.name, machine))
         return WaitForMachine(reason, delays.loss(machine).at, delays.end_s(plan.name, machine))
+    if delays.is_isolating(plan.name, machine):
+        return AwaitIsolation(delays.isolation_end_s(plan.name, machine))
     return Forget(machine, reruns=plan.placements[machine].is_active and delays.runs_again(plan.name))
 
 
@@ -186,6 +191,8 @@ def decide_handover(proposal: Proposal, plan: UnitPlanBuilder, machine: str, sta
     is_overdue = _is_overdue(proposal, plan, machine)
     if report is None or not report.runs:
         return Withdraw(machine)
+    if plan.is_single:
+        return _decide_second(proposal, plan, machine, state)
     if plan.placements[machine].hands_over:
         return None if report.outdated or report.orphan else _decide_start_first(proposal, plan, machine)
     if _is_needed(plan, is_overdue=is_overdue):
@@ -198,6 +205,18 @@ def decide_handover(proposal: Proposal, plan: UnitPlanBuilder, machine: str, sta
     if not report.orphan and _is_dispensable(proposal, plan, machine, is_overdue=is_overdue):
         return Withdraw(machine)
     return None
+
+
+def _decide_second(proposal: Proposal, plan: UnitPlanBuilder, machine: str, state: State) -> Action | None:
+    """Decide on an allocation that runs beside the assigned one of a unit that must not run twice (IsolationSec=), or
+    where none is assigned: it is assigned here if it fits, and else stopped, whether anything replaces it or not."""
+    if state is State.ORPHANED:
+        return Supersede(machine)
+    if not plan.assigned and plan.states[machine].outdated:
+        return None  # its machine has still to say whether it runs
+    if not plan.assigned and not rejection(_candidate(proposal, plan, machine, runs_there=True)):
+        return Place(machine, ADOPTED)
+    return Withdraw(machine)
 
 
 def _decide_start_first(proposal: Proposal, plan: UnitPlanBuilder, machine: str) -> Action | None:
@@ -285,9 +304,12 @@ def _has_failed(state: UnitState | None) -> bool:
 def decide_unassigned(proposal: Proposal, plan: UnitPlanBuilder, states: Mapping[str, State]) -> Action:
     """Place a unit that has no machine where it is still being stopped, or have it wait, or find it a machine; unless
     it has completed."""
-    leaving = [machine for machine, state in states.items() if state in (State.STOPPING, State.ORPHANED)]
+    stops = (State.STOPPING, State.ORPHANED, *((State.SUPERSEDED,) if plan.is_single else ()))
+    leaving = [machine for machine, state in states.items() if state in stops]
     unconfirmed = [machine for machine, state in states.items() if state is State.UNCONFIRMED]
     returning = [machine for machine, state in states.items() if state is State.RETURNING]
+    lost = [machine for machine, state in states.items() if state is State.LOST]
+    isolating = [machine for machine in lost if proposal.delays.is_isolating(plan.name, machine)]
     if plan.completed == plan.generation:
         return Conclude(COMPLETED)
     if len(leaving) == 1 and _may_resume(proposal, plan, leaving[0], states[leaving[0]]):
@@ -298,6 +320,9 @@ def decide_unassigned(proposal: Proposal, plan: UnitPlanBuilder, states: Mapping
         return Wait(WaitingForRemoval(unconfirmed[0]))
     if returning:
         return Wait(WaitingForMachine(returning[0], Absence.RETURNING))
+    if isolating:
+        until = proposal.delays.isolated_until(plan.name, isolating[0])
+        return Wait(WaitingForMachine(isolating[0], Absence.ISOLATED, until))
     if missing := plan.snapshot.missing_secrets(plan.requirements):
         return Conclude(MissingSecrets(missing))
     if plan.move_to in plan.snapshot.machines:

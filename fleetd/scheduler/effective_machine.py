@@ -37,7 +37,7 @@ class EffectiveMachine(msgspec.Struct, frozen=True, gc=False):
     has_proofs: bool = True
     goes_down: bool = False
     has_seal_key: bool = False
-    isolates: bool = False
+    isolates: bool = True
     limits: Limits = NO_LIMITS
 
     @property

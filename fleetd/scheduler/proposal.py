@@ -16,6 +16,7 @@ from fleetd.model.rollout import Rollout
 from fleetd.model.unit import TargetState
 from fleetd.scheduler.actions import (
     Action,
+    AwaitIsolation,
     Decline,
     FindMachine,
     Forget,
@@ -167,7 +168,8 @@ class Proposal:
                 former = plan.placements[machine]
                 generation = max(plan.generation, former.generation)
                 target = TargetState.INACTIVE
-                plan.write(Placement(machine, plan.name, former.text, target, generation, dropins=former.dropins))
+                order = Placement(machine, plan.name, former.text, target, generation, dropins=former.dropins)
+                plan.write(msgspec.structs.replace(order, isolation_hold_s=former.isolation_hold_s))
                 self.withdraw(plan.name, machine, requirements_of(former.content, plan.name))
             case Supersede(machine, hands_over=True):
                 former = plan.placements[machine]
@@ -190,6 +192,8 @@ class Proposal:
                 self.vacate(plan.name, machine)
             case WaitForMachine(reason, lost_at, until_s):
                 plan.reason, plan.lost_at = reason, lost_at
+                self.wake(plan.name, until_s)
+            case AwaitIsolation(until_s):
                 self.wake(plan.name, until_s)
             case Wait(reason):
                 plan.waits = without_eviction(reason) if isinstance(reason, WaitingForStop) else reason

@@ -98,6 +98,8 @@ def starts_first(proposal: Proposal, group: Sequence[UnitPlanBuilder], machine: 
     options = proposal.snapshot.group_options(group_of(plan.name))
     if options.handover is not Handover.START_FIRST or others or proposal.snapshot.colocated_with(plan.name):
         return False
+    if plan.requirements_on(machine).isolation.is_set or plan.requirements.isolation.is_set:
+        return False
     is_to_serve = plan.target is TargetState.LAUNCHED and not plan.requirements_on(machine).is_oneshot
     return is_to_serve and serves(plan.states.get(machine)) and proposal.snapshot.answers_proofs(goal)
 

@@ -35,11 +35,12 @@ R = TypeVar("R", Unit | None, Placement | None)
 
 class MachineLoss(msgspec.Struct, frozen=True):
     """A machine was judged dead at `since_s` on the leader's clock, and at `at` in Unix time. It may have died at any
-    moment after `alive` (Unix time)."""
+    moment after `alive` (Unix time). For `absent_s` before that its key had been seen to be missing."""
 
     since_s: float
     at: float
     alive: float = 0.0
+    absent_s: float = 0.0
 
 
 def is_later(unit: Unit, rollout: Rollout) -> bool:

@@ -17,6 +17,7 @@ from fleetd.model.requirements import requirements_of
 from fleetd.model.secret import SecretRef
 from fleetd.model.unit import TargetState, Unit, UnitState
 from fleetd.scheduler.allocation_state import AllocationState, classify
+from fleetd.scheduler.isolation import former_hold_s
 from fleetd.scheduler.snapshot import Snapshot
 
 _NOTHING = Requirements()
@@ -153,6 +154,7 @@ class UnitPlanBuilder(msgspec.Struct, eq=False, gc=False):
             prove_within_s=proof.within_s if proof else None,
             update=self._update_on(former, content),
             secrets=self._secrets_on(machine, former, content),
+            isolation_hold_s=former_hold_s(former, content, self.states.get(machine)),
         )
 
     def _secrets_on(self, machine: str, former: Placement | None, content: HasContent) -> tuple[SecretRef, ...]:
@@ -192,6 +194,11 @@ class UnitPlanBuilder(msgspec.Struct, eq=False, gc=False):
         """True if the unit is to run, and is not a oneshot that has completed."""
         is_launched = self.unit is not None and self.unit.target is TargetState.LAUNCHED
         return is_launched and self.completed != self.generation
+
+    @property
+    def is_single(self) -> bool:
+        """True for a unit that must never run twice (IsolationSec=)."""
+        return self.requirements.isolation.is_single and not self.is_on_many
 
     @property
     def handed_over_from(self) -> str:
