@@ -1,12 +1,14 @@
-"""When which check is due: each unit's own, at its interval, from one timer for all of them."""
+"""When which check is due: each unit's own, at its interval, from one timer for all of them. Containers are followed
+instead."""
 
 import asyncio
 import heapq
 import itertools
 from collections.abc import Callable
+from functools import partial
 
 from fleetd.agent.prober import Prober
-from fleetd.model.announce_options import AnnounceOptions
+from fleetd.model.announce_options import CONTAINER, AnnounceOptions
 
 GRID_S = 0.1  # checks that are due within this time of each other begin together: fewer wake-ups
 FIRST_INTERVAL_S = 1.0  # at most, until a check passes for the first time: somebody waits for that
@@ -32,6 +34,7 @@ class CheckRunner:
         self._address = address
         self._on_result = on_result
         self._series: dict[str, _Series] = {}
+        self._followed: dict[str, None] = {}
         self._due: list[tuple[float, int, str, _Series]] = []
         self._order = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
@@ -39,8 +42,9 @@ class CheckRunner:
 
     def set(self, unit: str, options: AnnounceOptions | None) -> None:
         """Check this unit as these options say, the first time at once; None: not any more."""
+        self._follow(unit, options is not None and options.check is not None and options.check.kind == CONTAINER)
         series = self._series.get(unit)
-        if options is None or options.check is None:
+        if unit in self._followed or options is None or options.check is None:
             self._series.pop(unit, None)
         elif series is None:
             self._series[unit] = series = _Series(options)
@@ -48,8 +52,17 @@ class CheckRunner:
         else:
             series.options = options
 
+    def _follow(self, unit: str, is_wanted: bool) -> None:
+        if is_wanted and unit not in self._followed:
+            self._followed[unit] = None
+            self._prober.follow(unit, partial(self._on_result, unit))
+        elif not is_wanted and unit in self._followed:
+            del self._followed[unit]
+            self._prober.unfollow(unit)
+
     def close(self) -> None:
         """Check nothing any more."""
+        self._followed.clear()
         self._series.clear()
         self._due.clear()
         if self._timer is not None:

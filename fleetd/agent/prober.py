@@ -1,4 +1,5 @@
-"""Carries out checks (Check=): a connection, a request over HTTP, or a program that has to exit with 0.
+"""Carries out checks (Check=): a connection, a request over HTTP, or a program that has to exit with 0. What podman
+checks of containers is followed.
 
 There may be hundreds of units whose checks run every few seconds, so a check by connection is a few callbacks on a
 socket, without streams and tasks.
@@ -11,10 +12,13 @@ import signal
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from fleetd.model.announce_options import EXEC, HTTP, Check
 from fleetd.model.ip_address import is_ip_address
+
+if TYPE_CHECKING:
+    from fleetd.agent.podman_health import PodmanHealth
 
 MAX_PROGRAMS = 8  # that run at once
 LOOPBACK = ("127.0.0.1", "::1")
@@ -32,14 +36,24 @@ class Prober(Protocol):
         """Begin a check of a unit on this machine, which is reached at `address` ('': at none), and call `done` with
         the result, within `timeout_s` and a moment. Needs a running event loop."""
 
+    def follow(self, unit: str, on_result: Done) -> None:
+        """Call `on_result` with each result of the checks that podman makes of the unit's container, the first time
+        soon. Needs a running event loop."""
+
+    def unfollow(self, unit: str) -> None:
+        """Follow the container of this unit not any more."""
+
     def close(self) -> None:
         """End the checks that are under way, without a result."""
 
 
 class HostProber:
-    """Carries out checks on this host."""
+    """Carries out checks on this host. `own_unit` is fleetd's systemd unit ('': none), of the manager of a `user` or of
+    the system."""
 
-    def __init__(self) -> None:
+    def __init__(self, own_unit: str = "", *, user: bool = False) -> None:
+        self._own_unit, self._user = own_unit, user
+        self._podman: PodmanHealth | None = None
         self._connections: dict[_Connection, None] = {}
         self._programs: dict[asyncio.Task[None], None] = {}
         self._turn = asyncio.Semaphore(MAX_PROGRAMS)
@@ -60,8 +74,23 @@ class HostProber:
         self._connections[connection] = None
         connection.begin()
 
+    def follow(self, unit: str, on_result: Done) -> None:
+        """Follow the health of a container (Prober)."""
+        if self._podman is None:
+            from fleetd.agent.podman_health import through_systemd  # most machines need none
+
+            self._podman = through_systemd(self._own_unit, user=self._user)
+        self._podman.follow(unit, on_result)
+
+    def unfollow(self, unit: str) -> None:
+        """Follow it not any more (Prober)."""
+        if self._podman is not None:
+            self._podman.unfollow(unit)
+
     def close(self) -> None:
         """End the checks that are under way (Prober)."""
+        if self._podman is not None:
+            self._podman.close()
         for connection in list(self._connections):
             connection.close()
         self._connections.clear()
@@ -86,6 +115,14 @@ class WithoutPrograms:
             asyncio.get_running_loop().call_soon(done, self._why)
         else:
             self._prober.begin(check, address, timeout_s, done)
+
+    def follow(self, unit: str, on_result: Done) -> None:
+        """Follow the health of a container (Prober), which runs its own programs."""
+        self._prober.follow(unit, on_result)
+
+    def unfollow(self, unit: str) -> None:
+        """Follow it not any more (Prober)."""
+        self._prober.unfollow(unit)
 
     def close(self) -> None:
         """End the checks that are under way (Prober)."""

@@ -21,7 +21,7 @@ MAX_ANNOUNCED = 16  # values of Announce= of one unit
 DEFAULT_INTERVAL_S, DEFAULT_FAILURES = 5.0, 2
 SHORTEST_INTERVAL_S, LONGEST_INTERVAL_S, MAX_FAILURES = 1.0, 3600.0, 100
 LONGEST_CHECK_S = 10.0
-HTTP, TCP, EXEC = "http", "tcp", "exec"
+HTTP, TCP, EXEC, CONTAINER = "http", "tcp", "exec", "container"
 DEFAULT_DELAY_S, LONGEST_DELAY_S = 3.0, 60.0
 ANNOUNCE, DELAY, CHECK, INTERVAL, FAILURES = "Announce", "AnnounceDelay", "Check", "CheckInterval", "CheckFailures"
 _OPTIONS = (ANNOUNCE, DELAY, CHECK, INTERVAL, FAILURES)
@@ -32,7 +32,8 @@ _PATH = re.compile(r"/[!-~]{0,1023}", re.ASCII)
 
 class Check(msgspec.Struct, frozen=True):
     """How a machine finds out whether a unit works. `kind` is HTTP (GET of `path` at `port`; a status of 200 to 399 is
-    well), TCP (`port` takes a connection) or EXEC (`command`, its program first, exits with 0)."""
+    well), TCP (`port` takes a connection), EXEC (`command`, its program first, exits with 0) or CONTAINER (podman calls
+    the unit's container healthy)."""
 
     kind: str
     port: int = 0
@@ -40,6 +41,8 @@ class Check(msgspec.Struct, frozen=True):
     command: tuple[str, ...] = ()
 
     def __str__(self) -> str:
+        if self.kind == CONTAINER:
+            return CONTAINER
         return f"{self.kind}:{' '.join(self.command) if self.command else f'{self.port}{self.path}'}"
 
 
@@ -93,6 +96,13 @@ def parse_announce_options(options: Iterable[UnitOption], name: UnitName) -> Ann
         raise InvalidRequirements(
             f"{INTERVAL if intervals else FAILURES} has no effect without {CHECK}: add {CHECK}=tcp:PORT, or another"
         )
+    if check is not None and check.kind == CONTAINER:
+        if intervals or failures:
+            option, key = (INTERVAL, "HealthInterval") if intervals else (FAILURES, "HealthRetries")
+            raise InvalidRequirements(
+                f"{option} has no effect with {CHECK}={CONTAINER}, which podman checks: write {key}= in [Container]"
+            )
+        count = 1
     services = tuple((each, tuple(sorted(ports[each]))) for each in ports)
     return AnnounceOptions(services, check, interval_s, count, delay_s)
 
@@ -114,7 +124,27 @@ def validate_announcing(options: Sequence[UnitOption], name: str = "") -> None:
     parsed = parse_name(given)
     if not parsed.is_instance:
         parsed = msgspec.structs.replace(parsed, instance="1")
-    parse_announce_options(options, parsed)
+    announced = parse_announce_options(options, parsed)
+    if announced.check == Check(CONTAINER) and not _runs_podman(options):
+        raise InvalidRequirements(
+            f"{CHECK}={CONTAINER} needs a unit that runs a container of podman's: write the unit as NAME.container, or "
+            f"{CHECK}=tcp:PORT"
+        )
+
+
+def has_unknown_health(options: Sequence[UnitOption]) -> bool:
+    """Whether a unit of these options has Check=container, and names no check for podman: then it depends on the
+    image."""
+    checks = _since_reset(requirement_values(options).get(CHECK, ()))
+    return checks[-1:] == [CONTAINER] and not any("--health-cmd" in each for each in _commands(options))
+
+
+def _runs_podman(options: Iterable[UnitOption]) -> bool:
+    return any("podman" in each for each in _commands(options))
+
+
+def _commands(options: Iterable[UnitOption]) -> list[str]:
+    return [each.value for each in options if (each.section, each.name) == ("Service", "ExecStart")]
 
 
 @lru_cache(maxsize=1024)
@@ -158,6 +188,8 @@ def _parse_port(where: str, text: str) -> int:
 
 def _parse_check(value: str) -> Check:
     where = f"{CHECK}={value}"
+    if value == CONTAINER:
+        return Check(CONTAINER)
     kind, _, rest = value.partition(":")
     if kind == HTTP:
         number, slash, path = rest.partition("/")
@@ -171,7 +203,9 @@ def _parse_check(value: str) -> Check:
         if not command or not command[0].startswith("/"):
             raise InvalidRequirements(f"{where}: a program begins with /; write {CHECK}=exec:/PROGRAM ARGUMENT…")
         return Check(EXEC, command=command)
-    raise InvalidRequirements(f"{where} is no check: write http:PORT/PATH, tcp:PORT or exec:/PROGRAM ARGUMENT…")
+    raise InvalidRequirements(
+        f"{where} is no check: write http:PORT/PATH, tcp:PORT, exec:/PROGRAM ARGUMENT… or {CONTAINER}"
+    )
 
 
 def _parse_span(option: str, text: str, least_s: float, most_s: float) -> float:

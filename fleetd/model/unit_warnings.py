@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from fleetd.model.announce_options import has_unknown_health
 from fleetd.model.constraints import (
     malformed_metadata,
     options_without_effect,
@@ -36,6 +37,11 @@ def advise(name: str, options: Sequence[UnitOption]) -> tuple[str, ...]:
     advice += [f"{option}= in [X-Fleet] has no effect in this version" for option in options_without_effect(options)]
     if "Instances" in requirement_values(options) and not template_of(name):
         advice.append(f"Instances= has no effect: {name} is not a template, and has no instances")
+    if has_unknown_health(options):
+        advice.append(
+            "Check=container passes only if the image has a health check of its own: if not, add HealthCmd= to "
+            "[Container]"
+        )
     advice += _advise_on_reload(name, options)
     advice += advise_on_secrets(options)
     sections = dict.fromkeys(option.section for option in options)

@@ -24,6 +24,7 @@ import msgspec
 from fleetd import __version__
 from fleetd.agent.agent import Agent
 from fleetd.agent.ledger import Ledger
+from fleetd.agent.prober import HostProber
 from fleetd.aio import first_of
 from fleetd.api.connection_limits import ConnectionLimiter
 from fleetd.api.peer import PeerRights, resolve_groups
@@ -295,6 +296,7 @@ def _make_environment(config: Config, runtime: Path, unit: str) -> HostEnvironme
         sealing=_find_sealing(config),
         inspector=Inspector(user=config.systemd_user),
         boot_now=lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
+        prober=HostProber(unit, user=config.systemd_user),
     )
     if not config.systemd_user:  # a user can reboot no machine
         environment = msgspec.structs.replace(

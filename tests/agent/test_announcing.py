@@ -84,6 +84,36 @@ async def test_a_unit_is_announced_once_its_check_passes_and_as_long_as_it_does(
     assert (state.active, state.unannounced) == ("active", "its check fails: no answer within 5 s")
 
 
+async def test_a_container_is_announced_while_podman_calls_it_healthy(machine: MachineUnderTest) -> None:
+    text = PLAIN.replace("/bin/daemon", "podman run x") + "Check=container\n"
+    machine.prober.podman[WEB] = "podman says that its container is starting"
+    await machine.start()
+    await machine.place(WEB, 7, text=text)
+    await machine.until(lambda states: "is starting" in states[WEB].unannounced if WEB in states else False)
+    assert (machine.prober.asked, list(machine.prober.followed)) == ([], [WEB])
+    machine.prober.podman[WEB] = ""
+    machine.prober.tell(WEB)
+    await until_announced(machine, WEB, within_s=1)
+    machine.prober.podman[WEB] = "podman says that its container is unhealthy"
+    machine.prober.tell(WEB)
+    await until_announced(machine, within_s=1)
+    state = (await machine.states())[WEB]
+    assert (state.active, state.unannounced) == (
+        "active",
+        "its check fails: podman says that its container is unhealthy",
+    )
+    await machine.place(WEB, 8, text=CHECKED)
+    await until_announced(machine, WEB)
+    assert list(machine.prober.followed) == []
+    await machine.place(WEB, 9, text=text)
+    del machine.prober.podman[WEB]
+    await machine.until(lambda states: list(machine.prober.followed) == [WEB])
+    await until_announced(machine, WEB)
+    await machine.systemd.stop(WEB)
+    await until_announced(machine)
+    assert list(machine.prober.followed) == []
+
+
 async def test_a_machine_that_confines_its_units_runs_no_program_of_a_check(machine: MachineUnderTest) -> None:
     machine.limits = Limits(confine=True)
     await machine.start()

@@ -1,5 +1,6 @@
 """Containers on real machines, with podman and a registry."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from tests.cluster.container_registry import ContainerRegistry, container
 from tests.cluster.operator import Operator
 
 WITHIN_S = 120.0
+EVENTS = "fleet-podman-events.service"
+WATCHED = "\n[X-Fleet]\nAnnounce=web 8080\nCheck=container\n"
 
 
 class Fleet:
@@ -102,6 +105,43 @@ def test_a_container_starts_elsewhere_when_its_machine_is_lost(fleet: Fleet) -> 
     fleet.cluster.fleetctl("uncordon", here.id)
     there.power_cut()
     fleet.expect("it runs on the other machine", lambda: names(here) == ["systemd-hello"])
+
+
+def test_a_container_is_announced_while_podman_calls_it_healthy(fleet: Fleet) -> None:
+    """podman, fleetd and the events of podman come and go meanwhile."""
+    fleetctl = fleet.cluster.fleetctl
+    image = fleet.registry.push("web:1", "one")
+    check = ("HealthCmd=/bin/cat /ok", "HealthInterval=1s", "HealthRetries=2")
+    fleet.operator.write({"web.container": container(image, *check, sections=WATCHED)})
+    fleetctl("start", str(fleet.operator.folder / "web.container"))
+    here = fleet.operator.machine_of("web.service")
+
+    def say_ok() -> None:
+        podman(here, "exec", "systemd-web", "/bin/sh", "-c", "echo >/ok")
+
+    def take_ok() -> None:
+        podman(here, "exec", "systemd-web", "/bin/busybox", "rm", "/ok")
+
+    def is_announced() -> bool:
+        listed = json.loads(fleetctl("services", "--output=json", "web", check=False).stdout or "[]")
+        return [each["failing"] for each in listed] == [None]
+
+    fleet.expect("it is unhealthy", lambda: "is unhealthy" in fleetctl("services").stdout)
+    say_ok()
+    fleet.expect("it is announced", is_announced)
+    take_ok()
+    fleet.expect("it is not", lambda: not is_announced())
+    here.run(["systemctl", "kill", "--signal=KILL", EVENTS])
+    say_ok()
+    fleet.expect("it is announced again", is_announced)
+    here.run(["systemctl", "restart", "fleet.service"])
+    take_ok()
+    fleet.expect("it is not again", lambda: not is_announced())
+    say_ok()
+    fleet.expect("it is announced at last", is_announced)
+    assert here.show(EVENTS, "ActiveState") == "active"
+    fleetctl("stop", "web")
+    fleet.expect("nothing listens", lambda: here.show(EVENTS, "ActiveState") == "inactive")
 
 
 def test_an_image_that_is_not_there_is_named_in_the_failure(fleet: Fleet) -> None:

@@ -115,6 +115,13 @@ def test_usual_install_options_cause_no_warning_and_refusals_no_second():
     assert advice("[Install]\nAlias=b.socket\n") == ()
 
 
+def test_a_check_of_a_container_that_may_have_none_is_warned_about():
+    text = "[Service]\nExecStart=podman run {}x\n[X-Fleet]\nAnnounce=a 1\nCheck=container\n"
+    assert advise("a.service", parse_unit_file(text.format("--health-cmd=/bin/x "))) == ()
+    [said] = advise("a.service", parse_unit_file(text.format("")))
+    assert said.endswith("if not, add HealthCmd= to [Container]")
+
+
 def test_an_unknown_x_fleet_option_is_warned_about_visibly():
     assert advice("[X-Fleet]\nGlobal\ufeff=true\nMachineMetadata=ssd\u200b\n") == (
         r'unrecognized requirement in [X-Fleet] section: "Global\ufeff"',

@@ -7,6 +7,7 @@ from fleetd.model.announce_options import (
     AnnounceOptions,
     Check,
     announce_options_of,
+    has_unknown_health,
     parse_announce_options,
     validate_announcing,
 )
@@ -57,6 +58,24 @@ def test_checks_are_read(value: str, check: Check) -> None:
     assert parse(f"Announce=80\nCheck={value}\nCheck=").check is None
 
 
+def test_a_container_is_checked_by_podman_as_often_as_that_says() -> None:
+    found = parse("Announce=80\nCheck=container")
+    assert (found.check, found.failures, str(found.check)) == (Check("container"), 1, "container")
+
+
+@pytest.mark.parametrize("line", ["podman run x", "/usr/bin/podman run --health-cmd=true x"])
+def test_a_check_of_a_container_needs_one(line: str) -> None:
+    options = parse_unit_file(f"[Service]\nExecStart={line}\n[X-Fleet]\nAnnounce=80\nCheck=container\n")
+    validate_announcing(options, "web.service")
+    assert has_unknown_health(options) == ("health" not in line)
+    plain = parse_unit_file("[Service]\nExecStart=/bin/x\n[X-Fleet]\nAnnounce=80\nCheck=container\n")
+    with pytest.raises(InvalidRequirements, match=r"write the unit as NAME.container, or Check=tcp:PORT"):
+        validate_announcing(plain, "web.service")
+    reset = parse_unit_file("[Service]\nExecStart=/bin/x\n[X-Fleet]\nAnnounce=80\nCheck=container\nCheck=\n")
+    validate_announcing(reset, "web.service")
+    assert not has_unknown_health(reset)
+
+
 def test_the_delay_before_a_stop_is_read() -> None:
     assert [parse(f"Announce=80\n{each}").delay_s for each in ("", "AnnounceDelay=0", "AnnounceDelay=10s")] == [
         3,
@@ -94,6 +113,12 @@ def test_a_check_is_shown_as_it_is_written() -> None:
         ("Announce=80\nCheckInterval=5s", "CheckInterval has no effect without Check: add Check=tcp:PORT"),
         ("Announce=80\nCheckFailures=2", "CheckFailures has no effect without Check"),
         ("Announce=80\nCheck=udp:80", "Check=udp:80 is no check: write http:PORT/PATH"),
+        (
+            "Announce=80\nCheck=container:x",
+            "is no check: write http:PORT/PATH, tcp:PORT, exec:/PROGRAM ARGUMENT… or con",
+        ),
+        ("Announce=80\nCheck=container\nCheckInterval=9s", "write HealthInterval= in [Container]"),
+        ("Announce=80\nCheck=container\nCheckFailures=9", "write HealthRetries= in [Container]"),
         ("Announce=80\nCheck=tcp:http", '"http" is no port'),
         ("Announce=80\nCheck=http:80/a b", "printable ASCII characters without spaces"),
         ("Announce=80\nCheck=exec:true", "a program begins with /"),
