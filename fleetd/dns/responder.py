@@ -1,6 +1,6 @@
 """From the bytes of a DNS question to the bytes of its answer. Does no I/O, and never raises."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 
 import dns.edns
@@ -43,9 +43,11 @@ _Cached = list[bytes]
 
 class Responder:
     """Answers from one table. Answers are kept, up to CACHE_BYTES: the same question costs nothing the second time, and
-    little in other bytes, as strangers may send it: capitals, flags, options of EDNS."""
+    little in other bytes, as strangers may send it: capitals, flags, options of EDNS. `on_bug` is called with an error
+    in this code or in the table, for which no client is to blame."""
 
-    def __init__(self, table: NameTable) -> None:
+    def __init__(self, table: NameTable, on_bug: Callable[[Exception], None] = lambda error: None) -> None:
+        self._on_bug = on_bug
         self._domain = dns.name.from_text(table.domain + ".")
         self._names = Names(table)
         self._cache: dict[tuple[bytes, bool], _Cached] = {}  # by the bytes of the question
@@ -81,11 +83,15 @@ class Responder:
             return [_bare(request, dns.rcode.NOTIMP)]
         try:
             asked = dns.message.from_wire(request)
-            if len(asked.question) != 1:
-                return [_bare(request, dns.rcode.FORMERR)]
-            return self._answers(asked, over_tcp)
         except Exception:  # whatever the library finds wrong with bytes of strangers
             return [_bare(request, dns.rcode.FORMERR)]
+        if len(asked.question) != 1:
+            return [_bare(request, dns.rcode.FORMERR)]
+        try:
+            return self._answers(asked, over_tcp)
+        except Exception as error:  # the client asks others then, and tells nobody that its question was wrong
+            self._on_bug(error)
+            return [_bare(request, dns.rcode.SERVFAIL)]
 
     def _answers(self, asked: dns.message.Message, over_tcp: bool) -> _Cached:
         question = asked.question[0]

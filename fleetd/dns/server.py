@@ -2,8 +2,11 @@
 
 import asyncio
 import socket
+import time
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 from fleetd.dns.responder import MAX_BYTES, Responder
 from fleetd.dns.table_file import TableFile
@@ -11,6 +14,7 @@ from fleetd.dns.table_file import TableFile
 LOOK_S = 5.0  # how often the file is looked at without a question
 IDLE_S = 10.0  # for a client over TCP to send a whole message, or to take an answer
 MOST_CONNECTIONS = 256
+REPORT_EVERY_S = 3600.0
 _BURST = 64  # messages over UDP that are answered before other sockets have their turn
 _RECEIVE_BUFFER_BYTES = 1024 * 1024
 
@@ -24,7 +28,8 @@ class Server:
 
     def __init__(self, file: TableFile, *, idle_s: float = IDLE_S, look_s: float = LOOK_S) -> None:
         self._file = file
-        self._responder = Responder(file.table)
+        self._next_report_s = 0.0
+        self._responder = self._make_responder()
         self._idle_s = idle_s
         self._look_s = look_s
         self._ended = asyncio.Event()
@@ -84,9 +89,23 @@ class Server:
         """Go on with the present file."""
         try:
             if self._file.was_replaced():
-                self._responder = Responder(self._file.table)
+                self._responder = self._make_responder()
         except FileNotFoundError:
             self._ended.set()
+
+    def _make_responder(self) -> Responder:
+        return Responder(self._file.table, self._report)
+
+    def _report(self, error: Exception) -> None:
+        """Tell of a question that was answered with SERVFAIL, seldom: strangers may ask it all the time."""
+        now_s = time.monotonic()
+        if now_s >= self._next_report_s:
+            self._next_report_s = now_s + REPORT_EVERY_S
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            self._file.complain(
+                f"a question was answered with SERVFAIL; please report this as a bug: {type(error).__name__}: {error} "
+                f"({Path(where.filename).name}, line {where.lineno})"
+            )
 
     def _serve_udp(self, udp: socket.socket) -> None:
         self._look()

@@ -16,7 +16,7 @@ class TableFile:
         """Raises OSError and ValueError if there is no table to begin with. `complain` is told of one later that cannot
         be read, once; the former is kept then."""
         self._path = path
-        self._complain = complain
+        self.complain = complain
         self._mark = self._look()
         self.table = self._read()
 
@@ -32,7 +32,7 @@ class TableFile:
         except FileNotFoundError:
             raise
         except (OSError, ValueError) as error:
-            self._complain(f"{self._path}: {error}; the names known before are answered")
+            self.complain(f"{self._path}: {error}; the names known before are answered")
             return False
         return True
 

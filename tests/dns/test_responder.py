@@ -253,12 +253,24 @@ def test_other_questions_without_end_take_a_bounded_memory() -> None:
     assert max(len(request) for request, _ in found._cache) < 60_000
 
 
-RESPONDER = Responder(make_table())
+def test_what_cannot_be_answered_is_no_fault_of_the_client() -> None:
+    bugs: list[Exception] = []
+    broken = Announcement("web", "web.service", "m1", "10.0.0.1", 70_000, "tcp")  # no port is as high
+    found = Responder(NameTable("fleet.internal", (), "", "", (), (broken,)), bugs.append)
+    question = dns.message.make_query("_web._tcp.fleet.internal", "SRV", id=7).to_wire()
+    assert found.answer(question) == bytes([0, 7, 0x81, dns.rcode.SERVFAIL]) + bytes(8)
+    assert found.answer(question[:-1]) == bytes([0, 7, 0x81, dns.rcode.FORMERR]) + bytes(8)
+    assert len(bugs) == 1
+
+
+BUGS: list[Exception] = []
+RESPONDER = Responder(make_table(), BUGS.append)
 HEADERS = st.binary(min_size=12, max_size=12).map(lambda header: header[:2] + bytes([header[2] & 0x7F]) + header[3:])
 
 
 def _check(request: bytes, over_tcp: bool) -> None:
     wire = RESPONDER.answer(request, over_tcp=over_tcp)
+    assert BUGS == []
     if wire is not None:
         answer = dns.message.from_wire(wire)
         assert wire[:2] == request[:2]

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import dns.message
+import dns.rcode
 import pytest
 
 from contrib.testbed.etcd import free_port
@@ -18,6 +19,7 @@ from fleetd.dns import server
 from fleetd.dns.__main__ import main
 from fleetd.dns.server import CannotListen, Server
 from fleetd.dns.table_file import TableFile
+from fleetd.model.announcement import Announcement
 from fleetd.model.name_table import NameTable, encode
 from fleetd.small_files import replace_file
 from tests.dns.tables import make_table
@@ -249,6 +251,17 @@ async def test_more_connections_than_there_may_be_end_the_one_idle_the_longest(r
         await read_message(reader)
         writer.close()
     second[1].close()
+
+
+async def test_what_it_cannot_answer_is_reported_once(running: Running) -> None:
+    broken = tuple(Announcement(name, f"{name}.service", "m1", "10.0.0.1", 70_000, "tcp") for name in ("a", "b"))
+    replace_file(running.path, encode(NameTable("fleet.internal", (running.address,), "", "", (), broken)))
+    for name in ("a", "b", "a"):
+        question = dns.message.make_query(f"_{name}._tcp.fleet.internal", "SRV").to_wire()
+        assert dns.message.from_wire(await running.ask(question)).rcode() == dns.rcode.SERVFAIL
+    (complaint,) = running.complaints
+    assert "SERVFAIL" in complaint
+    assert "ValueError" in complaint
 
 
 async def test_a_flood_of_junk_does_not_end_it(running: Running) -> None:
