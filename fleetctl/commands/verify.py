@@ -14,6 +14,7 @@ from fleetctl.local_files import LocalFile, UnitArgument, check_name, explain_mi
 from fleetctl.settings import Settings
 from fleetd.model.content import Content
 from fleetd.model.group import refuse_joined
+from fleetd.model.isolation_options import isolation_options_of
 from fleetd.model.quadlet.names import SUFFIXES
 from fleetd.model.quadlet.source import without_sources
 from fleetd.model.unitfile import render_unit_file
@@ -28,7 +29,8 @@ def command(settings: Settings, units: tuple[str, ...]) -> int:
     """Checks unit files by the same rules as submit and the API, without the cluster: syntax, name, and the sections
     [X-Fleet] and [Install]. Warns of options without effect, and of lines that CoreOS fleet reads differently. Runs
     systemd-analyze(1) if it is installed, which checks the rest for this machine: a program missing here is an error.
-    Of a container, a volume or a network, the service that it makes is checked.
+    Of a container, a volume or a network, the service that it makes is checked. Of a unit with IsolationSec= or Lock=,
+    it says how long it may take until it runs elsewhere.
 
     Exits with 1 if one of them has an error. Warnings of fleet do not count.
     """
@@ -54,6 +56,8 @@ def _verify(unit: str, contents: dict[str, Content]) -> int:
         return 1
     contents[argument.name.full] = Content(render_unit_file(file.content.options))
     warn(argument.name.full, file.content, file)
+    if isolation := isolation_options_of(contents[argument.name.full], argument.name.full).describe():
+        output.note(output.printable(f"{argument.name.full} {isolation}"))
     if not file.path.endswith(SUFFIXES):
         return _ask_systemd(os.path.abspath(file.path))
     with tempfile.TemporaryDirectory() as folder:  # where the service has the name that systemd expects

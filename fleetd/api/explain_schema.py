@@ -50,7 +50,8 @@ class Explanation(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `why_here` leads from all `machines` to the one that would be chosen if the unit were placed anew (`best`, '' for
     none), or, for one that is on many, to those that it fits on. `why_not` is about the machines where it is not.
-    `history` is what has happened to the unit of late, the newest first.
+    `history` is what has happened to the unit of late, the newest first. `isolation` says what becomes of a unit with
+    IsolationSec= or Lock= where its machine is cut off, in the same form; '' for any other.
     """
 
     unit: str
@@ -65,3 +66,4 @@ class Explanation(msgspec.Struct, frozen=True, omit_defaults=True):
     why_here: tuple[Narrowing, ...] = msgspec.field(name="whyHere", default=())
     why_not: tuple[Verdict, ...] = msgspec.field(name="whyNot", default=())
     history: tuple[Event, ...] = ()
+    isolation: str = ""

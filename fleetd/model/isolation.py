@@ -49,5 +49,19 @@ class IsolationOptions(msgspec.Struct, frozen=True, gc=False):
             f"{self.hold_s:g}s: IsolationSec={self.isolation_s:g}s, IsolationStopSec={self.stop_s:g}s and {MARGIN_S:g}s"
         )
 
+    def describe(self) -> str:
+        """What that means for the unit, as a sentence whose subject is the unit, without full stop; '' without
+        either."""
+        if not self.is_set:
+            return ""
+        outage = f"an outage of the store for {self.isolation_s:g}s stops it everywhere"
+        apart = f"starts elsewhere only after its machine was gone for {self.sum_in_words}"
+        if self.lock is None:
+            return f"{apart}; {outage}"
+        slots = f", as one of {self.lock.slots}" if self.lock.slots > 1 else ""
+        held = f"runs while it holds the lock {self.lock.name}{slots}, which others get if it is not renewed for "
+        held += f"{self.hold_s:g}s" if self.is_single else self.sum_in_words
+        return f"{apart}; {held}; {outage}" if self.is_single else f"{held}; {outage}"
+
 
 NOT_ISOLATED = IsolationOptions()

@@ -52,7 +52,7 @@ class ForeseenMove(msgspec.Struct, frozen=True):
     """A unit goes from the machine `origin` ('': it was on none) to `machine`, or ('') is stopped, for it is not wanted
     any more; one that is on many machines is placed on one more, or ('') on one fewer. `because` is why it may not
     stay, `reason` why it is there, `standing` why this of several machines was chosen, for this unit or for one that
-    it goes with."""
+    it goes with. It happens `after_s`, which units wait for lost machines."""
 
     unit: str
     origin: str
@@ -60,6 +60,7 @@ class ForeseenMove(msgspec.Struct, frozen=True):
     because: Eviction | None = None
     reason: Reason | None = None
     standing: Standing | None = None
+    after_s: float = 0.0
 
 
 class ForeseenChange(msgspec.Struct, frozen=True):
@@ -166,6 +167,7 @@ class Course:
         self.moves: list[ForeseenMove] = []
         self._before = before
         self._now = now
+        self._began_s = now.clock_s
         self._policy = policy
         self._controllers = controllers
         self._checkpoint = checkpoint
@@ -349,7 +351,9 @@ class Course:
         """The unit goes from there to where it was decided."""
         standing, because = self._standings.get(name), self._evictions.pop(name, None)
         was_chosen = standing is not None and standing.machine == decision.machine
-        return ForeseenMove(name, origin, decision.machine, because, decision.reason, standing if was_chosen else None)
+        chosen = standing if was_chosen else None
+        after_s = self._now.clock_s - self._began_s
+        return ForeseenMove(name, origin, decision.machine, because, decision.reason, chosen, after_s)
 
     def _note_changes(self, plan: UnitPlan) -> None:
         """Note the machines that a unit on many comes to, and those that it leaves."""

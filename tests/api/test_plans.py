@@ -10,7 +10,7 @@ import pytest
 
 from fleetd.api import schema
 from fleetd.api.v2.plans import MOST_S, PlanAbandoned
-from fleetd.model.machine import Cordon, DrainRequest, Machine, MachineMode, MachineSettings
+from fleetd.model.machine import Capability, Cordon, DrainRequest, Machine, MachineMode, MachineSettings
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.unit import TargetState, Unit, UnitState
 from fleetd.model.unit_set import UnitSet
@@ -163,6 +163,16 @@ async def test_losses_and_machines_that_join(running: Fleet) -> None:
     assert await running.refused(PLAN, {"join": [{"id": "m2"}]}) == (400, "machine m2 is in the cluster already")
     assert (await running.refused(PLAN, {"lose": ["m9"]}))[0] == 400
     assert (await running.refused(PLAN, {"join": [{}] * 1001}))[0] == 413
+
+
+async def test_a_loss_says_how_long_a_unit_that_must_not_run_twice_waits(running: Fleet) -> None:
+    able = dict.fromkeys(Capability, True)
+    await running.put(Machine("m2", address="10.0.0.2", capabilities=able), "m2")
+    await place(running, "single.service", "IsolationSec=30s")
+    found = await plan(running, lose=["m1"])
+    assert found.moves[-1].unit == "single.service"
+    words = "after 45s: IsolationSec=30s, IsolationStopSec=10s and 5s"
+    assert [move.unit for move in found.moves if words in move.reason] == ["single.service"]
 
 
 async def test_units_that_are_changed(running: Fleet) -> None:

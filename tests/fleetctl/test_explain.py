@@ -50,6 +50,16 @@ def test_why_a_unit_is_there_and_on_no_other_machine(small: Fleetctl) -> None:
     assert [each["kind"] for each in found["history"]] == ["placed", "asked"]
 
 
+def test_how_long_a_unit_that_must_not_run_twice_waits(small: Fleetctl, tmp_path: Path) -> None:
+    (tmp_path / "single.service").write_text(WEB + "IsolationSec=20s\n")
+    small("start", "--no-block", "single")
+    said = (
+        "  isolated  starts elsewhere only after its machine was gone for 35s: IsolationSec=20s, IsolationStopSec=10s "
+        "and 5s; an outage of the store for 20s stops it everywhere"
+    )
+    assert said in small("explain", "single").stdout.splitlines()
+
+
 def test_why_a_unit_is_nowhere_and_what_does_not_exist(small: Fleetctl) -> None:
     small("submit", "far")
     assert small("explain", "far").stdout.splitlines()[0] == "far.service is on no machine (it is inactive)"

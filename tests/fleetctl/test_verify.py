@@ -33,6 +33,17 @@ def test_a_valid_file_prints_nothing(bare_fleetctl: Fleetctl, tmp_path: Path) ->
         assert (result.status, result.stdout, result.stderr) == (0, "", "")
 
 
+def test_a_unit_that_must_not_run_twice_says_how_long_that_may_take(bare_fleetctl: Fleetctl, tmp_path: Path) -> None:
+    (tmp_path / "db.service").write_text(GOOD + "[X-Fleet]\nIsolationSec=30s\n")
+    result = bare_fleetctl("verify", "db.service")
+    said = "db.service starts elsewhere only after its machine was gone for 45s: IsolationSec=30s, "
+    assert (result.status, result.stdout) == (0, "")
+    assert said in result.stderr
+    (tmp_path / "db.service").write_text(GOOD + "[X-Fleet]\nIsolationSec=1s\n")
+    result = bare_fleetctl("verify", "db.service")
+    assert (result.status, "has to be from 3 to 120 seconds" in result.stderr) == (1, True)
+
+
 @pytest.mark.covers("3.8.37")
 @pytest.mark.parametrize(
     ("name", "text", "complaint"),

@@ -122,3 +122,27 @@ def test_another_lock_takes_a_restart_and_another_bound_does_not() -> None:
     one, other = Content("[X-Fleet]\nLock=a\n"), Content("[X-Fleet]\nLock=b\n")
     assert impact(one, other) == (Impact.RESTART, "Lock= changed")
     assert impact(Content(""), Content(ISOLATED))[0] is Impact.NONE
+
+
+OUTAGE = "an outage of the store for 30s stops it everywhere"
+SUM = "45s: IsolationSec=30s, IsolationStopSec=10s and 5s"
+
+
+@pytest.mark.parametrize(
+    ("text", "described"),
+    [
+        ("", ""),
+        (ISOLATED, f"starts elsewhere only after its machine was gone for {SUM}; {OUTAGE}"),
+        (
+            "[X-Fleet]\nLock=db\n",
+            f"runs while it holds the lock db, which others get if it is not renewed for {SUM}; {OUTAGE}",
+        ),
+        (
+            f"{ISOLATED}Lock=db 3\n",
+            f"starts elsewhere only after its machine was gone for {SUM}; runs while it holds the lock db, as one of "
+            f"3, which others get if it is not renewed for 45s; {OUTAGE}",
+        ),
+    ],
+)
+def test_what_it_means_is_said_with_the_sum(text: str, described: str) -> None:
+    assert isolation_options_of(Content(text), "db.service").describe() == described

@@ -30,6 +30,7 @@ def describe_explanation(snapshot: Snapshot, name: str, revision: int) -> schema
         best=found.best,
         why_here=tuple(_describe_narrowing(each, name) for each in found.narrowings),
         why_not=tuple(_describe_verdict(snapshot, each) for each in found.others),
+        isolation=snapshot.requirements(name).isolation.describe(),
     )
 
 

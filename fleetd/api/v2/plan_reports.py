@@ -8,6 +8,7 @@ from fleetd.api import schema
 from fleetd.api.v2.drain_reports import DrainData, describe_progress
 from fleetd.api.v2.explain_reports import render_preference
 from fleetd.api.v2.reports import describe_reason
+from fleetd.model.isolation import NOT_ISOLATED, IsolationOptions
 from fleetd.model.names import template_of
 from fleetd.model.placement import Decision
 from fleetd.model.reason import ONLY, render, render_eviction, render_rejection
@@ -67,6 +68,9 @@ class PlanMaker:
         parts = [_describe_choice(move)]
         if move.because is not None and not (move.origin in drained and move.because.rejection == DRAINED):
             parts.insert(0, render_eviction(move.because))
+        isolation = self._isolation_of(move.unit)
+        if isolation.is_single and move.after_s >= isolation.hold_s:
+            parts.append(f"after {isolation.sum_in_words}")
         preferences = tuple(
             schema.Preferred(preference, value if preference is not Preference.ID else 0)
             for preference, value in (move.standing.values if move.standing else ())
@@ -75,6 +79,10 @@ class PlanMaker:
         along_with = first if first != move.unit else ""
         planned = self._planned_move(move.unit, move.origin, move.machine, "; ".join(parts), along_with)
         return msgspec.structs.replace(planned, preferences=preferences)
+
+    def _isolation_of(self, name: str) -> IsolationOptions:
+        """What a unit that the cluster has now asks for."""
+        return self._snapshot.requirements(name).isolation if name in self._snapshot.units else NOT_ISOLATED
 
     def _describe_change(self, change: ForeseenChange) -> schema.PlannedChange:
         before, after = change.before, change.after
