@@ -36,8 +36,9 @@ def command(settings: Settings, units: tuple[str, ...], full: bool, form: str) -
     cluster as it is now: a machine that has become the better one is told, and a unit is not moved for that (rebalance
     does). Last comes what has happened to the unit of late, the newest first; history shows more.
 
-    Where the unit is, and does not answer to the names that it announces (Announce=), the reason is shown. Of a unit
-    with IsolationSec= or Lock=, it says how long it may take until it runs elsewhere, and why.
+    Where the unit is, and waits for a download, that is shown; and why, where it does not answer to the names that it
+    announces (Announce=). Of a unit with IsolationSec= or Lock=, it says how long it may take until it runs elsewhere,
+    and why.
 
     Exits with 0, and with 1 if the cluster does not have the unit.
     """
@@ -56,6 +57,11 @@ def command(settings: Settings, units: tuple[str, ...], full: bool, form: str) -
         output.result(line)
     if found.isolation:
         output.result(f"  isolated  {output.printable(found.isolation)}")
+    noted = [
+        (output.place(each.machine, each.address), output.printable(each.note)) for each in found.places if each.note
+    ]
+    for line in _table("note", noted):
+        output.result(line)
     for line in _table(_HERE, list(_why_here(found))):
         output.result(line)
     shown = found.why_not if full else found.why_not[:MOST_SHOWN]

@@ -12,12 +12,16 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from fleetd import metrics
 from fleetd.agent.announcer import Announcer, FindPlace
 from fleetd.agent.credentials import Credentials
 from fleetd.agent.desired_state import DesiredState
 from fleetd.agent.diagnostics import NO_REASON, Diagnostics
+from fleetd.agent.downloads import Downloads
 from fleetd.agent.executor import Executor
+from fleetd.agent.fetcher import Fetcher, LeftToPodman
 from fleetd.agent.isolation import IsolationKeeper
 from fleetd.agent.ledger import Ledger, StoreSeen
 from fleetd.agent.observer import Observer
@@ -69,7 +73,8 @@ class Agent:
     called when `reboot_refusal` changes. Secrets are left in `credentials_directory`, sealed to the key that
     `find_seal_key` returns ('' if nothing can open any); without a directory, no unit has any.
     `limits` are what this machine's fleet.conf says of the units that it takes. `prober` carries out their checks
-    (Check=), and `place` returns the address and the zone at which they are announced, by what operators have set.
+    (Check=), `place` returns the address and the zone at which they are announced, by what operators have set, and
+    `fetcher` gets what they need.
     To register the machine: `await publish_all(lease)`,
     write the machine's key, set `registration.lease`, call `heartbeat_answered`, and again for each heartbeat.
     """
@@ -89,6 +94,7 @@ class Agent:
         limits: Limits = NO_LIMITS,
         prober: Prober | None = None,
         place: FindPlace = lambda settings: ("", ""),
+        fetcher: Fetcher | None = None,
     ) -> None:
         self._systemd = systemd
         self._ledger = ledger
@@ -136,7 +142,10 @@ class Agent:
             self._wake.set,
             lambda: self._desired.is_current and not epoch.set_back.is_set(),
         )
-        self._observer = Observer(systemd, ledger, self._desired, self._executor, self._retries)
+        self._downloads = Downloads(fetcher or LeftToPodman(), self._mark_one)
+        self._observer = Observer(
+            systemd, ledger, self._desired, self._executor, self._retries, self._downloads.failure
+        )
 
     def _find_secrets(self, unit: str) -> tuple[SecretRef, ...]:
         placement = self._desired.placements.get(unit)
@@ -161,6 +170,7 @@ class Agent:
             self._announcer.close()
             self._publisher.close()
             await self._diagnostics.close()
+            await self._downloads.close()
 
     async def publish_all(self, lease: int) -> None:
         """Publish every state on this lease, before the machine's key is written: units that run here then count from
@@ -371,7 +381,8 @@ class Agent:
         held = (*self._ledger.orphans, *self._desired.unreadable)
         desired = Desired(self._desired.placements, removes_unplaced, held)
         wanted = plan_machine(desired, observed)
-        allowed = await self._isolation.admit(wanted, observed, desired.placements, is_acknowledged=removes_unplaced)
+        possible = await self._downloads.hold_back(wanted, observed, desired.placements)  # before a lock is taken
+        allowed = await self._isolation.admit(possible, observed, desired.placements, is_acknowledged=removes_unplaced)
         plan = self._announcer.hold_back(allowed, observed, desired.placements)
         acted_on = dict.fromkeys(action.unit for action in plan)
         for name in observed:
@@ -380,6 +391,7 @@ class Agent:
         self._report({name: seen for name, seen in observed.items() if name not in acted_on})
         for name in acted_on:
             self._diagnostics.forget(name)
+            self._downloads.done(name)
         with_new_notes = await self._executor.apply(plan)
         recorded = find_recorded(desired, plan, observed)
         done = {name: seen for name, seen in recorded.items() if not self._retries.is_waiting(name)}
@@ -432,10 +444,11 @@ class Agent:
                 seen,
                 error=self._find_error(name, is_explained),
                 result=result,
-                note=self._isolation.note(name) or self._executor.note(name),
+                note=self._isolation.note(name) or self._downloads.note(name) or self._executor.note(name),
                 orphan=name in self._ledger.orphans,
                 proof=self._explain_proof(name, proof),
                 unannounced=self._announcer.unannounced(name),
+                is_prepared=self._downloads.is_ready(name),
             )
             if state is not None and state.refusal:
                 self._refused[name] = None
@@ -446,11 +459,13 @@ class Agent:
     def _judge(self, name: str, placement: Placement | None, seen: Observed, result: str) -> Proof | None:
         """Return whether the unit is healthy, if that is asked, and look again when time alone may change it. What has
         still to wait before it is changed is not judged: its deadline has not begun."""
+        error = self._downloads.failure(name, placement) if name in self._held else self._retries.error(name)
         if name in self._held:
             self._proof_timers.set(name, None)
-            return None
+            if not error:
+                return None
+            seen = msgspec.structs.replace(seen, waiting=True)
         announced = Announced(self._announcer.settled_s(name), self._announcer.unannounced(name))
-        error = self._retries.error(name)
         judgement = judge_health(placement, seen, error=error, result=result, announced=announced)
         self._proof_timers.set(name, judgement.due_s)
         return judgement.proof
@@ -468,6 +483,8 @@ class Agent:
     def _find_error(self, name: str, is_explained: bool) -> str:
         """Return why the unit, or an action for it, failed. systemd's explanation of the unit, where there is one, says
         more than the error with which it refused the action."""
+        if name in self._held and (why := self._downloads.failure(name, self._desired.placements.get(name))):
+            return f"this machine {why}"
         refused, explained = self._retries.error(name), self._diagnostics.text(name)
         if is_explained and explained not in ("", NO_REASON):
             return explained

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -37,12 +37,15 @@ class Observer:
         desired: DesiredState,
         executor: Executor,
         retries: UnitRetries,
+        find_failure: Callable[[str, Placement], str] = lambda name, placement: "",
     ) -> None:
+        """`find_failure` returns why what a placed unit needs cannot be downloaded, as a predicate, or ''."""
         self._systemd = systemd
         self._ledger = ledger
         self._desired = desired
         self._executor = executor
         self._retries = retries
+        self._find_failure = find_failure
 
     async def observe(self, names: Sequence[str]) -> dict[str, Observed]:
         """Observe these units, with all that plan_machine needs. Raises ManagerUnavailable."""
@@ -70,8 +73,15 @@ class Observer:
 
     def _combine(self, name: str, status: UnitStatus, at_s: float = 0.0) -> Observed:
         file_hash = self._executor.hashes.get(name, "")
-        is_new = not file_hash and name in self._desired.placements
-        refusal, obstacle, lacks = self._find_refusal(name, status) if is_new else ("", "", "")
+        placement = self._desired.placements.get(name)
+        refusal, obstacle, lacks = "", "", ""
+        if placement is not None:
+            if not file_hash:
+                refusal, obstacle, lacks = self._find_refusal(name, status)
+            if not obstacle and not status.runs and (obstacle := self._find_failure(name, placement)):
+                # What is left of an earlier placement is fleet's still, and goes before the unit does.
+                is_new = not file_hash and self._ledger.get(name) is None
+                refusal = f"this machine {obstacle}" if is_new else ""
         forbidden = self._find_forbidden(name) if file_hash else ""
         return Observed(
             hash=file_hash,

@@ -23,6 +23,7 @@ _WORDS = {
     Capability.SECRETS: "secrets",
     Capability.ANNOUNCEMENTS: f"{ANNOUNCE}=",
     Capability.ISOLATION: f"{ISOLATION}= and {LOCK}=",
+    Capability.DOWNLOADS: "downloads ahead of units",
     Capability.ANSWERS: "logs and states without SSH",
 }
 

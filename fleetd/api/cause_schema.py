@@ -43,7 +43,8 @@ class Cause(msgspec.Struct, frozen=True, omit_defaults=True):
     `kind` is `placed` (by `rule`; `units` were placed together), `completed`, `infeasible`, `no-machines`, `stopping`
     (on `machines`), `waiting-for-stop` (on `machine`), `waiting-for-removal` (from `machine`), `waiting-for-room`
     (until `unit` has stopped on `machine`), `waiting-for-machine` (`absence`: `lost`, `parked` or `returning`; `until`:
-    Unix time, 0 for ever) or `waiting-for-peer` (`unit`, which waits for `peer_waits`). On a machine that is drained:
+    Unix time, 0 for ever), `waiting-for-peer` (`unit`, which waits for `peer_waits`) or `waiting-for-download` (until
+    `machine` has what `units` need, before they are stopped to move there). On a machine that is drained:
     `budget` (it waits, because `unavailable` units of its group are, and at most `limit` may be; `members` are the
     first of them), `nowhere-else` (no other machine takes it: `rejections`), `may-finish` (a oneshot at work; `until`
     this Unix time, 0 for however long) or `drain-ended` (the deadline `until` has passed). `missing-secrets`: the

@@ -37,11 +37,13 @@ class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class Place(msgspec.Struct, frozen=True, omit_defaults=True):
     """A machine where the unit is, and its address. `unannounced` is why others cannot rely on the names there that the
-    unit announces, '' if they can, or if it has none."""
+    unit announces, '' if they can, or if it has none. `note` is what it waits for there, or what else the machine says
+    of it ('': nothing)."""
 
     machine: str
     address: str = ""
     unannounced: str = ""
+    note: str = ""
 
 
 class Explanation(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -54,6 +54,7 @@ class Config(msgspec.Struct, frozen=True):
     metadata: dict[str, str]
     accept: tuple[str, ...]
     confine: bool
+    registry_auth_file: str
     agent_ttl_s: float
     parked_ttl_s: float
     failover_delay_s: float

@@ -12,6 +12,7 @@ from fleetd.config.values import Address as Address
 from fleetd.config.values import (
     find_odd_metadata,
     parse_accept,
+    parse_any_path,
     parse_bool,
     parse_dns_listen,
     parse_domain,
@@ -166,6 +167,13 @@ OPTIONS: tuple[ConfigOption, ...] = (
         "Take only services that cannot become root here, no matter who submits them: yes or no. Each runs as a user "
         "of its own (DynamicUser=, NoNewPrivileges=, ProtectSystem=strict), which fleetd checks before it starts one. "
         "See fleet.unit(5), Confined units, for what they may have.",
+    ),
+    ConfigOption(
+        "registry_auth_file",
+        parse_any_path,
+        "",
+        "The file with the logins for registries of container images, as podman login --authfile=PATH REGISTRY writes "
+        "it: for what this machine pulls, and for the tags that it resolves. Empty: podman's own.",
     ),
     ConfigOption(
         "agent_ttl",

@@ -117,6 +117,11 @@ def parse_path(text: str) -> str:
     return text
 
 
+def parse_any_path(text: str) -> str:
+    """Parse an absolute path, or nothing."""
+    return parse_path(text) if text else ""
+
+
 def parse_servers(text: str) -> tuple[str, ...]:
     """Parse a comma-separated list of http(s) URLs; the brackets and quotes of a JSON-like list are dropped."""
     servers = tuple(item.lstrip(' ["').rstrip(' "]') for item in text.split(","))

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import msgspec
 
+from fleetd.model.download import Download, downloads_of
 from fleetd.model.fleet_options import FLEET_SECTION, OPTIONS
 from fleetd.model.globs import Globs, share_globs
 from fleetd.model.isolation import NOT_ISOLATED, IsolationOptions
@@ -42,6 +43,7 @@ class Requirements(msgspec.Struct, frozen=True, gc=False):
     socket (without Accept=yes, which has one service for each connection), else ''.
     `has_dropins`: the unit has some, so that its machine has to know of them. `secrets` are the names in Secret=.
     `isolation` is what becomes of the unit where its machine is cut off from the store.
+    `downloads` have to be on its machine before it starts there.
     """
 
     machine_id: str | None = None
@@ -59,6 +61,7 @@ class Requirements(msgspec.Struct, frozen=True, gc=False):
     restarts: str = ""
     secrets: tuple[str, ...] = ()
     isolation: IsolationOptions = NOT_ISOLATED
+    downloads: tuple[Download, ...] = ()
 
 
 _NOTHING = Requirements()
@@ -78,6 +81,7 @@ def parse_requirements(options: Iterable[UnitOption], name: UnitName) -> Require
         "is_oneshot": _is_oneshot(options),
         "restarts_with": unit_names(options, name, RESTART_OPTIONS),
         "restarts": _served_by(options, name),
+        "downloads": downloads_of(options),
     }
     return msgspec.structs.replace(asked, **found) if any(found.values()) else asked
 

@@ -41,6 +41,7 @@ class Capability(StrEnum):
     ANSWERS = "ANSWERS"  # it answers requests about what its units log, and what systemd says of them
     ANNOUNCEMENTS = "ANNOUNCEMENTS"  # it announces its units (Announce=), and withdraws them before it stops them
     ISOLATION = "ISOLATION"  # it stops units that are cut off (IsolationSec=, Lock=), and as a leader waits for that
+    DOWNLOADS = "DOWNLOADS"  # it has what a unit needs before it is to come (Placement.prepares)
     REBOOTS = "REBOOTS"  # it works the queue of reboots as a leader, and reboots when it is told to
 
 

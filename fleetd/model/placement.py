@@ -27,6 +27,8 @@ class Placement(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag_f
     content does to the unit if it runs. `secrets` are the versions of those that the unit names (Secret=).
     `isolation_hold_s`: the machine may still have former content, with which the unit runs for so long where it is cut
     off (IsolationSec=); 0: no longer than this content says.
+    `prepares`, with `target` inactive: the unit is to come here, and is stopped where it runs only when the machine
+    reports that all that it needs is here (UnitState.prepared).
     """
 
     machine: str
@@ -45,6 +47,7 @@ class Placement(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag_f
     update: UpdateAction = UpdateAction.AUTO
     secrets: tuple[SecretRef, ...] = ()
     isolation_hold_s: float = 0.0
+    prepares: bool = False
 
     @property
     def content(self) -> Content:
@@ -59,12 +62,12 @@ class Placement(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag_f
     @property
     def is_leaving(self) -> bool:
         """True while the unit may still have to be stopped and removed here."""
-        return self.is_withdrawn and not self.declined
+        return self.is_withdrawn and not self.declined and not self.prepares
 
     @property
     def occupies(self) -> bool:
         """True if the unit counts as an occupant of the machine: for conflicts, peers and load."""
-        return (not self.superseded or self.hands_over) and not self.declined
+        return (not self.superseded or self.hands_over) and not self.declined and not self.prepares
 
     @property
     def is_active(self) -> bool:

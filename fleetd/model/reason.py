@@ -189,6 +189,14 @@ class BudgetWait(_Reason, tag="budget", frozen=True, gc=False):
     members: tuple[UnavailableMember, ...]
 
 
+class WaitingForDownload(_Reason, tag="waiting-for-download", frozen=True, gc=False):
+    """The unit is to move to this machine, and is not stopped before all is there that `units`, which move together,
+    need there."""
+
+    machine: str
+    units: tuple[str, ...]
+
+
 class NowhereElse(_Reason, tag="nowhere-else", frozen=True, gc=False):
     """The machine is drained, and the unit stays there because no other takes it. `rejections` are the most frequent
     reasons why."""
@@ -226,8 +234,18 @@ class MissingSecrets(_Reason, tag="missing-secrets", frozen=True, gc=False):
     names: tuple[str, ...]
 
 
-STAYING = BudgetWait | NowhereElse | MayFinish | DrainEnded  # why a unit has not left a machine that is drained
-WAITING = WaitingForStop | WaitingForRemoval | WaitingForRoom | WaitingForMachine | WaitingForPeer | BudgetWait
+STAYING = (
+    BudgetWait | WaitingForDownload | NowhereElse | MayFinish | DrainEnded
+)  # why a unit has not left a machine that is drained
+WAITING = (
+    WaitingForStop
+    | WaitingForRemoval
+    | WaitingForRoom
+    | WaitingForMachine
+    | WaitingForPeer
+    | WaitingForDownload
+    | BudgetWait
+)
 PeerWait = WaitingForStop | WaitingForRemoval | WaitingForMachine
 Reason = (
     Placed
@@ -240,6 +258,7 @@ Reason = (
     | WaitingForRoom
     | WaitingForMachine
     | WaitingForPeer
+    | WaitingForDownload
     | BudgetWait
     | NowhereElse
     | MayFinish
@@ -379,6 +398,8 @@ def render_wait(reason: Reason | None) -> str:
             return f"waits for machine {_short(machine)} to come back, {_until(until)}"
         case WaitingForPeer(unit, peer_waits):
             return f"waits for {unit}, which {render_wait(peer_waits)}"
+        case WaitingForDownload(machine, units):
+            return f"waits until {_short(machine)} has downloaded what {' and '.join(units)} needs there"
         case BudgetWait(limit, unavailable, members):
             listed = [f"{each.unit} {_UNAVAILABILITIES[each.why].format(_short(each.machine))}" for each in members]
             more = [f"and {unavailable - len(members)} more"] if unavailable > len(members) else []

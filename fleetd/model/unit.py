@@ -89,7 +89,9 @@ class UnitState(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag_f
     unit of this name, as a predicate ("has its own /etc/…"), else ''; `lacks` is the unit that is missing there, if
     that is why. `proof` answers a placement that asks for one; None: it cannot be told yet, or was not asked for.
     `unannounced` is why others cannot rely on the names of a unit that is at work (Announce=), '' if they can, or if it
-    has none. `outdated`: reported before the store was restored and not since; not part of the stored value.
+    has none. `prepared` is the hash of the content for which all is here that the unit needs, for a placement that asks
+    (Placement.prepares), else ''. `outdated`: reported before the store was restored and not since; not part of the
+    stored value.
     """
 
     load: str = ""
@@ -107,6 +109,7 @@ class UnitState(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag_f
     lacks: str = ""
     proof: Proof | None = None
     unannounced: str = ""
+    prepared: str = ""
     outdated: bool = False
 
     @property

@@ -23,6 +23,7 @@ import msgspec
 
 from fleetd import __version__
 from fleetd.agent.agent import Agent
+from fleetd.agent.fetcher import HostFetcher
 from fleetd.agent.ledger import Ledger
 from fleetd.agent.prober import HostProber
 from fleetd.aio import first_of
@@ -294,9 +295,10 @@ def _make_environment(config: Config, runtime: Path, unit: str) -> HostEnvironme
         find_host_keys=HostKeys().find,
         host_name=socket.gethostname(),
         sealing=_find_sealing(config),
-        inspector=Inspector(user=config.systemd_user),
         boot_now=lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
         prober=HostProber(unit, user=config.systemd_user),
+        inspector=Inspector(user=config.systemd_user, auth_file=config.registry_auth_file),
+        fetcher=HostFetcher(user=config.systemd_user, auth_file=config.registry_auth_file),
     )
     if not config.systemd_user:  # a user can reboot no machine
         environment = msgspec.structs.replace(

@@ -18,6 +18,7 @@ import msgspec
 from fleetd import metrics
 from fleetd.agent.agent import Agent
 from fleetd.agent.answers import Answers, Inspects
+from fleetd.agent.fetcher import Fetcher
 from fleetd.agent.ledger import Ledger
 from fleetd.agent.prober import Prober
 from fleetd.aio import Offload
@@ -88,7 +89,7 @@ class HostEnvironment(msgspec.Struct, frozen=True):
     key; without it, the machine takes no unit that has any. `inspector` reads what units log here and what systemd says
     of them, for users who ask through the API; without it, such requests are not answered. `prober` carries out the
     checks of units (Check=); None: on this host. `boot_now` is the machine's boot clock, by which systemd's lease ends;
-    None: the event loop's.
+    None: the event loop's. `fetcher` downloads what units need before they start; None: nothing.
     """
 
     runtime: Path
@@ -108,6 +109,7 @@ class HostEnvironment(msgspec.Struct, frozen=True):
     inspector: Inspects | None = None
     prober: Prober | None = None
     boot_now: Callable[[], float] | None = None
+    fetcher: Fetcher | None = None
 
 
 class Node:
@@ -183,6 +185,7 @@ class Node:
             limits=Limits(self.config.accept, self.config.confine),
             prober=self._environment.prober,
             place=self._find_place,
+            fetcher=self._environment.fetcher,
         )
 
     def _find_seal_key(self) -> str:

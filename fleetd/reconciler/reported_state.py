@@ -27,16 +27,18 @@ def report(
     orphan: bool = False,
     proof: Proof | None = None,
     unannounced: str = "",
+    is_prepared: bool = False,
 ) -> UnitState | None:
     """Return the state to publish for the unit; None: none, for it neither is here nor is placed here.
 
     `error` is why the unit, or the last action for it, failed; `result` is systemd's word for it (find_result); `note`
-    is something else worth telling; `unannounced` is why the names of a unit at work cannot be relied on. Target
+    is something else worth telling; `unannounced` is why the names of a unit at work cannot be relied on;
+    `is_prepared`: all that the unit needs is here. Target
     inactive with a placement's generation says that nothing is left of a withdrawn unit: the leader waits for this
     before it deletes the placement.
     """
     if not seen.ours:
-        return _report_absent(placement, seen, error, proof)
+        return _report_absent(placement, seen, error, proof, note, is_prepared=is_prepared)
     if result == SKIPPED and not _is_broken(seen):  # no failure
         note, error = error or note, ""
     entry = seen.entry
@@ -57,6 +59,7 @@ def report(
         result=result,
         note=note,
         orphan=orphan,
+        refusal=seen.obstacle,
         proof=proof,
         unannounced=unannounced,
     )
@@ -89,16 +92,24 @@ def _differs(entry: LedgerEntry, placement: Placement) -> bool:
     return entry.target is not placement.target or entry.hash != placement.content.hash
 
 
-def _report_absent(placement: Placement | None, seen: Observed, error: str, proof: Proof | None) -> UnitState | None:
+def _report_absent(
+    placement: Placement | None, seen: Observed, error: str, proof: Proof | None, note: str, *, is_prepared: bool
+) -> UnitState | None:
     """No unit of fleet's is here. systemd's states for this name are about another unit, and are not reported."""
     if placement is None:
         return None
+    if placement.prepares:  # without a generation: nothing was carried out that the leader could wait for
+        prepared = placement.content.hash if is_prepared and not seen.refusal else ""
+        return UnitState(
+            "not-found", "inactive", "dead", error=seen.refusal, refusal=seen.obstacle, note=note, prepared=prepared
+        )
     return UnitState(
         "not-found",
         "inactive",
         "dead",
         generation=placement.generation if placement.is_withdrawn else 0,
         error=seen.refusal or error,
+        note=note,
         refusal=seen.obstacle,
         lacks=seen.lacks,
         proof=proof,

@@ -49,6 +49,12 @@ class Decline(msgspec.Struct, frozen=True, gc=False):
     machine: str
 
 
+class Prepare(msgspec.Struct, frozen=True, gc=False):
+    """Have the machine get what the unit needs, which is to come there, and runs elsewhere until that is done."""
+
+    machine: str
+
+
 class WaitForMachine(msgspec.Struct, frozen=True, gc=False):
     """Leave the unit assigned to its dead machine, lost at `lost_at` (Unix time), until `until_s` (leader's clock)."""
 
@@ -93,6 +99,7 @@ Action = (
     | Supersede
     | Forget
     | Decline
+    | Prepare
     | WaitForMachine
     | AwaitIsolation
     | Wait

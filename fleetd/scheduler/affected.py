@@ -285,7 +285,7 @@ def _relevant(state: UnitState | None) -> tuple[object, ...] | None:
     failed = state.active == "failed" or bool(state.error)
     kept = (state.orphan, state.outdated)
     done = (state.target, state.generation, state.completed)
-    return (state.runs, state.active == "active", failed, done, kept, state.refusal, state.proof)
+    return (state.runs, state.active == "active", failed, done, kept, state.refusal, state.prepared, state.proof)
 
 
 def _is_superseded(snapshot: Snapshot, name: str) -> bool:

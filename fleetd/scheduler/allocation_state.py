@@ -24,6 +24,7 @@ class AllocationState(Enum):
     STOPPING = auto()  # withdrawn, and not reported as stopped and removed
     ORPHANED = auto()  # withdrawn, but to run, and the agent keeps it running since the store was restored
     STOPPED = auto()  # withdrawn, and reported as stopped and removed: the placement has served its purpose
+    PREPARING = auto()  # nothing is there: the machine is to get what the unit needs, before that comes
     DECLINED = auto()  # nothing is there: the machine takes no unit of this name
     LOST = auto()  # placed on a dead machine
     STRAY = auto()  # it runs without a placement: its machine was taken for dead
@@ -43,6 +44,8 @@ def classify(
         return _classify_unplaced(state, presence, is_to_run=is_to_run)
     if placement.declined:
         return AllocationState.DECLINED
+    if placement.prepares:
+        return AllocationState.LOST if presence is Presence.DEAD else AllocationState.PREPARING
     is_withdrawn = placement.is_withdrawn
     if is_withdrawn and _is_removed(state) and state.generation >= placement.generation:
         return AllocationState.STOPPED

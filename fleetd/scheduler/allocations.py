@@ -27,6 +27,7 @@ from fleetd.model.reason import (
     WaitingForRemoval,
     WaitingForStop,
 )
+from fleetd.model.requirements import requirements_of
 from fleetd.model.unit import TargetState, UnitState
 from fleetd.scheduler.actions import (
     Action,
@@ -83,6 +84,7 @@ def decide_release(plan: UnitPlanBuilder, machine: str) -> Action | None:
     match plan.allocation_state(machine):
         case State.DECLINED:
             is_accepted = machine in plan.states and not plan.snapshot.refusal(plan.name, machine)
+            is_accepted = is_accepted or _is_other_content(plan, machine)  # which it may take
             is_over = is_accepted or not plan.is_wanted or plan.snapshot.is_dead(machine)
             return Forget(machine) if is_over else None
         case State.STOPPED:
@@ -91,6 +93,25 @@ def decide_release(plan: UnitPlanBuilder, machine: str) -> Action | None:
         case State.ASSIGNED if plan.unit is not None and not plan.held_content(machine):
             return None if is_same_content(placement, plan.unit) else Keep(machine)
     return None
+
+
+def _is_other_content(plan: UnitPlanBuilder, machine: str) -> bool:
+    """True if the machine has refused content for which it could not have what it needs, and the unit has other."""
+    refused, content = plan.placements[machine], plan.held_content(machine) or plan.unit
+    if content is None or not requirements_of(refused.content, plan.name).downloads:
+        return False
+    return not is_same_content(refused, content)
+
+
+def end_preparation(plan: UnitPlanBuilder, machine: str) -> Forget | Decline | None:
+    """Forget a placement with which a machine gets what the unit needs, unless that is to come there; or note that it
+    cannot have it. After all else is decided."""
+    if plan.allocation_state(machine) is not State.PREPARING:
+        return None
+    if plan.is_wanted and plan.snapshot.refusal(plan.name, machine):
+        return Decline(machine)
+    is_to_come = machine == (plan.prepares_on if plan.assigned else plan.move_to)
+    return None if is_to_come and plan.is_wanted and not plan.is_on_many else Forget(machine)
 
 
 def _is_only_allocation(plan: UnitPlanBuilder, machine: str) -> bool:

@@ -22,9 +22,9 @@ class EffectiveMachine(msgspec.Struct, frozen=True, gc=False):
     it is switched off, and may be back, so that units with a failover delay stay assigned to it. `hold` is why it
     carries out nothing at present. `cordon` is why it takes only global units. `has_dropins`: its fleetd knows of
     drop-ins; an older one would run a unit without them. `has_proofs`: its fleetd says whether a unit is healthy.
-    `goes_down`: it was told to reboot, so what runs there counts as unavailable from now on. `has_seal_key`: secrets
-    can be sealed for it. `isolates`: it stops units that are cut off (IsolationSec=, Lock=). `limits` are what
-    it says of the units that it takes.
+    `has_downloads`: its fleetd gets what a unit needs before that comes. `goes_down`: it was told to reboot, so what
+    runs there counts as unavailable from now on. `has_seal_key`: secrets can be sealed for it. `isolates`: it stops
+    units that are cut off (IsolationSec=, Lock=). `limits` are what it says of the units that it takes.
     """
 
     metadata: dict[str, str]
@@ -35,6 +35,7 @@ class EffectiveMachine(msgspec.Struct, frozen=True, gc=False):
     cordon: Rejection | None = None
     has_dropins: bool = True
     has_proofs: bool = True
+    has_downloads: bool = True
     goes_down: bool = False
     has_seal_key: bool = False
     isolates: bool = True
@@ -56,6 +57,7 @@ def effective_machine(
         effective_metadata(machine, settings),
         has_dropins=bool(machine.capabilities.get(Capability.DROPINS)),
         has_proofs=bool(machine.capabilities.get(Capability.PROOFS)),
+        has_downloads=bool(machine.capabilities.get(Capability.DOWNLOADS)),
         has_seal_key=machine.seal_key != "",
         isolates=bool(machine.capabilities.get(Capability.ISOLATION)),
         limits=limits_of(machine),

@@ -124,6 +124,8 @@ def pretend(snapshot: Snapshot, machine: str, name: str) -> UnitState | None:
         return None
     if placement.superseded or placement.declined:
         return state
+    if placement.prepares:
+        return UnitState("not-found", "inactive", "dead", prepared=placement.content.hash)
     if placement.is_withdrawn:
         return UnitState("not-found", "inactive", "dead", generation=placement.generation)
     return _pretend_to_run(placement, state)

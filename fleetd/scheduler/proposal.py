@@ -22,6 +22,7 @@ from fleetd.scheduler.actions import (
     Forget,
     Keep,
     Place,
+    Prepare,
     Supersede,
     Wait,
     WaitForMachine,
@@ -188,8 +189,14 @@ class Proposal:
                 _leave(plan, machine, reruns=reruns)
                 self.vacate(plan.name, machine)
             case Decline(machine):
-                plan.write(msgspec.structs.replace(plan.placements[machine], declined=True))
+                plan.write(msgspec.structs.replace(plan.placements[machine], declined=True, prepares=False))
                 self.vacate(plan.name, machine)
+            case Prepare(machine):
+                plan.prepares_on = machine
+                order = plan.preparation_on(machine)
+                if plan.placements.get(machine) != order:
+                    plan.write(order)
+                    self.vacate(plan.name, machine)
             case WaitForMachine(reason, lost_at, until_s):
                 plan.reason, plan.lost_at = reason, lost_at
                 self.wake(plan.name, until_s)

@@ -15,11 +15,12 @@ from fleetd.model.reason import (
     Rejection,
     RejectionKind,
     Rule,
+    WaitingForDownload,
     WaitingForRemoval,
     WaitingForStop,
 )
 from fleetd.model.unit import TargetState
-from fleetd.scheduler.actions import Place, Supersede
+from fleetd.scheduler.actions import Place, Prepare, Supersede
 from fleetd.scheduler.allocation_state import AllocationState
 from fleetd.scheduler.disruption import serves
 from fleetd.scheduler.feasibility import Candidate, rejection
@@ -28,6 +29,7 @@ from fleetd.scheduler.ranking import Ranking
 from fleetd.scheduler.unit_plan import ProofRequest, UnitPlanBuilder
 
 ABSENT = Rejection(RejectionKind.ABSENT)
+_NOTHING_THERE = (AllocationState.ABSENT, AllocationState.DECLINED, AllocationState.PREPARING)
 
 
 def joined_groups(proposal: Proposal, plans: Sequence[UnitPlanBuilder]) -> Iterator[list[UnitPlanBuilder]]:
@@ -70,6 +72,47 @@ def spend(proposal: Proposal, group: Sequence[UnitPlanBuilder], machine: str) ->
     for plan in group:
         budget.spend(plan.name, machine)
     return None
+
+
+def find_prepared(proposal: Proposal, group: Sequence[UnitPlanBuilder]) -> str:
+    """The machine that gets what the group needs already, if it takes the group; '' if there is none."""
+    names = [plan.name for plan in group]
+    for plan in group:
+        for machine, placement in plan.placements.items():
+            if placement.prepares and why_not(proposal, names, machine) is None:
+                return machine
+    return ""
+
+
+def prepare(
+    proposal: Proposal, group: Sequence[UnitPlanBuilder], machine: str, goal: str, ranking: Ranking | None = None
+) -> WaitingForDownload | None:
+    """Have the machine `goal` get what the group needs, before it is stopped on this machine. Returns what it waits
+    for, None if all is there, or nothing would be gained. `ranking` as below."""
+    waits = [plan.name for plan in group if _has_to_wait(proposal, plan, machine, goal)]
+    if not waits:
+        return None
+    for plan in group:  # so that others go elsewhere
+        proposal.occupy(plan.name, goal, proposal.requirements(plan.name))
+        if ranking is not None:
+            ranking.record_placement(plan.name, goal)
+    return WaitingForDownload(goal, tuple(waits))
+
+
+def _has_to_wait(proposal: Proposal, plan: UnitPlanBuilder, machine: str, goal: str) -> bool:
+    """Have the machine `goal` get what the unit needs. True if it is not there yet. One that does not run, or has left
+    something there, waits for nothing."""
+    state, effective = plan.states.get(machine), proposal.snapshot.effective.get(goal)
+    if state is None or not state.runs or plan.target is not TargetState.LAUNCHED:
+        return False
+    is_possible = effective is not None and effective.has_downloads
+    if not is_possible or not plan.requirements_on(goal).downloads:
+        return False
+    if plan.allocation_state(goal) not in (*_NOTHING_THERE, AllocationState.UNCONFIRMED):
+        return False
+    proposal.apply(plan, Prepare(goal))
+    order, report = plan.placements[goal], plan.states.get(goal)
+    return report is None or report.prepared != order.content.hash
 
 
 def leave(
@@ -123,7 +166,7 @@ def hand_over(
 def _find_third(plan: UnitPlanBuilder) -> WaitingForStop | WaitingForRemoval | None:
     """What is left of the unit on other machines than its own, as what it waits for."""
     for machine, state in plan.allocation_states().items():
-        if machine == plan.assigned or state in (AllocationState.ABSENT, AllocationState.DECLINED):
+        if machine == plan.assigned or state in _NOTHING_THERE:
             continue
         is_removed = state is AllocationState.UNCONFIRMED
         return WaitingForRemoval(machine) if is_removed else WaitingForStop(machine, hold=plan.hold_on(machine))

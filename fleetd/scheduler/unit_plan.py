@@ -76,6 +76,7 @@ class UnitPlanBuilder(msgspec.Struct, eq=False, gc=False):
     waits: PeerWait | None = None  # for what, before it can be placed
     leaves: Mapping[str, Rejection] = _NONE  # the machines that it is to leave, and why
     stays: Reason | None = None  # why it stays on a machine that it was to leave
+    prepares_on: str = ""  # the machine that gets what it needs, before it moves there
     move_to: str = ""  # the machine that it moves to
     arrival: Reason = MOVED  # why it is there, once it is
     ended_move: int = 0  # the revision of its Move, which is over
@@ -156,6 +157,14 @@ class UnitPlanBuilder(msgspec.Struct, eq=False, gc=False):
             secrets=self._secrets_on(machine, former, content),
             isolation_hold_s=former_hold_s(former, content, self.states.get(machine)),
         )
+
+    def preparation_on(self, machine: str) -> Placement:
+        """The placement that has this machine get what the unit needs with the content that it is to have there."""
+        assert self.unit is not None
+        content = self.held_content(machine) or self.unit
+        target = TargetState.INACTIVE
+        generation = self.unit.generation
+        return Placement(machine, self.name, content.text, target, generation, dropins=content.dropins, prepares=True)
 
     def _secrets_on(self, machine: str, former: Placement | None, content: HasContent) -> tuple[SecretRef, ...]:
         """The versions of the unit's secrets on this machine: the present ones. One that nothing starts anew there, and

@@ -81,12 +81,19 @@ class Entries(msgspec.Struct, frozen=True):
 
 class Inspector:
     """Reads the journal and the systemd of the system, or of the `user`, and asks registries. `journalctl`, `systemctl`
-    and `skopeo` are the programs."""
+    and `skopeo` are the programs; `auth_file` holds the logins for registries ('': skopeo's own)."""
 
     def __init__(
-        self, *, user: bool, journalctl: str = "journalctl", systemctl: str = "systemctl", skopeo: str = "skopeo"
+        self,
+        *,
+        user: bool,
+        auth_file: str = "",
+        journalctl: str = "journalctl",
+        systemctl: str = "systemctl",
+        skopeo: str = "skopeo",
     ) -> None:
         self._user = user
+        self._auth = [f"--authfile={auth_file}"] if auth_file else []
         self._journalctl = journalctl
         self._systemctl = systemctl
         self._skopeo = skopeo
@@ -133,7 +140,8 @@ class Inspector:
 
     async def resolve_image(self, image: str) -> ImageAnswer:
         """What the registry of this image says of it. An image for another architecture alone has no digest."""
-        command = [self._skopeo, "inspect", "--no-tags", "--format", "{{.Digest}}", f"docker://{image}"]
+        command = [self._skopeo, "inspect", "--no-tags", *self._auth, "--format", "{{.Digest}}"]
+        command.append(f"docker://{image}")
         try:
             async with aclosing(_read_lines(command)) as found:
                 lines = [line.decode("utf-8", "replace").strip() async for line in found]

@@ -22,6 +22,7 @@ from fleetd.registry.registry import Registry
 from fleetd.store.embedded import EmbeddedStore, inline
 from fleetd.store.protocol import Changes, Comparison, Delete, Operation, Put, RangeResult, Refused, Unavailable
 from fleetd.systemd.protocol import NO_DROPINS, Run, ServiceManagerError, UnitDetails, UnitStatus
+from fleetd.testing.scripted_fetcher import ScriptedFetcher
 from fleetd.testing.scripted_prober import ScriptedProber
 from fleetd.testing.simulated_systemd import SimulatedSystemd
 
@@ -173,6 +174,7 @@ class MachineUnderTest:
         self.told_refusal = asyncio.Event()
         self.running: asyncio.Task[None] | None = None
         self.prober = ScriptedProber()
+        self.fetcher = ScriptedFetcher()
         self.place_of_machine = ("10.0.0.1", "eu")
         self.limits = NO_LIMITS  # of its fleet.conf, from the next start on
         self.seal_key = "k"  # the public half of what opens its secrets
@@ -205,6 +207,7 @@ class MachineUnderTest:
             limits=self.limits,
             prober=self.prober,
             place=self._find_place,
+            fetcher=self.fetcher,
         )
         self.running = asyncio.create_task(self.agent.run())
         await self.register()
@@ -274,6 +277,10 @@ class MachineUnderTest:
 
     async def withdraw(self, name: str, generation: int) -> None:
         await self.place(name, generation, "inactive")
+
+    async def withdraw_text(self, name: str, generation: int, text: str) -> None:
+        """The same for a unit with this content."""
+        await self.place(name, generation, "inactive", text=text)
 
     async def unplace(self, name: str) -> None:
         """The leader deletes the placement."""

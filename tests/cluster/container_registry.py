@@ -42,8 +42,18 @@ class ContainerRegistry:
         for each in cluster.machines:
             self.prepare(each)
         machine.run(["sh", "-c", "cat > /run/registry.yml"], stdin=_REGISTRY)
-        machine.run(["systemd-run", "--quiet", "--unit=registry", "docker-registry", "serve", "/run/registry.yml"])
-        cluster.wait_until("the registry answers", self._answers)
+        self._cluster = cluster
+        self.start()
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        serve = ["docker-registry", "serve", "/run/registry.yml"]
+        self._machine.run(["systemd-run", "--quiet", "--collect", "--unit=registry", *serve])
+        self._cluster.wait_until("the registry answers", self._answers)
+
+    def stop(self) -> None:
+        """Stop it. It keeps its images."""
+        self._machine.run(["systemctl", "stop", "registry.service"])
 
     def prepare(self, machine: Machine) -> None:
         """Set up podman on a machine that has booted."""

@@ -427,9 +427,15 @@ class Cluster:
         return {name.removesuffix(".service"): machine for name, machine in self.assigned().items()}
 
     def placement_states(self, name: str) -> dict[str, str]:
-        """The state of each placement of a unit, by machine: assigned, withdrawn or superseded."""
+        """The state of each placement of a unit, by machine: assigned, preparing, withdrawn or superseded."""
         return {
-            machine: "assigned" if placement.is_active else "superseded" if placement.superseded else "withdrawn"
+            machine: "assigned"
+            if placement.is_active
+            else "superseded"
+            if placement.superseded
+            else "preparing"
+            if placement.prepares
+            else "withdrawn"
             for machine, placement in self.snapshot.placements.get(name, {}).items()
         }
 

@@ -10,7 +10,7 @@ from fleetd.model.rollout import Action, Apply, Command, Rollout
 from fleetd.model.unit import Proof, Unit, UnitState
 from fleetd.registry.records import APPLIES, COMMANDS, STATES, UNITS
 from fleetd.scheduler.failover_delays import Now
-from tests.unit.cluster_builder import LAUNCHED, NOON, Cluster
+from tests.unit.cluster_builder import INACTIVE, LAUNCHED, NOON, Cluster
 
 GROUP = "w@.service"
 MEMBERS = ("w@1.service", "w@2.service", "w@3.service")
@@ -36,6 +36,7 @@ class RollingCluster(Cluster):
         self.broken = False
         self.started: list[str] = []
         self.restarted_along: list[str] = []
+        self.downloads: dict[str, str] = {}  # of machines that cannot have what a unit needs, why; '': not yet
         self._crashed: set[tuple[str, str]] = set()
         self._restarting: set[tuple[str, str]] = set()
 
@@ -93,6 +94,12 @@ class RollingCluster(Cluster):
         if placement is None:
             self.running.pop((machine, name), None)
             state = None
+        elif placement.prepares or placement.declined:
+            refusal = self.downloads.get(machine, "")
+            prepared = placement.content.hash if placement.prepares and machine not in self.downloads else ""
+            generation = placement.generation if placement.declined else 0
+            state = UnitState("not-found", "inactive", "dead", "", INACTIVE, generation, error=refusal, refusal=refusal)
+            state = replace(state, prepared=prepared)
         elif placement.is_withdrawn:
             self.running.pop((machine, name), None)
             state = UnitState("not-found", "inactive", "dead", generation=placement.generation)

@@ -15,6 +15,7 @@ PLACEMENTS = {
     "active": Placement("m", A, "", LAUNCHED, 2),
     "withdrawn": Placement("m", A, "", INACTIVE, 2),
     "superseded": Placement("m", A, "", LAUNCHED, 2, superseded=True),
+    "preparing": Placement("m", A, "", INACTIVE, 2, prepares=True),
     "declined": Placement("m", A, "", INACTIVE, 2, declined=True),
 }
 REPORTS = {
@@ -32,6 +33,8 @@ ANY = (REGISTERED, AWAY, DEAD)
 TABLE = [
     # placement, reports, presences, is to run, state
     ("declined", "*", ANY, None, State.DECLINED),
+    ("preparing", "*", [REGISTERED, AWAY], None, State.PREPARING),
+    ("preparing", "*", [DEAD], None, State.LOST),
     ("withdrawn", ["removed"], ANY, None, State.STOPPED),
     ("active", "*", [DEAD], None, State.LOST),
     ("withdrawn", "*", [DEAD], None, State.LOST),

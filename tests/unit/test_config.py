@@ -50,6 +50,7 @@ def test_without_any_setting_the_defaults_hold_without_notes() -> None:
         metadata={},
         accept=(),
         confine=False,
+        registry_auth_file="",
         agent_ttl_s=10.0,
         parked_ttl_s=math.inf,
         failover_delay_s=0.0,

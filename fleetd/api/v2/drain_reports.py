@@ -21,6 +21,7 @@ from fleetd.model.reason import (
     NowhereElse,
     Reason,
     Stopping,
+    WaitingForDownload,
     WaitingForRemoval,
     WaitingForStop,
     render,
@@ -76,9 +77,13 @@ def units_there(
     machine: str, placements: Mapping[tuple[str, str], Placement], states: Mapping[tuple[str, str], UnitState]
 ) -> list[str]:
     """The units that the machine has to run or to stop, or reports as running, in order."""
-    placed = (name for (where, name), placement in placements.items() if where == machine and not placement.declined)
+    placed = (name for (where, name), placement in placements.items() if where == machine and _is_there(placement))
     running = (name for (where, name), state in states.items() if where == machine and state.runs)
     return sorted({*placed, *running})
+
+
+def _is_there(placement: Placement) -> bool:
+    return not placement.declined and not placement.prepares
 
 
 def _describe_present(data: DrainData, name: str) -> schema.DrainedUnit:
@@ -112,7 +117,7 @@ def _describe_remaining(data: DrainData, name: str, reason: Reason | None) -> sc
     """A unit that the machine is to have. A reason that the present request cannot have is of an earlier one."""
     request = data.request
     match reason:
-        case BudgetWait() if request and not request.force:
+        case BudgetWait() | WaitingForDownload() if request and not request.force:
             return _describe(data, name, "waits", reason=reason)
         case NowhereElse() if request and not request.force:
             return _describe(data, name, "stays", reason=reason)

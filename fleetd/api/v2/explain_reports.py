@@ -36,7 +36,9 @@ def describe_explanation(snapshot: Snapshot, name: str, revision: int) -> schema
 
 def _describe_place(snapshot: Snapshot, name: str, machine: str) -> schema.Place:
     state = snapshot.states.get(name, {}).get(machine)
-    return schema.Place(machine, _address(snapshot, machine), state.unannounced if state else "")
+    if state is None:
+        return schema.Place(machine, _address(snapshot, machine))
+    return schema.Place(machine, _address(snapshot, machine), state.unannounced, state.note)
 
 
 def _describe_narrowing(narrowing: Narrowing, name: str) -> schema.Narrowing:

@@ -47,6 +47,17 @@ def resolved_image(options: Iterable[UnitOption]) -> str:
     return next((each.value for each in options if each.section == _IMAGE), "")
 
 
+def source_value(options: Iterable[UnitOption], section: str, key: str) -> str:
+    """The last value of an option in this section of the files that a unit was made of; '' if there is none."""
+    end = f" {section}"
+    found = [
+        each.value
+        for each in options
+        if each.name == key and each.section.endswith(end) and each.section.startswith(_PREFIX)
+    ]
+    return found[-1] if found else ""
+
+
 def sources_of(options: Sequence[UnitOption]) -> tuple[SourceFile, ...]:
     """The files that a unit with these options was made of: the container first; none for a unit of no container."""
     files: dict[str, list[UnitOption]] = {}

@@ -15,10 +15,12 @@ from fleetd.scheduler.ranking import Ranking
 from fleetd.scheduler.relocation import (
     ask_for_proof,
     find_failed_start,
+    find_prepared,
     hand_over,
     is_finishing,
     joined_groups,
     leave,
+    prepare,
     spend,
     starts_first,
     why_not,
@@ -104,16 +106,18 @@ def _move(
         return DrainEnded(request.deadline)
     if not request.force and any(is_finishing(plan, machine) for plan in group):
         return MayFinish(request.deadline)
-    if choice is not None and starts_first(proposal, group, machine, choice.machine):
+    goal = find_prepared(proposal, group) or (choice.machine if choice else "")
+    if goal and starts_first(proposal, group, machine, goal):
         failed = find_failed_start(group[0])
         if failed is None or failed.drained_at != request.at:
-            return hand_over(proposal, group[0], machine, choice.machine, ranking)
+            return hand_over(proposal, group[0], machine, goal, ranking)
         if not request.force:
             return failed  # it is tried once
-    wait = None if request.force else spend(proposal, group, machine)
-    if wait is not None:
-        return wait
-    leave(proposal, group, machine, choice.machine if choice else "", _why(proposal, machine), ranking)
+    if not request.force:
+        wait = prepare(proposal, group, machine, goal, ranking) or spend(proposal, group, machine)
+        if wait is not None:
+            return wait
+    leave(proposal, group, machine, goal, _why(proposal, machine), ranking)
     return None
 
 

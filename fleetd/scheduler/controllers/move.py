@@ -14,6 +14,7 @@ from fleetd.model.reason import (
     NotMoved,
     Rejection,
     RejectionKind,
+    WaitingForDownload,
     WaitingForRemoval,
     WaitingForStop,
 )
@@ -29,6 +30,7 @@ from fleetd.scheduler.relocation import (
     hand_over,
     is_finishing,
     leave,
+    prepare,
     spend,
     starts_first,
     why_not,
@@ -120,13 +122,13 @@ def _begin(proposal: Proposal, plan: UnitPlanBuilder, request: Move) -> None:
         return
     failed = find_failed_start(plan)
     is_second = request.force and failed is not None and failed.machine == request.machine
-    wait: BudgetWait | WaitingForStop | WaitingForRemoval | None = None
+    wait: BudgetWait | WaitingForDownload | WaitingForStop | WaitingForRemoval | None = None
     if starts_first(proposal, group, machine, request.machine) and not is_second:
         wait = hand_over(proposal, plan, machine, request.machine)
         if wait is None:
             return
     elif not request.force:
-        wait = spend(proposal, group, machine)
+        wait = prepare(proposal, group, machine, request.machine) or spend(proposal, group, machine)
     if wait is not None:
         for each in group:
             each.stays = wait

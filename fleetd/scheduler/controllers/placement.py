@@ -17,6 +17,7 @@ from fleetd.scheduler.allocations import (
     decide_return,
     decide_stay,
     decide_unassigned,
+    end_preparation,
 )
 from fleetd.scheduler.occupancy import Occupancy
 from fleetd.scheduler.proposal import Proposal, SessionPlan
@@ -44,6 +45,9 @@ def place(proposal: Proposal) -> None:
     for plan in templates:
         _review(proposal, plan)
         _settle(proposal, plan)
+    for plan in allocated:
+        for machine in list(plan.placements):
+            proposal.apply(plan, end_preparation(plan, machine))
     proposal.last += [SessionPlan(machine, session) for machine, session in proposal.snapshot.unsynced()]
 
 

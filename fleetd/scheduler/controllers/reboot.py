@@ -136,7 +136,7 @@ def _sort_units(proposal: Proposal, machine: str, *, is_first: bool) -> tuple[li
     for name in sorted(proposal.snapshot.placed_on.get(machine, ())):
         plan = proposal.units[name]
         placement = plan.placements.get(machine)
-        if placement is None or placement.declined or plan.is_template:
+        if placement is None or placement.declined or placement.prepares or plan.is_template:
             continue
         stays = plan.is_on_many or (is_first and isinstance(plan.stays, NowhereElse))
         if stays and plan.is_wanted and placement.is_active and machine not in plan.leaves:
