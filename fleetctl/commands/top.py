@@ -27,8 +27,8 @@ def command(settings: Settings) -> int:
     1, 2, 3, Tab   the machines, the units, the events
     Up, Down       move; Page Up, Page Down, Home and End, too
     Enter          of a unit: where it is and why, and the last lines of its log; of a machine: its units
-    /              filter: words that all have to be found in names, states, machines, addresses or metadata; !WORD must
-                   not; a pattern, as of systemctl, has to match the whole name. Escape ends the filter
+    /              filter: words that all have to be found in names, states, machines, addresses, metadata or what units
+                   announce; !WORD must not; a pattern, as of systemctl, has to match the whole name. Escape ends it
     s, S           sort by the next column; in the other direction. At first, units in trouble come first
     g              show the units of a template as one line, which Enter opens; or each alone
     r              read now
@@ -42,7 +42,7 @@ def command(settings: Settings) -> int:
         if error.name is None or error.name.partition(".")[0] not in ("textual", "rich"):
             raise
         raise CommandFailed(HOW_TO_INSTALL) from error
-    from fleetctl.live.feed import DetailReader, Feed, read_lists
+    from fleetctl.live.feed import ANNOUNCED_WAIT_S, DetailReader, Feed, read_lists
     from fleetctl.live.state import LiveState
 
     client = open_client(settings)
@@ -50,16 +50,17 @@ def command(settings: Settings) -> int:
         first = read_lists(client)
     output.set_debugging(False)  # its lines would garble the screen
 
-    def connect() -> Client:
-        """Another connection to the same place; machines that are asked for their logs may take their time."""
+    def connect(patience_s: float) -> Client:
+        """Another connection to the same place, for answers that may take so long."""
         endpoint = choose_endpoint(settings)
         tls = tls_contexts(settings, endpoint) if endpoint.tls else ()
-        return Client(endpoint, max(settings.request_timeout_s, LOG_TIMEOUT_S), tls, client.bastion)
+        return Client(endpoint, max(settings.request_timeout_s, patience_s), tls, client.bastion)
 
-    feed = Feed(client, first)
+    feed = Feed(client, first, patient=lambda: connect(ANNOUNCED_WAIT_S + LOG_TIMEOUT_S))
+    reader = DetailReader(lambda: connect(LOG_TIMEOUT_S))  # machines that are asked for their logs may take their time
     feed.start()
     try:
-        Top(ListScreen(choose_endpoint(settings).text, LiveState(), feed, DetailReader(connect).read)).run()
+        Top(ListScreen(choose_endpoint(settings).text, LiveState(), feed, reader.read)).run()
     finally:
         feed.stop()
     return 0

@@ -13,6 +13,7 @@ from fleetctl.errors import ClientError
 from fleetctl.event_stream import follow
 from fleetctl.live.changes import Happening, happening_of
 from fleetctl.live.detail import Detail, Entry
+from fleetctl.live.rows import announced_by
 from fleetctl.live.state import MOST_EVENTS, Lists
 from fleetd.api import schema
 from fleetd.api.event_schema import BEGIN, GAP
@@ -24,6 +25,8 @@ LEAST_S = 0.25  # between two reads while much happens
 PAST_S = 3600.0  # of the events that are shown at first
 SHARE = 4  # a pause is at least so many times as long as the read took: a large cluster is not asked all the time
 LOG_LINES = 50
+ANNOUNCED_WAIT_S = 60  # for a change of what units announce, in one request
+ANNOUNCED_PAUSE_S = 1.0  # between two reads of that
 
 
 def read_lists(client: Client) -> Lists:
@@ -33,21 +36,29 @@ def read_lists(client: Client) -> Lists:
 
 class Feed:
     """Reads the lists again and again until it is stopped, and follows the events: after each the lists are read, else
-    seldom. Where fleetd tells no events, the lists are read each `pause_s`."""
+    seldom. Where fleetd tells no events, the lists are read each `pause_s`. What units announce no event tells: a
+    `patient` client, if there is one, waits for the next change of that."""
 
-    def __init__(self, client: Client, first: Lists, pause_s: float = PAUSE_S) -> None:
+    def __init__(
+        self, client: Client, first: Lists, pause_s: float = PAUSE_S, patient: Callable[[], Client] | None = None
+    ) -> None:
         self.failure = ""  # why the last read has failed; '' if it has not
         self.tells = False  # whether events come
         self.silence = ""  # why fleetd tells no events; '' if it does
         self._client = client
+        self._patient = patient
         self._pause_s = pause_s
+        self._last = first
+        self._announced = first.announced
         self._lock = threading.Lock()
         self._news: Lists | None = first
         self._happenings: list[Happening] = []
         self._has_missed = False
         self._is_stopped = threading.Event()
         self._wake = threading.Event()
-        self._threads = [threading.Thread(target=each, daemon=True) for each in (self._read, self._follow)]
+        self._threads = [
+            threading.Thread(target=each, daemon=True) for each in (self._read, self._follow, self._listen)
+        ]
 
     def start(self) -> None:
         """Begin to read."""
@@ -89,11 +100,35 @@ class Feed:
             else:
                 self.failure = ""
                 with self._lock:
-                    self._news = found
+                    self._show(found)
             if self._is_stopped.wait(
                 max(LEAST_S, SHARE * (time.monotonic() - began_s))
             ):  # a burst of events is one read
                 return
+
+    def _show(self, found: Lists) -> None:
+        self._last = self._news = msgspec.structs.replace(found, announced=self._announced)
+
+    def _listen(self) -> None:
+        """Follow what units announce. Of a fleetd that does not know it, an older one, nothing is shown."""
+        if self._patient is None:
+            return
+        client, index = self._patient(), 0
+        while not self._is_stopped.is_set():
+            try:
+                found = client.services(index=index, wait_s=ANNOUNCED_WAIT_S if index else 0)
+            except ClientError as error:
+                if not error.may_pass:
+                    return
+                index = 0
+                self._is_stopped.wait(self._pause_s)
+                continue
+            index, announced = found.index, announced_by(found.services)
+            with self._lock:
+                if announced != self._announced:
+                    self._announced = announced
+                    self._show(self._last)
+            self._is_stopped.wait(ANNOUNCED_PAUSE_S)
 
     def _follow(self) -> None:
         query = [("since", str(int(time.time() - PAST_S)))]

@@ -12,7 +12,7 @@ from fleetd.api import schema
 from fleetd.model.names import template_of
 from fleetd.model.unit import TargetState
 
-UNIT_COLUMNS = ("UNIT", "STATE", "MACHINE", "AGE", "NOTE")
+UNIT_COLUMNS = ("UNIT", "STATE", "MACHINE", "AGE", "ANNOUNCES", "NOTE")
 MACHINE_COLUMNS = ("MACHINE", "IP", "STATE", "UNITS", "ACTIVE", "FAILED", "METADATA")
 AGE = "AGE"
 READY = "ready"
@@ -46,8 +46,21 @@ class Row(msgspec.Struct, frozen=True):
     is_head: bool = False
 
 
-def unit_row(report: schema.UnitReport) -> Row:
-    """The row of a unit."""
+def announced_by(services: Iterable[schema.Service]) -> dict[str, str]:
+    """Unit → what it announces, as a cell: names and ports, each once, `!` before those whose check fails somewhere."""
+    found: dict[str, dict[str, bool]] = {}
+    for each in services:
+        names = found.setdefault(each.unit, {})
+        name = f"{each.service}:{each.port}" + ("" if each.protocol == "tcp" else f"/{each.protocol}")
+        names[name] = names.get(name, False) or bool(each.failing)
+    return {
+        unit: output.printable(", ".join(f"{'!' * fails}{name}" for name, fails in sorted(names.items())))
+        for unit, names in found.items()
+    }
+
+
+def unit_row(report: schema.UnitReport, announces: str = "") -> Row:
+    """The row of a unit that announces this (announced_by)."""
     allocations = active_allocations(report)
     note = _note(report, allocations)
     state, level = _state(report, allocations)
@@ -55,10 +68,10 @@ def unit_row(report: schema.UnitReport) -> Row:
     name = output.printable(report.name)
     return Row(
         report.name,
-        (name, state, place, "", note),
-        (report.name, state, place, -report.since, note),
+        (name, state, place, "", announces, note),
+        (report.name, state, place, -report.since, announces, note),
         level,
-        " ".join((report.name, state, ids, place, report.target)).lower(),
+        " ".join((report.name, state, ids, place, report.target, announces)).lower(),
         report.name,
         template_of(report.name),
         report.since,
@@ -175,8 +188,8 @@ def template_row(template: str, members: list[Row], is_open: bool) -> Row:
     count = f"{len(members)} unit{'s'[: len(members) != 1]}"
     return Row(
         template,
-        (f"{'-' if is_open else '+'} {output.printable(template)}", state, place, "", count),
-        (template, state, place, -since, count),
+        (f"{'-' if is_open else '+'} {output.printable(template)}", state, place, "", "", count),
+        (template, state, place, -since, "", count),
         level,
         "",
         "",

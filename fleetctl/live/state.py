@@ -16,10 +16,11 @@ MOST_EVENTS = 2000  # that are kept; the oldest go
 
 
 class Lists(msgspec.Struct, frozen=True):
-    """What a read has found: all machines by id, all units by name."""
+    """What a read has found: all machines by id, all units by name, what units announce as cells by unit."""
 
     machines: Mapping[str, schema.Machine]
     units: Mapping[str, schema.UnitReport]
+    announced: Mapping[str, str] = {}
 
 
 class LiveState:
@@ -31,7 +32,7 @@ class LiveState:
         self.events = Pane(EVENT_COLUMNS)
         self.lists: Lists | None = None
         self.summary = ""
-        self._rows: dict[str, tuple[schema.UnitReport, Row]] = {}
+        self._rows: dict[str, tuple[schema.UnitReport, str, Row]] = {}
         self._events: deque[Row] = deque(maxlen=MOST_EVENTS)
         self._told = 0
 
@@ -40,7 +41,7 @@ class LiveState:
         but for the first lists."""
         former = self.lists
         units = {name: report for name, report in lists.units.items() if not is_template(name)}
-        lists = Lists(lists.machines, units)
+        lists = Lists(lists.machines, units, lists.announced)
         if former == lists:
             return False
         self.lists = lists
@@ -52,9 +53,9 @@ class LiveState:
                     unit_changes(former.units, units, known, now_s),
                 )
             )
-        self._rows = {name: self._row_of(report) for name, report in units.items()}
+        self._rows = {name: self._row_of(report, lists.announced.get(name, "")) for name, report in units.items()}
         of_machines = machine_rows(lists.machines.values(), units.values())
-        of_units = [row for _, row in self._rows.values()]
+        of_units = [row for *_, row in self._rows.values()]
         self.machines.take(of_machines)
         self.units.take(of_units)
         self.summary = summarise(of_machines, of_units)
@@ -67,9 +68,11 @@ class LiveState:
             self._events.append(event_row(self._told, happening))
         self.events.take(list(self._events))
 
-    def _row_of(self, report: schema.UnitReport) -> tuple[schema.UnitReport, Row]:
+    def _row_of(self, report: schema.UnitReport, announces: str) -> tuple[schema.UnitReport, str, Row]:
         known = self._rows.get(report.name)
-        return known if known is not None and known[0] == report else (report, unit_row(report))
+        if known is not None and known[0] == report and known[1] == announces:
+            return known
+        return report, announces, unit_row(report, announces)
 
 
 def summarise(machines: Iterable[Row], units: Iterable[Row]) -> str:

@@ -82,6 +82,10 @@ export async function readRollouts(groups = []) {
   return (await ask("GET", `${V2}/rollouts${query && `?${query}`}`)).rollouts ?? [];
 }
 
+/** What units announce, and the index of that; with the index of an earlier answer, as soon as it has changed. */
+export const readServices = (index, wait, signal) =>
+  ask("GET", `${V2}/services${index ? `?index=${index}&wait=${wait}s` : ""}`, undefined, signal);
+
 /** The reports of these units; those that do not exist are left out. */
 export const readReports = async (names) => (await ask("POST", `${V2}/reports`, { names })).units ?? [];
 

@@ -1,7 +1,8 @@
 // What the page knows of the cluster, and what an event says about that. Pure.
 
 import { lostRow, machineRows } from "./machines.js";
-import { isTemplate, unitRow } from "./units.js";
+import { announcedBy, serviceRow } from "./services.js";
+import { announcingRow, isTemplate, unitRow } from "./units.js";
 import { describeEvent, eventLevel } from "./words.js";
 
 const MOST_EVENTS = 2000; // that are kept; the oldest go
@@ -18,6 +19,8 @@ export const NOTHING = {
   units: new Map(),
   machineRows: [],
   unitRows: [],
+  announced: new Map(), // what units announce, as words, by unit
+  serviceRows: null, // of what they announce; null: not known yet
   events: [], // rows, the newest first
   told: 0, // events so far
 };
@@ -27,12 +30,30 @@ export function withLists(cluster, machines, reports, asked = null) {
   const units = asked ? new Map(cluster.units) : new Map();
   for (const name of asked ?? []) units.delete(name);
   for (const report of reports)
-    if (!isTemplate(report.name)) units.set(report.name, { report, row: unitRow(report) });
+    if (!isTemplate(report.name)) units.set(report.name, { report, row: makeRow(report, cluster.announced) });
   const known = machines ? new Map(machines.map((machine) => [machine.id, machine])) : cluster.machines;
   const unitRows = [...units.values()].map(({ row }) => row);
   const all = machineRows(known.values(), [...units.values()].map(({ report }) => report));
   for (const id of cluster.lost.keys()) if (!known.has(id)) all.push(lostRow(id));
   return { ...cluster, isWhole: cluster.isWhole || !asked, machines: known, units, unitRows, machineRows: all };
+}
+
+function makeRow(report, announced) {
+  const text = announced.get(report.name);
+  return text ? announcingRow(report, text) : unitRow(report);
+}
+
+/** With this being all that units announce. */
+export function withServices(cluster, services) {
+  const announced = announcedBy(services);
+  const units = new Map(cluster.units);
+  for (const name of new Set([...announced.keys(), ...cluster.announced.keys()])) {
+    const known = units.get(name);
+    if (known && announced.get(name) !== cluster.announced.get(name))
+      units.set(name, { report: known.report, row: makeRow(known.report, announced) });
+  }
+  const unitRows = [...units.values()].map(({ row }) => row);
+  return { ...cluster, announced, units, unitRows, serviceRows: services.map(serviceRow) };
 }
 
 /** With these events, the last one being the newest; `now` is the Unix time at which those happened that do not say. */

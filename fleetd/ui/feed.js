@@ -2,7 +2,7 @@
 // be read again. While nobody looks at the page, it does nothing.
 
 import * as api from "./api.js";
-import { FRESH, NOTHING, joinStale, staleAfter, withEvents, withLists } from "./cluster.js";
+import { FRESH, NOTHING, joinStale, staleAfter, withEvents, withLists, withServices } from "./cluster.js";
 
 const SOON = 0.2; // seconds from an event to the read that it asks for: more may come with it
 const SHARE = 4; // after everything was read, the pause is so many times as long: a large cluster is not asked all the time
@@ -10,6 +10,7 @@ const MOST_NAMED = 500; // units that are read by their names; if more have chan
 const UNTOLD = 30; // seconds between two reads of what no event tells (metadata, expiry of certificates)
 const SILENT = 45; // seconds without a word, of which fleetd says one each 15 s, after which the connection counts as lost
 const UNSEEN = 20; // seconds in the background after which the page stops to follow
+const SERVICES = 240; // seconds for which a question about changes of what units announce may wait for one
 const LONGEST_WAIT = 30; // seconds between two attempts
 
 const now = () => Date.now() / 1000;
@@ -27,6 +28,7 @@ export class Feed {
     this.attempts = 0;
     this.run = 0; // counts the beginnings: an answer to an earlier one is dropped
     this.source = null;
+    this.services = null; // AbortController of what follows the services
     this.timers = {};
   }
 
@@ -51,7 +53,8 @@ export class Feed {
       }
       const reports = await api.readUnits();
       if (run !== this.run) return;
-      this.cluster = withLists(told, machines, reports);
+      const { announced, serviceRows } = this.cluster;
+      this.cluster = withLists({ ...told, announced, serviceRows }, machines, reports);
       this.token = token;
       this.stale = FRESH;
     } catch (error) {
@@ -79,8 +82,33 @@ export class Feed {
       if (source.readyState === EventSource.CLOSED) this.retry();
       else this.setFailure("the connection to fleetd was lost; trying again");
     };
+    this.followServices();
     this.timers.silent = setInterval(() => this.checkSilence(), (SILENT / 3) * 1000);
     this.timers.untold = setInterval(() => this.note({ ...FRESH, machines: true }), UNTOLD * 1000);
+  }
+
+  // No event tells what units announce: each answer is followed by a question that waits for the next change.
+  async followServices() {
+    this.services?.abort();
+    const { signal } = (this.services = new AbortController());
+    for (let index = 0, failures = 0; !signal.aborted; ) {
+      const began = now();
+      let pause = 1;
+      try {
+        const found = await api.readServices(index, SERVICES, signal);
+        if (found.index !== index) this.cluster = withServices(this.cluster, found.services);
+        if (found.index !== index) this.onChange({});
+        if (failures) this.setFailure("");
+        pause = Math.max(pause, index ? 0 : SHARE * (now() - began));
+        [index, failures] = [found.index, 0];
+      } catch (error) {
+        if (error.name === "AbortError") return;
+        this.setFailure(error.message);
+        pause = Math.min(LONGEST_WAIT, 2 ** failures++);
+        index = 0;
+      }
+      await new Promise((done) => setTimeout(done, pause * 1000));
+    }
   }
 
   // A network that drops everything ends no connection.
@@ -146,6 +174,7 @@ export class Feed {
   close() {
     this.source?.close();
     this.source = null;
+    this.services?.abort();
     clearTimeout(this.timers.retry);
     clearInterval(this.timers.untold);
     clearInterval(this.timers.silent);

@@ -11,6 +11,7 @@ const AGING = 10000; // milliseconds after which ages are drawn again
 
 const age = (at) => (at ? renderAge(Date.now() / 1000 - at) : "-");
 const state = (row) => h("span", { class: `state ${LEVELS[row.stateLevel ?? row.level]}` }, row.state);
+const inner = (href, text) => h("a", { href, tabindex: "-1" }, text); // in a row: keys go to the row
 const failed = (row) => (row.failed ? h("span", { class: "state bad" }, String(row.failed)) : "");
 
 const UNIT_COLUMNS = [
@@ -18,6 +19,15 @@ const UNIT_COLUMNS = [
   { field: "state", title: "State", cell: state },
   { field: "place", title: "Machine", cell: (row) => row.place },
   { field: "since", title: "Age", cell: (row) => age(row.since) },
+  { field: "announces", title: "Announces", cell: (row) => row.announces },
+  { field: "note", title: "Note", cell: (row) => row.note },
+];
+const SERVICE_COLUMNS = [
+  { field: "name", title: "Name", cell: (row) => (row.isHead ? `${row.isOpen ? "▾" : "▸"} ${row.name}` : row.name) },
+  { field: "state", title: "State", cell: state },
+  { field: "unit", title: "Unit", cell: (row) => row.unit ?? "" },
+  { field: "place", title: "Machine", cell: (row) => (row.isHead ? row.place : inner(machineAddress(row.machine), row.place)) },
+  { field: "port", title: "Port", cell: (row) => row.port ?? "" },
   { field: "note", title: "Note", cell: (row) => row.note },
 ];
 const MACHINE_COLUMNS = [
@@ -38,9 +48,10 @@ const eventAddress = (row) =>
 
 /** A list with its filter. `rows(cluster)` are all of its rows. A `map` above it shows them all at once. */
 class ListView {
-  constructor({ title, kind, columns, rows, address, sort, empty = "", isGroupable = false, inAddress = true, map = null }, parameters) {
+  constructor({ title, kind, noun = kind, columns, rows, address, sort, empty = "", grouping = "", isGrouped = false, inAddress = true, map = null }, parameters) {
     this.title = title;
     this.kind = kind;
+    this.noun = noun;
     this.rows = rows;
     this.inAddress = inAddress;
     this.map = map;
@@ -53,10 +64,11 @@ class ListView {
       text: parameters.get("q") ?? "",
       sort: asked.replace(/^-/, ""),
       isReversed: asked.startsWith("-"),
-      isGrouped: parameters.get("group") === "1",
+      isGrouped: parameters.has("group") ? parameters.get("group") === "1" : isGrouped,
       opened: new Set(),
     };
     this.first = sort;
+    this.firstGrouped = isGrouped;
     this.list = new RowList({
       label: title, kind, columns, address,
       onSort: (field) => this.sortBy(field),
@@ -74,7 +86,7 @@ class ListView {
       h("div", { class: "tools" },
         this.filter,
         this.trouble,
-        isGroupable && this.makeGrouping(),
+        grouping && this.makeGrouping(grouping),
         this.counter),
       map?.element,
       this.empty,
@@ -82,11 +94,11 @@ class ListView {
     this.timer = setInterval(() => this.list.refresh(), AGING);
   }
 
-  makeGrouping() {
+  makeGrouping(title) {
     const box = h("input", {
       type: "checkbox", checked: this.query.isGrouped, onchange: () => this.ask({ isGrouped: box.checked }),
     });
-    return h("label", {}, box, " By template");
+    return h("label", {}, box, ` ${title}`);
   }
 
   close() {
@@ -100,8 +112,9 @@ class ListView {
   }
 
   update(cluster) {
-    this.isWhole = cluster.isWhole || this.kind !== "unit";
-    this.all = this.rows(cluster);
+    const rows = this.rows(cluster);
+    this.isWhole = rows !== null && (cluster.isWhole || this.kind !== "unit");
+    this.all = rows ?? [];
     this.draw();
   }
 
@@ -114,7 +127,7 @@ class ListView {
     if (!this.isWhole) this.counter.textContent = "reading …";
     else
       this.counter.textContent =
-        this.query.text ? `${shown.filter((row) => !row.isHead).length} of ${this.all.length}` : count(this.all.length, this.kind);
+        this.query.text ? `${this.all.filter(filterOf(this.query.text)).length} of ${this.all.length}` : count(this.all.length, this.noun);
   }
 
   ask(change) {
@@ -130,7 +143,7 @@ class ListView {
     const order = `${isReversed ? "-" : ""}${sort}`;
     if (text) asked.set("q", text);
     if (order !== this.first) asked.set("sort", order);
-    if (isGrouped) asked.set("group", "1");
+    if (isGrouped !== this.firstGrouped) asked.set("group", isGrouped ? "1" : "0");
     const query = asked.toString();
     history.replaceState(null, "", `${location.hash.split("?")[0] || "#/"}${query && `?${query}`}`);
     this.address = location.hash;
@@ -167,15 +180,23 @@ export const makeMachines = (parameters) =>
 
 export const makeUnits = (parameters) =>
   new ListView({
-    title: "Units", kind: "unit", columns: UNIT_COLUMNS, sort: BY_TROUBLE, isGroupable: true,
+    title: "Units", kind: "unit", columns: UNIT_COLUMNS, sort: BY_TROUBLE, grouping: "By template",
     empty: "The cluster has no unit yet: fleetctl start FILE runs one, fleetctl apply FOLDER all of a folder.",
     rows: (cluster) => cluster.unitRows, address: (row) => unitAddress(row.key),
+  }, parameters);
+
+/** What units announce, by name. */
+export const makeServices = (parameters) =>
+  new ListView({
+    title: "Services", kind: "service", noun: "instance", columns: SERVICE_COLUMNS, sort: "name", grouping: "By name", isGrouped: true,
+    empty: "No unit announces a name: Announce=web 8080 in its file does, below [X-Fleet].",
+    rows: (cluster) => cluster.serviceRows, address: (row) => unitAddress(row.unit),
   }, parameters);
 
 /** The units of one machine. */
 export const makeUnitsOf = (machine) =>
   new ListView({
-    title: "Units here", kind: "unit", columns: UNIT_COLUMNS, sort: BY_TROUBLE, isGroupable: true, inAddress: false,
+    title: "Units here", kind: "unit", columns: UNIT_COLUMNS, sort: BY_TROUBLE, grouping: "By template", inAddress: false,
     empty: "No unit is here.",
     rows: (cluster) => cluster.unitRows.filter((row) => row.machines.includes(machine)),
     address: (row) => unitAddress(row.key),

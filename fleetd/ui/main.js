@@ -2,7 +2,7 @@
 
 import { h, facts, table } from "./dom.js";
 import { Feed } from "./feed.js";
-import { makeEvents, makeMachines, makeUnits } from "./lists.js";
+import { makeEvents, makeMachines, makeServices, makeUnits } from "./lists.js";
 import { MachineView } from "./machine.js";
 import { summarise } from "./machines.js";
 import { UnitView } from "./unit.js";
@@ -15,12 +15,13 @@ const SHARE = 4; // a pause is at least so many times as long as the drawing bef
 const VIEWS = [
   ["machines", "Machines", makeMachines],
   ["units", "Units", makeUnits],
+  ["services", "Services", makeServices],
   ["rollouts", "Rollouts", () => new RolloutsView()],
   ["upkeep", "Drains and reboots", () => new UpkeepView()],
   ["events", "Events", makeEvents],
 ];
 const KEYS = [
-  ["1 … 5", "the views, from left to right"],
+  [`1 … ${VIEWS.length}`, "the views, from left to right"],
   ["/", "the filter; Enter leaves it for the list, Esc empties it"],
   ["↑ ↓ Page Home End", "go through a list"],
   ["Enter", "open a row; the units of a template with ← → or Space"],

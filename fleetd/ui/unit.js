@@ -66,14 +66,16 @@ export class UnitView {
 
   update(cluster) {
     const report = cluster.units.get(this.name)?.report ?? null;
+    const announces = cluster.announced.get(this.name) ?? "";
     if (!report && !cluster.isWhole) {
       this.head.replaceChildren(h("h1", { tabindex: "-1" }, this.name));
       return;
     }
-    if (report === this.report && cluster.who === this.who) return;
+    if (report === this.report && cluster.who === this.who && announces === this.announces) return;
     const isFirst = this.report === undefined;
     this.report = report;
     this.who = cluster.who;
+    this.announces = announces;
     const former = document.activeElement?.textContent;
     const hadFocus = this.head.contains(document.activeElement);
     this.head.replaceChildren(...(report ? this.draw(report) : [h("h1", { tabindex: "-1" }, this.name), this.gone()]));
@@ -109,6 +111,7 @@ export class UnitView {
         ["Target", report.target],
         ["Written", [report.by && `by ${report.by}`, renderTime(report.at)].filter(Boolean).join(", ")],
         ["Decided", report.since && `${renderAge(Date.now() / 1000 - report.since)} ago`],
+        ["Announces", this.announces && h("a", { href: `#/services?q=${encodeURIComponent(this.name)}&group=0` }, this.announces)],
         ["Note", row.note],
       ]),
       states.length ? table("States", ["Machine", "State", "Note"], states) : h("p", {}, "No machine reports it."),

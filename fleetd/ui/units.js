@@ -34,11 +34,18 @@ export function unitRow(report) {
     level,
     place,
     machines,
+    announces: "",
     note: unitNote(report, allocations),
     since: report.since ?? 0,
     template: templateOf(report.name),
     words: [report.name, state, machines.join(" "), place, report.target].join(" ").toLowerCase(),
   };
+}
+
+/** The row of a unit that announces this (services.js). */
+export function announcingRow(report, announces) {
+  const row = unitRow(report);
+  return { ...row, announces, words: `${row.words} ${announces}` };
 }
 
 function unitState(report, allocations) {
@@ -113,8 +120,9 @@ export function templateRow(template, members, isOpen) {
     level,
     place: places.size === 1 ? [...places][0] : count(places.size, "machine"),
     machines: [],
-    note: count(members.length, "unit"),
-    since: Math.max(...members.map((row) => row.since)),
+    announces: "",
+    note: count(members.length, members[0].what ?? "unit"),
+    since: members.reduce((latest, row) => Math.max(latest, row.since), 0),
     template,
     words: "",
     isHead: true,

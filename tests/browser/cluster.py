@@ -23,6 +23,7 @@ from tests.scripted_inspector import ScriptedInspector
 
 M1, M2, M3 = (number * 32 for number in "123")
 SERVICE = "[Service]\nExecStart=/bin/sleep infinity\n"
+ANNOUNCING = f"{SERVICE}[X-Fleet]\nAnnounce=api 8080\nAnnounceDelay=0\n"
 
 
 class Cluster:

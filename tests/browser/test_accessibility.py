@@ -4,12 +4,23 @@ import pytest
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import expect
 
-from tests.browser.cluster import M1
+from tests.browser.cluster import ANNOUNCING, M1
 from tests.browser.conftest import PHONE, WIDE, Visit
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.long, pytest.mark.xdist_group("browser")]
-VIEWS = ("machines", "units", "units?group=1", "rollouts", "upkeep", "events", "unit/db.service", f"machine/{M1}")
-DIFFERENT = ("machines", "unit/db.service")  # with a map, lists, tables, a log
+VIEWS = (
+    "machines",
+    "units",
+    "units?group=1",
+    "services",
+    "services?group=0",
+    "rollouts",
+    "upkeep",
+    "events",
+    "unit/db.service",
+    f"machine/{M1}",
+)
+DIFFERENT = ("machines", "services", "unit/db.service")  # with a map, lists, tables, a log
 OPTIONS = {"resultTypes": ["violations"]}
 
 
@@ -29,11 +40,14 @@ async def check(visit: Visit, where: str) -> None:
 async def test_axe_finds_nothing_in_any_view(
     visit: Visit, scheme: str, size: dict[str, int], views: tuple[str, ...]
 ) -> None:
+    await visit.cluster.apply(api=ANNOUNCING)
     await visit.page.set_viewport_size(size)
     await visit.page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
     for view in views:
         await visit.open(view)
         await expect(visit.page.locator("main > *")).to_be_visible()
+        if view.startswith("services"):
+            await expect(visit.row("api")).to_be_visible()
         if view.startswith("unit/"):
             await expect(visit.page.get_by_role("table", name="Why here")).to_be_visible()
         await check(visit, f"{view} {scheme} {size['width']}")

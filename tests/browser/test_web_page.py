@@ -12,18 +12,19 @@ from playwright.async_api import Browser, Route, expect
 
 from contrib.testbed.etcd import free_port
 from fleetd.config.options import Address
+from fleetd.model.announcement import ServicePort, ServiceRecord
 from fleetd.registry.registry import Registry
 from fleetd.store.embedded import EmbeddedStore, inline
 from tests.api.conftest import Fleet
 from tests.api.served import LOOPBACK, serving
 from tests.api.test_following import Cluster as PeerCluster
-from tests.browser.cluster import M1, M2, M3, SERVICE, Cluster
+from tests.browser.cluster import ANNOUNCING, M1, M2, M3, SERVICE, Cluster
 from tests.browser.conftest import PHONE, Visit
 from tests.certificates import TestAuthority, TestTrust
 from tests.scripted_inspector import entry
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.long, pytest.mark.xdist_group("browser")]
-VIEWS = ("machines", "units", "rollouts", "upkeep", "events", "unit/db.service", f"machine/{M1}")
+VIEWS = ("machines", "units", "services", "rollouts", "upkeep", "events", "unit/db.service", f"machine/{M1}")
 MARKUP = "<img src=x onerror=\"document.title='taken'\"><script>document.title='taken'</script>"
 
 
@@ -300,6 +301,50 @@ async def test_the_page_loads_again_when_one_of_its_files_could_not_be_had(visit
     await visit.open()
     await expect(visit.row("db.service")).to_be_visible()
     assert failed
+
+
+async def test_what_units_announce_is_shown_by_name_as_it_changes(visit: Visit) -> None:
+    await visit.open("services")
+    await expect(visit.page.locator(".empty")).to_contain_text("No unit announces a name")
+    await visit.cluster.apply(api_1=ANNOUNCING, api_2=ANNOUNCING)
+    await expect(visit.row("api")).to_contain_text("2 announced")
+    await expect(visit.row("api")).to_contain_text("2 instances")
+    failing = ServiceRecord("10.0.0.9", (ServicePort(53, "udp"),), failing="its check fails: status 503")
+    put = visit.cluster.registry.put(failing, "api", M2, "odd.service")
+    await visit.cluster.store.transact([], [put])
+    await expect(visit.row("api")).to_contain_text("1 failing, 2 announced")
+    await visit.page.get_by_label("By name").uncheck()
+    await expect(visit.row("odd.service")).to_contain_text("its check fails: status 503")
+    await expect(visit.row("odd.service")).to_contain_text("53/udp")
+    await visit.page.get_by_role("searchbox").fill("failing")
+    await expect(visit.page.locator(".count")).to_have_text("1 of 3")
+    assert visit.page.url.endswith("#/services?q=failing&group=0")
+    await visit.page.get_by_role("searchbox").fill("api@1")
+    await visit.page.keyboard.press("Enter")
+    await visit.page.keyboard.press("Enter")
+    await expect(visit.page.locator(".facts")).to_contain_text("api:8080")
+    await visit.page.get_by_role("link", name="Units", exact=True).click()
+    await expect(visit.row("api@1.service")).to_contain_text("api:8080")
+    await visit.page.get_by_role("searchbox").fill("api:8080")
+    await expect(visit.page.locator(".count")).to_have_text("2 of 6")
+    await visit.page.get_by_role("link", name="Services").click()
+    await visit.cluster.ask("POST", "/fleet/v2/units", {"operations": [{"name": "api@1.service", "destroy": True}]})
+    await expect(visit.row("api")).to_contain_text("1 failing, 1 announced")
+    await visit.page.keyboard.press("ArrowRight")
+    await visit.row("api@2.service").get_by_role("link", name="10.0.0.").click()
+    await expect(visit.page.get_by_role("heading", name=re.compile("^Machine"))).to_be_visible()
+    await expect(visit.row("api@2.service")).to_contain_text("api:8080")
+
+
+async def test_services_that_cannot_be_read_are_said_and_asked_for_again(visit: Visit) -> None:
+    refusal = json.dumps({"error": {"code": 503, "message": "too many wait"}})
+    await answer_with(visit, "**/fleet/v2/services*", refusal, 503)
+    await visit.cluster.apply(api=ANNOUNCING)
+    await visit.open("services")
+    await expect(visit.page.get_by_role("alert")).to_contain_text("too many wait")
+    await visit.page.unroute("**/fleet/v2/services*")
+    await expect(visit.row("api")).to_contain_text("1 announced")
+    await expect(visit.page.get_by_role("alert")).to_be_hidden()
 
 
 async def test_an_empty_cluster_says_how_to_begin(visit: Visit) -> None:

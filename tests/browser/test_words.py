@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from fleetctl.event_lines import describe_event
 from fleetctl.live.pane import Query, arrange
-from fleetctl.live.rows import machine_rows, render_age, unit_row
+from fleetctl.live.rows import announced_by, machine_rows, render_age, unit_row
 from fleetd.api import schema
 from fleetd.model.event import EventKind
 from fleetd.model.permission import Grant, Permission, Rights
@@ -61,6 +61,16 @@ EVENTS = st.builds(
     sub=st.just("running"),
     error=st.sampled_from(["", "no\nreason"]),
 )
+SERVICES = st.builds(
+    schema.Service,
+    service=st.sampled_from(["web", "web-metrics", "api"]),
+    unit=NAMES,
+    machine=st.sampled_from(MACHINES),
+    address=st.just("10.0.0.1"),
+    port=st.sampled_from([80, 443]),
+    protocol=st.sampled_from(["tcp", "udp"]),
+    failing=st.sampled_from(["", "", "", "down"]),
+)
 GRANTS = st.builds(Grant, st.sampled_from(list(Permission)), st.sampled_from(["*", "web-*", "web-[ab].service", "?b"]))
 UNITS = ("*", "web-a.service", "web-c.service", "db", "web-")
 QUERIES = ("", "web", "web@* !failed", "!active", "a.b@x?timer", "[a-w]*", "launched")
@@ -102,6 +112,15 @@ async def test_a_unit_has_the_state_place_and_level_that_fleetctl_top_shows(visi
         _, state, place, *_ = expected.cells
         assert (row["state"], row["level"], row["template"]) == (state, int(expected.level), expected.template), report
         assert row["place"] == place, report
+
+
+async def test_what_a_unit_announces_is_told_in_the_words_of_fleetctl_top(visit: Visit) -> None:
+    await visit.open()
+    services = draw_many(SERVICES, 200)
+    found = await visit.page.evaluate(
+        "async (all) => [...(await import('/ui/services.js')).announcedBy(all)]", as_json(services)
+    )
+    assert dict(found) == announced_by(services)
 
 
 async def test_a_list_has_the_units_in_the_order_of_fleetctl_top(visit: Visit) -> None:

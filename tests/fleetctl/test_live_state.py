@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from fleetctl.live.changes import happening_of, machine_changes, unit_changes
 from fleetctl.live.detail import Detail, describe, log_lines
 from fleetctl.live.pane import Pane, Query, arrange
-from fleetctl.live.rows import UNIT_COLUMNS, Level, Row, cells_at, machine_rows, render_age, unit_row
+from fleetctl.live.rows import UNIT_COLUMNS, Level, Row, announced_by, cells_at, machine_rows, render_age, unit_row
 from fleetctl.live.state import Lists, LiveState
 from fleetd.api import schema
 
@@ -50,6 +50,24 @@ def test_the_state_of_a_unit(seen: schema.UnitReport, state: str, level: Level) 
     assert (found.cells[1], found.level) == (state, level)
 
 
+def test_what_a_unit_announces_is_a_cell_by_which_it_is_found() -> None:
+    def web(port: int, **more: object) -> schema.Service:
+        return replace(schema.Service("web", "web.service", A, "10.0.0.1", port, "tcp"), **more)
+
+    services = [web(81, failing="no"), web(80), web(81, machine=B), web(53, protocol="udp"), web(9, unit="b.service")]
+    announced = announced_by(services)
+    assert announced == {"web.service": "web:53/udp, web:80, !web:81", "b.service": "web:9"}
+    found = unit_row(report("web.service"), announced["web.service"])
+    assert found.cells[4] == announced["web.service"]
+    assert "web:80" in found.words
+    state = LiveState()
+    units = {"web.service": report("web.service")}
+    state.take(Lists(MACHINES, units, announced), 1.0)
+    assert state.units.shown[0].cells[4] == announced["web.service"]
+    assert state.take(Lists(MACHINES, units, {}), 2.0)
+    assert state.units.shown[0].cells[4] == ""
+
+
 def test_a_global_unit_counts_the_states_on_its_machines_the_worst_first() -> None:
     allocations = tuple(
         schema.AllocationReport(id_, active=active)
@@ -63,7 +81,7 @@ def test_a_global_unit_counts_the_states_on_its_machines_the_worst_first() -> No
 
 def test_a_unit_that_fits_nowhere_says_why() -> None:
     rejections = (schema.RejectionCount("metadata", "metadata disk=ssd missing", 2),)
-    note = unit_row(report("a.service", "", reason="no machine fits", rejections=rejections)).cells[4]
+    note = unit_row(report("a.service", "", reason="no machine fits", rejections=rejections)).cells[5]
     assert note.startswith("no machine fits: metadata disk=ssd missing (2 machines)")
 
 
@@ -136,7 +154,7 @@ def test_the_units_of_a_template_are_one_row_until_it_is_opened() -> None:
     pane = Pane(UNIT_COLUMNS, Query(is_grouped=True))
     pane.take([row("web@2.service", Level.BAD), row("db.service"), row("web@1.service")])
     assert [each.cells[0] for each in pane.shown] == ["db.service", "+ web@.service"]
-    assert pane.shown[1].cells[4] == "2 units"
+    assert pane.shown[1].cells[5] == "2 units"
     assert pane.shown[1].level == Level.BAD
     pane.toggle("web@.service")
     assert [each.cells[0] for each in pane.shown[1:]] == ["- web@.service", "web@1.service", "web@2.service"]
@@ -147,10 +165,10 @@ def test_the_units_of_a_template_are_one_row_until_it_is_opened() -> None:
 def test_sorting_goes_through_all_columns_and_back_to_trouble_first() -> None:
     pane = Pane(UNIT_COLUMNS, Query(sort=-1, is_reversed=True))
     found = []
-    for _ in range(6):
+    for _ in range(7):
         pane.sort_next()
         found.append(pane.query.sort)
-    assert found == [0, 1, 2, 3, 4, -1]
+    assert found == [0, 1, 2, 3, 4, 5, -1]
     assert not pane.query.is_reversed
 
 

@@ -26,7 +26,7 @@ from fleetctl.live.row_list import RowList, TextList
 from fleetctl.live.rows import Row
 from fleetctl.live.state import Lists, LiveState
 from fleetd.api import schema
-from fleetd.api.http import Response
+from fleetd.api.http import Response, render_json
 from fleetd.model.unit_option import UnitOption
 from tests.fleetctl.conftest import Fleetctl
 from tests.fleetctl.scripted_cluster import M1, M2, NO_SSD, ScriptedCluster, ScriptedOutcome, always
@@ -116,11 +116,31 @@ def filled(cluster: ScriptedCluster) -> ScriptedCluster:
 
 async def test_units_in_trouble_come_first_and_the_cluster_is_summed_up(filled: ScriptedCluster) -> None:
     async with watching_cluster(filled) as watched:
-        assert watched.shown[0].split() == ["UNIT", "STATE", "MACHINE", "AGE", "NOTE"]
+        assert watched.shown[0].split() == ["UNIT", "STATE", "MACHINE", "AGE", "ANNOUNCES", "NOTE"]
         assert watched.names == ["broken.service", "nowhere.service", "web@1.service", "web@2.service"]
         assert "failed/failed" in watched.shown[1]
         assert "metadata disk=ssd missing" in watched.shown[2]
         assert "2 machines, 4 units (2 in trouble, 2 active)" in watched.status
+
+
+async def test_what_units_announce_is_shown_as_it_changes(filled: ScriptedCluster) -> None:
+    found = (schema.Service("web", "web@1.service", M1.id, "10.0.0.1", 8080, "tcp"),)
+    index = 7
+
+    def answer(method: str, path: str) -> Response | None:
+        return render_json(schema.Services(found, index)) if path.startswith("/fleet/v2/services") else None
+
+    filled.intercept = answer
+    client = connect(filled)
+    feed = Feed(client, await asyncio.to_thread(read_lists, client), 3600.0, lambda: connect(filled))
+    feed.start()
+    try:
+        async with watching(feed, DetailReader(lambda: connect(filled)).read) as watched:
+            await watched.wait_until(lambda: any("web:8080" in line for line in watched.shown))
+            found, index = (), 8
+            await watched.wait_until(lambda: not any("web:8080" in line for line in watched.shown))
+    finally:
+        feed.stop()
 
 
 async def test_where_no_events_are_told_changes_are_found_by_comparing(filled: ScriptedCluster) -> None:
