@@ -16,7 +16,8 @@ def entry(number: int, unit: str, text: str = "said") -> bytes:
 class ScriptedInspector:
     """Has these entries, and for whoever follows those that are put into `later`, until None. `failure` fails every
     question, `hangs` lets them wait for ever, `others` are units that it describes though nobody asks; `asked` are
-    those so far, `following` those that are followed now. `images` have these digests in their registries."""
+    those so far, `following` those that are followed now. `images` have these digests in their registries; of others
+    that says `refusals`, or that there is no such manifest."""
 
     def __init__(self, *entries: bytes) -> None:
         self.entries = entries
@@ -28,6 +29,7 @@ class ScriptedInspector:
         self.later: asyncio.Queue[bytes | None] = asyncio.Queue()
         self.following = 0
         self.images: dict[str, str] = {}
+        self.refusals: dict[str, str] = {}  # what is said of an image that is not there
         self.has_skopeo = True
 
     async def read_journal(self, query: JournalQuery, most_bytes: int = MAX_TEXT_BYTES) -> Entries:
@@ -64,7 +66,7 @@ class ScriptedInspector:
         if not self.has_skopeo:
             return ImageAnswer(failure="cannot run skopeo: No such file or directory", cannot_ask=True)
         digest = self.images.get(image, "")
-        return ImageAnswer(digest, "" if digest else f"{image}: manifest unknown")
+        return ImageAnswer(digest, "" if digest else self.refusals.get(image, f"{image}: manifest unknown"))
 
     async def _wait(self) -> None:
         self.waiting += 1

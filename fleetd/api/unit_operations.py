@@ -7,7 +7,7 @@ import msgspec
 from fleetd.api import schema
 from fleetd.api.http import ApiError, Request, check_is_json, parse_json
 from fleetd.model.actor import Actor
-from fleetd.model.admission import refuse_content, refuse_names
+from fleetd.model.admission import refuse_content, refuse_made, refuse_names
 from fleetd.model.content import Content, DropIn, InvalidDropIn, make_dropins, own_dropins, refuse_size
 from fleetd.model.group import refuse_instance_options
 from fleetd.model.names import InvalidName, parse_name, template_of, validate_name
@@ -159,6 +159,8 @@ def plan_change(
         after = msgspec.structs.replace(after, rollout=template.rollout)
     is_new = before is None or before.content != after.content
     if is_new:
+        if refusal := refuse_made(after.text, [each.text for each in (before, template) if each]):
+            raise ApiError(400, refusal)
         options = _effective_options(operation, after.content)
         if refusal := refuse_names(operation.name, options, shadows):
             raise ApiError(400, refusal)

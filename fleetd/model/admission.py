@@ -1,7 +1,7 @@
 """Which units the cluster accepts: one rule for the API, the agent and fleetctl. `shadows` returns what a unit of this
 name would shadow on the machine, or ''."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from fleetd.model.announce_options import validate_announcing
 from fleetd.model.constraints import InvalidRequirements, validate_requirements
@@ -9,6 +9,7 @@ from fleetd.model.group import validate_group_options
 from fleetd.model.install import InvalidInstall, parse_install
 from fleetd.model.isolation_options import validate_isolation
 from fleetd.model.names import InvalidName, is_reserved, parse_name, validate_name
+from fleetd.model.quadlet.source import keeps_source
 from fleetd.model.secret_options import validate_secrets
 from fleetd.model.unit_option import UnitOption
 from fleetd.model.unitfile import UnitFileError, check_options
@@ -64,6 +65,16 @@ def refuse_content(options: Sequence[UnitOption], name: str = "") -> str:
     except (UnitFileError, InvalidRequirements) as error:
         return str(error)
     return ""
+
+
+def refuse_made(text: str, former: Iterable[str] = ()) -> str:
+    """Why a unit file may not be stored that says of what container it was made, and was not; '' if it may. `former`
+    are unit files that the cluster has, which it may have again: an earlier fleetctl may have made them."""
+    if not keeps_source(text) or text in former:
+        return ""  # most units
+    from fleetd.model.quadlet.translation import refuse_service
+
+    return refuse_service(text)
 
 
 def refuse_names(

@@ -16,6 +16,16 @@ _REFERENCE = re.compile(
     re.VERBOSE | re.ASCII,
 )
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
+# Of these, skopeo repeats what somebody has answered that need not be a registry.
+_NO_REGISTRY = re.compile(r"response body|auth token|invalid character|status code", re.IGNORECASE)
+_REFUSALS = (
+    (re.compile("manifest unknown", re.IGNORECASE), "it has no such tag (manifest unknown)"),
+    (re.compile("name unknown", re.IGNORECASE), "it has no such repository (name unknown)"),
+    (
+        re.compile("unauthorized|authentication required|denied", re.IGNORECASE),
+        "the servers may not have it: it may be spelt differently, or need podman login as root there",
+    ),
+)
 
 
 def refuse_image(image: str) -> str:
@@ -23,6 +33,14 @@ def refuse_image(image: str) -> str:
     if len(image) <= MAX_CHARACTERS and _REFERENCE.fullmatch(image):
         return ""
     return f"{image[:MAX_CHARACTERS]!r} names no image of a registry: write it as REGISTRY/NAME:TAG"
+
+
+def explain_refusal(words: str) -> str:
+    """What a registry says when it does not give an image, in words that hold nothing of what it has sent; '' if these
+    words of skopeo do not show that a registry has answered."""
+    if _NO_REGISTRY.search(words):
+        return ""
+    return next((meaning for pattern, meaning in _REFUSALS if pattern.search(words)), "")
 
 
 def is_digest(text: str) -> bool:

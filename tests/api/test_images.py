@@ -8,10 +8,14 @@ from typing import Any
 import pytest
 
 from fleetd.agent.answers import Answers
+from fleetd.api.v2.images import REFUSED_S
 from fleetd.model.machine import Capability, Machine, MachineMode
-from fleetd.model.permission import NO_RIGHTS
+from fleetd.model.permission import EVERY_RIGHT, NO_RIGHTS, Grant, Permission, Rights
+from fleetd.registry.registry import Registry
+from fleetd.store.embedded import EmbeddedStore, inline
 from tests.api.conftest import Fleet
 from tests.scripted_inspector import ScriptedInspector
+from tests.virtual_time import run_virtually
 
 ABLE: dict[str, bool] = {Capability.ANSWERS: True}
 IMAGE = "reg.example/hello:1"
@@ -91,6 +95,66 @@ async def test_what_is_no_image_of_a_registry_is_refused(machines: Machines, ima
     status, answer = await machines.ask(image)
     assert status == 400
     assert "names no image of a registry" in answer["error"]["message"]
+
+
+INSIDE = "10.0.0.1:6379/x:1"
+WORDS = [
+    f"pinging container registry {INSIDE}: dial tcp 10.0.0.1:6379: connect: connection refused",
+    f"pinging container registry {INSIDE}: http: server gave HTTP response to HTTPS client",
+    'error parsing HTTP 404 response body: invalid character: "denied: the inner page"',
+    'unable to retrieve auth token: invalid status code 200: "unauthorized, and the inner page"',
+]
+
+
+def test_what_is_no_registry_looks_like_nothing_at_all_to_who_may_not_do_everything() -> None:
+    """Servers reach more than who asks through them: neither words nor times may tell what is there."""
+
+    async def ask(words: str) -> tuple[int, str, float]:
+        """The answer, and after how long it came. Without words the servers get none either."""
+        store = EmbeddedStore(":memory:", offload=inline)
+        machines = Machines(Fleet(Registry(store)))
+        await machines.fill()
+        for inspector in (machines.m1, machines.m2):
+            inspector.refusals, inspector.hangs = {INSIDE: words}, not words
+        machines.fleet.rights = Rights([Grant(Permission.SUBMIT, "web-*")])
+        began_s = asyncio.get_running_loop().time()
+        status, answer = await machines.ask(INSIDE)
+        waited_s = asyncio.get_running_loop().time() - began_s
+        for task in machines.tasks:
+            task.cancel()
+        await asyncio.wait(machines.tasks)
+        await store.close()
+        return status, answer["error"]["message"], round(waited_s, 3)
+
+    answers = {run_virtually(ask(words)) for words in (*WORDS, "")}
+    assert answers == {
+        (
+            409,
+            f"no registry has answered the servers about the image {INSIDE}: look at its spelling, or name it by its "
+            "digest (the journal of the server says why)",
+            REFUSED_S,
+        )
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("reading manifest 1 in reg.example/hello: manifest unknown", "it has no such tag (manifest unknown)"),
+        ("name unknown: repository name not known to registry", "it has no such repository (name unknown)"),
+        ("unauthorized: authentication required", "need podman login as root there"),
+        ("requested access to the resource is denied", "need podman login as root there"),
+    ],
+)
+async def test_what_a_registry_says_is_told_in_words_of_ones_own(machines: Machines, words: str, told: str) -> None:
+    machines.m1.refusals = machines.m2.refusals = {IMAGE: words}
+    machines.fleet.rights = Rights([Grant(Permission.SUBMIT, "web-*")])
+    status, answer = await machines.ask()
+    assert status == 409
+    assert answer["error"]["message"].startswith(f"the registry does not give the image {IMAGE}: ")
+    assert answer["error"]["message"].endswith(told)
+    machines.fleet.rights = EVERY_RIGHT
+    assert words in (await machines.ask())[1]["error"]["message"]
 
 
 async def test_who_may_submit_nothing_may_not_ask(machines: Machines) -> None:

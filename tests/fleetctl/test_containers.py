@@ -190,6 +190,27 @@ def test_an_export_has_the_files_of_containers_and_their_images(
     assert f" {D1}\n" in cluster.units["hello.service"].text
 
 
+@pytest.mark.parametrize("request_", ["v1", "apply"])
+def test_no_service_hides_behind_the_files_of_another(
+    fleetctl: Fleetctl, cluster: ScriptedCluster, files: Path, registry: ScriptedInspector, request_: str
+) -> None:
+    """The command line shows files; what runs has to be what they make."""
+    (files / "hello.container").write_text(HELLO.replace("reg.example/hello:1", D1))
+    fleetctl("submit", "hello.container")
+    text = cluster.units["hello.service"].text
+    forged = UnitFile.parse(text.replace("podman run", "podman run --privileged"))
+    (files / "folder").mkdir()
+    (files / "folder" / "other.service").write_text(forged.text)
+    command = ("submit", "folder/other.service") if request_ == "v1" else ("apply", "folder")
+    result = fleetctl(*command)
+    assert result.status == 1
+    assert "its service is not what its container makes: submit the container" in result.stderr
+    assert "other.service" not in cluster.units
+    honest = UnitFile.parse(text)
+    (files / "folder" / "other.service").write_text(honest.text)
+    assert fleetctl(*command).status == 0
+
+
 def test_an_image_that_the_registry_does_not_have_is_refused(
     fleetctl: Fleetctl, cluster: ScriptedCluster, files: Path, registry: ScriptedInspector
 ) -> None:

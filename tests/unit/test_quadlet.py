@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fleetd.model.admission import refuse_made
 from fleetd.model.quadlet.errors import InvalidQuadlet
 from fleetd.model.quadlet.keys import (
     BOOLEANS,
@@ -23,7 +24,7 @@ from fleetd.model.quadlet.keys import (
 )
 from fleetd.model.quadlet.names import service_name
 from fleetd.model.quadlet.source import SourceFile, parse_quadlet_file, resolved_image, sources_of, without_sources
-from fleetd.model.quadlet.translation import image_to_resolve, translate, with_image
+from fleetd.model.quadlet.translation import image_to_resolve, refuse_service, translate, with_image
 from fleetd.model.unit_option import UnitOption
 from fleetd.model.unitfile import UnitFileError, check_options, parse_unit_file, render_unit_file
 
@@ -322,6 +323,30 @@ def test_a_unit_is_made_again_with_its_image_by_digest() -> None:
     assert sources_of(made) == sources_of(options)
     assert with_image(made, "reg.example/hello@sha256:1") == made
     assert not [each for each in without_sources(made) if each.section.startswith("X-")]
+
+
+def test_a_unit_is_what_the_container_makes_that_it_keeps() -> None:
+    text = f"[Container]\n{IMAGE}\nVolume=data.volume:/d\n"
+    made = translate("hello.container", parse_unit_file(text), {"data.volume": parse_unit_file("[Volume]\n")}.get)
+    resolved = with_image(made, f"reg.example/hello@sha256:{'1' * 64}")
+    for unit in (made, resolved):
+        assert refuse_service(render_unit_file(unit)) == ""
+    honest = render_unit_file(resolved)
+    for change, cause in (
+        (("/usr/bin/podman run", "/usr/bin/podman run --privileged"), "its service is not what its container makes"),
+        (("[Service]\n", "[Service]\nUser=root\n"), "its service is not what its container makes"),
+        (("reg.example/hello@", "evil.example/hello@"), "its container does not name the image evil.example/hello@"),
+        (("@sha256:1", "@sha256:x"), "its container does not name the image"),
+        (("Image=reg.example/hello:1", "Image=localhost/hello"), "its container does not name the image"),
+        (("Image=reg.example/hello:1", "Image=alpine"), "its container does not name the image"),
+        (("Image=reg.example/hello:1", "Pod=x"), "Pod= in [Container] is refused"),
+        (("X-Source ", "Source "), "it keeps an image, and no container"),
+    ):
+        assert cause in refuse_service(honest.replace(*change)), change
+    assert "line" not in refuse_made("[Service]\nExecStart=/bin/x\n")
+    forged = honest.replace("podman run", "podman run --privileged")
+    assert "submit the container" in refuse_made(forged)
+    assert refuse_made(forged, ["", forged]) == ""  # an earlier fleetd has stored it
 
 
 @pytest.mark.parametrize(

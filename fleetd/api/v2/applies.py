@@ -19,6 +19,7 @@ from fleetd.api.joined_units import check_joined
 from fleetd.api.quota import Quota
 from fleetd.api.v2.apply_reports import describe_plan, describe_set, describe_version
 from fleetd.model.actor import Actor
+from fleetd.model.admission import refuse_made
 from fleetd.model.apply import ApplyPlan, ApplyRequest, Known, Stamp, plan_apply, plan_scale
 from fleetd.model.content import Content, InvalidDropIn, make_dropins
 from fleetd.model.group import MAX_INSTANCES, group_of
@@ -178,6 +179,8 @@ class Applies:
             if plan.refusals:
                 raise ApiError(409, "; ".join(plan.refusals))
             _check_permission(plan, known, actor, permission)
+            if permission is Permission.SUBMIT:
+                _check_made(plan, known)
             changed = [unit.after for unit in plan.written if unit.after]
             await check_joined(reader, changed, {})
             if changed:
@@ -272,6 +275,14 @@ def _check_permission(plan: ApplyPlan, known: Known, actor: Actor, permission: P
         refusal = next(filter(None, refusals), "")
     if refusal:
         raise ApiError(403, refusal)
+
+
+def _check_made(plan: ApplyPlan, known: Known) -> None:
+    """Raises ApiError for a unit that is not what the container makes that it names as its source."""
+    for unit in plan.written:
+        former = (known.units.get(name) for name in (unit.name, template_of(unit.name)))
+        if unit.after and (refusal := refuse_made(unit.after.text, [each.text for each in former if each])):
+            raise ApiError(400, f'unit "{unit.name}": {refusal}')
 
 
 def make_request(asked: schema.Apply, shadows: Callable[[str], str]) -> ApplyRequest:

@@ -58,6 +58,11 @@ def source_value(options: Iterable[UnitOption], section: str, key: str) -> str:
     return found[-1] if found else ""
 
 
+def keeps_source(text: str) -> bool:
+    """Whether a rendered unit file keeps files that it was made of, or an image by its digest."""
+    return f"[{_PREFIX}" in text or f"[{_IMAGE}]" in text
+
+
 def sources_of(options: Sequence[UnitOption]) -> tuple[SourceFile, ...]:
     """The files that a unit with these options was made of: the container first; none for a unit of no container."""
     files: dict[str, list[UnitOption]] = {}

@@ -2,15 +2,16 @@
 
 from collections.abc import Callable, Sequence
 
+from fleetd.model.image import by_digest, is_digest, refuse_image
 from fleetd.model.quadlet.container import make_service, named_files
 from fleetd.model.quadlet.errors import InvalidQuadlet
 from fleetd.model.quadlet.keys import CONTAINER
 from fleetd.model.quadlet.names import CONTAINER_SUFFIX
 from fleetd.model.quadlet.resources import make_resource, make_resource_service
 from fleetd.model.quadlet.section import Section
-from fleetd.model.quadlet.source import keep_image, keep_source, sources_of
+from fleetd.model.quadlet.source import keep_image, keep_source, resolved_image, sources_of
 from fleetd.model.unit_option import UnitOption
-from fleetd.model.unitfile import UnitFileError, check_options, parse_unit_file
+from fleetd.model.unitfile import UnitFileError, check_options, parse_unit_file, render_unit_file
 
 Find = Callable[[str], Sequence[UnitOption] | None]
 
@@ -46,6 +47,33 @@ def with_image(unit: Sequence[UnitOption], image: str) -> list[UnitOption]:
     container, *others = sources_of(unit)
     files = {file.name: parse_unit_file(file.text) for file in others}
     return translate(container.name, parse_unit_file(container.text), files.get, image)
+
+
+def refuse_service(text: str) -> str:
+    """Why a unit file that keeps what it was made of may not be stored: it is not what those files make, so that they
+    would hide what runs; '' if it is."""
+    try:
+        unit = parse_unit_file(text)
+        image = resolved_image(unit)
+        if not sources_of(unit):
+            return "it keeps an image, and no container that would run it: submit the container"
+        made = render_unit_file(with_image(unit, image))
+        named = image_to_resolve(unit)
+    except (InvalidQuadlet, UnitFileError) as error:
+        return str(error)
+    if image and (not named or refuse_image(named) or not _is_by_digest(image, named)):
+        return f"its container does not name the image {image}, which it keeps: submit the container again"
+    if made != text:
+        return (
+            "its service is not what its container makes: submit the container, by a fleetctl of the version that the "
+            "servers have"
+        )
+    return ""
+
+
+def _is_by_digest(image: str, named: str) -> bool:
+    digest = image.rpartition("@")[2]
+    return is_digest(digest) and by_digest(named, digest) == image
 
 
 def image_to_resolve(unit: Sequence[UnitOption]) -> str:
