@@ -30,7 +30,7 @@ class Eviction(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class UnavailableMember(msgspec.Struct, frozen=True, omit_defaults=True):
     """A unit of a group that is not available, on a machine ('': on none). `why` is `unplaced`, `lost`, `leaving`,
-    `unreported`, `inactive`, `unproven`, `unhealthy`, `unannounced` or `disturbed`."""
+    `unreported`, `inactive`, `unproven`, `unhealthy`, `unannounced`, `settling` or `disturbed`."""
 
     unit: str
     machine: str = ""

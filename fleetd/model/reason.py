@@ -169,6 +169,7 @@ class Unavailability(StrEnum):
     UNPROVEN = "unproven"  # it was asked whether it is healthy, and there is no answer yet
     UNHEALTHY = "unhealthy"  # it was asked, and is not
     UNANNOUNCED = "unannounced"  # it announces itself (Announce=), and others cannot rely on its names yet, or any more
+    SETTLING = "settling"  # it was announced a moment ago: others find its names, and some may not have asked yet
     DISTURBED = "disturbed"  # it is about to be changed or moved
 
 
@@ -324,6 +325,7 @@ _UNAVAILABILITIES = {
     Unavailability.UNPROVEN: "is not proven yet on {}",
     Unavailability.UNHEALTHY: "is not healthy on {}",
     Unavailability.UNANNOUNCED: "is not announced on {}",
+    Unavailability.SETTLING: "has just been announced on {}",
     Unavailability.DISTURBED: "is about to be changed on {}",
 }
 _HOLDS = {Hold.PARKED: _PARKED, Hold.ORPHANED: "where it is only kept running since the store was restored"}

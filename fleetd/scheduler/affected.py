@@ -6,7 +6,7 @@ few: planning the affected units has to give what planning all of them gives.
 
 import msgspec
 
-from fleetd.model.announcement import ServiceRecord
+from fleetd.model.announcement import NOT_SETTLED, ServiceRecord
 from fleetd.model.certificate import WORKER
 from fleetd.model.cluster_settings import ClusterSettings
 from fleetd.model.constraints import Requirements
@@ -285,7 +285,9 @@ def _relevant(state: UnitState | None) -> tuple[object, ...] | None:
     failed = state.active == "failed" or bool(state.error)
     kept = (state.orphan, state.outdated)
     done = (state.target, state.generation, state.completed)
-    return (state.runs, state.active == "active", failed, done, kept, state.refusal, state.prepared, state.proof)
+    answers = (state.prepared, state.proof)
+    names = (state.unannounced != "", state.unannounced == NOT_SETTLED)
+    return (state.runs, state.active == "active", failed, done, kept, state.refusal, answers, names)
 
 
 def _is_superseded(snapshot: Snapshot, name: str) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 
 import msgspec
 
+from fleetd.model.announcement import NOT_SETTLED
 from fleetd.model.group import GroupOptions, group_of
 from fleetd.model.ordered import Names
 from fleetd.model.placement import Placement
@@ -19,6 +20,7 @@ from fleetd.scheduler.unit_plan import UnitPlanBuilder
 
 LISTED = 3  # members that a BudgetWait names
 _ACTIVE = ("active", "reloading")
+IN_USE = (None, Unavailability.SETTLING)  # why a member is unavailable that clients rely on all the same
 
 Member = tuple[str, str]  # (unit, machine); '' for a unit that is on no machine
 
@@ -68,12 +70,13 @@ class DisruptionBudget:
 
     def may_disturb(self, unit: str, machine: str) -> BudgetWait | None:
         """None if this unit may be stopped or changed on this machine now, else what it waits for. What is no member,
-        or is unavailable already, costs nothing. One that ran when its machine reported last, before the store was
-        restored, costs as much as an available one: it may run still."""
+        or is unavailable already, costs nothing. One that was announced a moment ago costs as much as an available one:
+        clients find it already. So does one that ran when its machine reported last, before the store was restored: it
+        may run still."""
         group = self._count(unit)
         why = group.units.get(unit, {}).get((unit, machine), Unavailability.DISTURBED)
         limit = group.options.unavailable_limit(group.size)
-        if why is Unavailability.UNREPORTED and self._was_at_work(unit, machine):
+        if why is Unavailability.SETTLING or (why is Unavailability.UNREPORTED and self._was_at_work(unit, machine)):
             return self._ask_as_available(group, limit, (unit, machine))
         if why is not None:
             return None
@@ -134,7 +137,7 @@ class DisruptionBudget:
             here = {each: known[each] for each, known in found.items() if each in known}
             others = group.unavailable - _count_unavailable(here)
             limit = group.options.unavailable_limit(group.size)
-            if others and others + len(here) > limit and None in here.values():
+            if others and others + len(here) > limit and any(why in IN_USE for why in here.values()):
                 return self._describe_wait(group, limit, besides=here)
         for unit, machine in members:
             self.spend(unit, machine)
@@ -244,7 +247,9 @@ def judge_member(placement: Placement, state: UnitState | None) -> Unavailabilit
             return Unavailability.UNPROVEN
         if proof.failed:
             return Unavailability.UNHEALTHY
-    return Unavailability.UNANNOUNCED if state.unannounced else None
+    if state.unannounced:
+        return Unavailability.SETTLING if state.unannounced == NOT_SETTLED else Unavailability.UNANNOUNCED
+    return None
 
 
 def answer_to(placement: Placement, state: UnitState | None) -> Proof | None:

@@ -118,7 +118,7 @@ def apply(world: World, action: Action) -> None:
 @verb
 def roll(world: World, action: Action) -> None:
     """`roll EDITION`: of the template of roll@1, roll@2 and roll@3, which are changed one after the other. Edition 4 is
-    refused by systemd."""
+    refused by systemd, and those from 5 on announce themselves."""
     world.spawn(world.operators.roll(int(action.args[0])))
 
 

@@ -59,6 +59,7 @@ ROLLED_UNITS = ("roll@1.service", "roll@2.service", "roll@3.service")
 _ROLLED = "Instances=3\nUpdateSettleSec=2s\nUpdateDeadlineSec=30s\n"
 
 BROKEN = 4  # an edition that systemd refuses to start
+NAMED = 5  # it, and those after it, announce the name "roll"
 
 _LINES = {2: "Environment=EDITION=2", 3: "MemoryMax=1G"}
 
@@ -81,5 +82,7 @@ def rolled_text(edition: int) -> str:
     where they move before they stop where they were."""
     line = _LINES.get(edition, "")
     service = "[Service]\nType=simple\n" if edition == BROKEN else _SERVICE
-    handover = "Handover=start-first\n" if edition == 2 else ""
-    return f"[Unit]\nDescription=edition {edition}\n{service}{line}\n[X-Fleet]\n{_ROLLED}{handover}"
+    options = "Handover=start-first\n" if edition == 2 else ""
+    if edition >= NAMED:
+        line, options = f"Environment=EDITION={edition}", "Announce=8080\nCheck=tcp:8080\n"
+    return f"[Unit]\nDescription=edition {edition}\n{service}{line}\n[X-Fleet]\n{_ROLLED}{options}"

@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from fleetd.model.announcement import NOT_SETTLED
 from fleetd.model.machine import MachineMode
 from fleetd.model.placement import Decision, Placement
 from fleetd.model.reason import Rejection, RejectionCount, RejectionKind
@@ -112,6 +113,14 @@ def test_a_state_affects_its_unit_only_if_a_relevant_field_differs():
     assert affected_by(cluster, lambda: cluster.state("a.service", "m1", "active", hash="x")) == []
     assert affected_by(cluster, lambda: cluster.state("a.service", "m1", "failed")) == ["a.service"]
     assert affected_by(cluster, lambda: cluster.write(STATES, ("m1", "a.service"), None)) == ["a.service"]
+
+
+def test_a_name_that_comes_or_goes_affects_its_unit():
+    cluster = placed_cluster(a=("", "m1"))
+    for unannounced, is_affected in (("status 404", True), ("status 503", False), (NOT_SETTLED, True), ("", True)):
+        state = msgspec.structs.replace(cluster.snapshot.states["a.service"]["m1"], unannounced=unannounced)
+        found = affected_by(cluster, lambda state=state: cluster.write(STATES, ("m1", "a.service"), state))
+        assert found == ["a.service"] * is_affected
 
 
 def test_every_state_affects_a_unit_with_a_superseded_allocation():

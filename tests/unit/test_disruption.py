@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fleetd.model.announcement import NOT_SETTLED
 from fleetd.model.content import Content
 from fleetd.model.machine import MachineMode
 from fleetd.model.placement import Placement
@@ -46,6 +47,7 @@ JUDGED = [
     ("one with a proof of other content", ASKED, running(proof=Proof(7, "other")), Unavailability.UNPROVEN),
     ("one that was found unhealthy", ASKED, running(proof=Proof(7, HASH, "", "port 80")), Unavailability.UNHEALTHY),
     ("one that is not announced", PLACED, running(unannounced="refused"), Unavailability.UNANNOUNCED),
+    ("one that was announced just now", PLACED, running(unannounced=NOT_SETTLED), Unavailability.SETTLING),
     (
         "one that is no more announced",
         ASKED,
@@ -137,6 +139,26 @@ def test_a_member_that_is_unavailable_anyway_costs_nothing():
     budget.spend("web@1.service", "m1")
     assert budget.unavailability("web@1.service", "m1") is Unavailability.DISTURBED
     assert budget.may_disturb("web@2.service", "m2") is not None
+
+
+def announce_just_now(cluster, numbers):
+    for number in numbers:
+        name, machine = f"web@{number}.service", f"m{number}"
+        state = cluster.snapshot.states[name][machine]
+        cluster.write(STATES, (machine, name), msgspec.structs.replace(state, unannounced=NOT_SETTLED))
+
+
+def test_a_member_that_was_announced_just_now_counts_as_unavailable_and_costs_as_much_as_an_available_one():
+    cluster = web_cluster()
+    announce_just_now(cluster, [1, 2])
+    budget = budget_of(cluster)
+    waited = UnavailableMember("web@1.service", "m1", Unavailability.SETTLING)
+    assert budget.may_disturb("web@2.service", "m2") == BudgetWait(1, 1, (waited,))
+    assert budget.spend_all([("web@1.service", "m1")]) is not None
+    assert budget.may_disturb("web@3.service", "m3") is not None
+    announced = web_cluster()
+    announce_just_now(announced, [2])
+    assert budget_of(announced).may_disturb("web@2.service", "m2") is None
 
 
 @pytest.mark.parametrize(

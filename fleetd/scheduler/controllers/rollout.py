@@ -17,6 +17,7 @@ from fleetd.model.reason import Unavailability
 from fleetd.model.rollout import FormerMember, Member, MemberContents, PastRollout, Pause, PauseCause, Phase, Rollout
 from fleetd.model.unit import Unit
 from fleetd.scheduler.allocation_state import Presence
+from fleetd.scheduler.disruption import IN_USE
 from fleetd.scheduler.joint_steps import GroupRollout, JointSteps, take_along
 from fleetd.scheduler.proposal import Proposal, RolloutPlan
 from fleetd.scheduler.rollout_steps import (
@@ -124,8 +125,8 @@ def begin_rollout(proposal: Proposal, before: Rollout | None, units: Sequence[Un
             if content is None and unit.rollout != newest.rollout:
                 content = unit.content  # nothing else was asked of it
             if content is not None:
-                is_available = proposal.budget.unavailability(unit.name, machine) is None
-                former.append((member, content, is_available))
+                is_in_use = proposal.budget.unavailability(unit.name, machine) in IN_USE
+                former.append((member, content, is_in_use))
     counted = Counter(content for _, content, _ in former)
     contents = tuple(content for content, _ in counted.most_common())
     same = before if before is not None and before.id == newest.rollout and not before.is_over else None
