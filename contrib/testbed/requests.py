@@ -1,0 +1,74 @@
+"""Requests: a client that asks a web server a hundred times a second, and counts what it is answered."""
+
+import asyncio
+import threading
+import time
+from collections import Counter
+from types import TracebackType
+from typing import Self
+
+PER_SECOND = 100
+TIMEOUT_S = 10.0  # for an answer
+
+
+class Requests:
+    """While entered, asks `address` at `port` at its pace, each time on a new connection, whether earlier requests were
+    answered or not.
+
+    `failures`: of each request that was not answered with 200, when it was sent (seconds since the first) and what
+    became of it. `answers`: how many had which body; `longest_s`: how long one took at most.
+    """
+
+    def __init__(self, address: str, port: int, per_second: int = PER_SECOND) -> None:
+        self.failures: list[tuple[float, str]] = []
+        self.answers: Counter[str] = Counter()
+        self.longest_s = 0.0
+        self._where = (address, port)
+        self._pause_s = 1 / per_second
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    @property
+    def count(self) -> int:
+        """How many requests have ended so far."""
+        return self.answers.total() + len(self.failures)
+
+    async def _run(self) -> None:
+        self._began_s = due_s = time.monotonic()
+        async with asyncio.TaskGroup() as group:
+            while not self._ended.is_set():
+                group.create_task(self._ask())
+                due_s += self._pause_s
+                await asyncio.sleep(max(due_s - time.monotonic(), 0))
+
+    async def _ask(self) -> None:
+        sent_s = time.monotonic()
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                status, body = await self._get()
+        except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
+            self.failures.append((sent_s - self._began_s, str(error) or type(error).__name__))
+        else:
+            if status.split()[1:2] == ["200"]:
+                self.answers[body] += 1
+            else:
+                self.failures.append((sent_s - self._began_s, status or "no answer"))
+        self.longest_s = max(self.longest_s, time.monotonic() - sent_s)
+
+    async def _get(self) -> tuple[str, str]:
+        """The first line of the answer, and its body."""
+        reader, writer = await asyncio.open_connection(*self._where)
+        try:
+            writer.write(f"GET / HTTP/1.0\r\nHost: {self._where[0]}\r\n\r\n".encode())
+            head, _, body = (await reader.read(-1)).decode().partition("\r\n\r\n")
+            return head.partition("\r\n")[0], body.strip()
+        finally:
+            writer.close()
