@@ -33,9 +33,11 @@ from fleetd.model.unitfile import (
 )
 
 _DROPINS = ".d"
-# Hidden files, and what editors, patch and package managers leave beside a file.
+# Hidden files, what is written for people, and what editors, patch and package managers leave beside a file.
 _LEFTOVER = re.compile(
-    r"\..* | .*~ | \#.*\# | .*\.(?: bak | orig | rej | sw[a-p] | tmp | dpkg-.* | rpm(?:new|save|orig) )", re.VERBOSE
+    r"\..* | README(?:\..*)? | .*~ | \#.*\# "
+    r"| .*\.(?: bak | orig | rej | sw[a-p] | tmp | dpkg-.* | rpm(?:new|save|orig) )",
+    re.VERBOSE,
 )
 _OPTION = re.compile("[A-Z][A-Za-z]+")  # in the text of a refusal
 

@@ -1,4 +1,4 @@
-"""What the acts share that show a template with three instances, of units/deploy, under traffic."""
+"""What the acts share that show a template with three instances, of units/site, under traffic."""
 
 import shutil
 import tempfile
@@ -20,10 +20,10 @@ class SiteAct(Act):
 
     @contextmanager
     def copy_of_deploy(self) -> Iterator[None]:
-        """Commands run in a folder of their own, which has a copy of units/deploy."""
+        """Commands run in a folder of their own, which has a copy of units/site."""
         with tempfile.TemporaryDirectory() as folder:
             self.folder = Path(folder)
-            shutil.copytree(CHECKOUT / "units/deploy", self.folder / "deploy")
+            shutil.copytree(CHECKOUT / "units/site", self.folder / "deploy")
             yield
 
     def client(self) -> Client:

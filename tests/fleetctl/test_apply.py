@@ -228,10 +228,10 @@ def test_a_folder_that_is_too_large_is_refused(fleetctl: Fleetctl, cluster: Scri
 
 def test_warnings_do_not_hinder_an_apply(fleetctl: Fleetctl, deploy: Path) -> None:
     fill(deploy, a=SERVICE)
-    (deploy / "README.md").touch()
+    (deploy / "NOTES.md").touch()
     result = fleetctl("apply", "deploy")
     assert result.status == 0
-    assert result.stderr == "WARNING: not read, since it is neither a unit file nor a drop-in of one: README.md\n"
+    assert result.stderr == "WARNING: not read, since it is neither a unit file nor a drop-in of one: NOTES.md\n"
 
 
 def test_apply_as_json(fleetctl: Fleetctl, deploy: Path) -> None:

@@ -80,7 +80,15 @@ def test_a_link_to_a_file_elsewhere_is_that_file(folder: Path, text: str) -> Non
 
 
 def test_hidden_files_and_what_editors_leave_are_passed_over(folder: Path) -> None:
-    odd = [".a.service.swp", ".hidden.service", "a.service~", "#a.service#", "b.service.bak", "c.service.dpkg-old"]
+    odd = [
+        "README.md",
+        ".a.service.swp",
+        ".hidden.service",
+        "a.service~",
+        "#a.service#",
+        "b.service.bak",
+        "c.service.dpkg-old",
+    ]
     found = fill(folder, {"a.service": SERVICE, "a.service.d/.x.conf": "[", **dict.fromkeys(odd, "[broken")})
     assert list(found.contents) == ["a.service"]
     assert found.warnings == ()
@@ -89,12 +97,12 @@ def test_hidden_files_and_what_editors_leave_are_passed_over(folder: Path) -> No
 def test_other_files_and_subfolders_are_named_and_not_read(folder: Path) -> None:
     found = fill(
         folder,
-        {"a.service": SERVICE, "README.md": "", "old/b.service": "[", "a.service.d/limit.txt": "", "web.servce": ""},
+        {"a.service": SERVICE, "NOTES.md": "", "old/b.service": "[", "a.service.d/limit.txt": "", "web.servce": ""},
     )
     assert list(found.contents) == ["a.service"]
     assert found.warnings == (
         "not read, since it is neither a unit file nor a drop-in of one: "
-        "README.md, a.service.d/limit.txt, old/, web.servce",
+        "NOTES.md, a.service.d/limit.txt, old/, web.servce",
     )
 
 
@@ -195,7 +203,7 @@ def test_what_is_no_folder_is_refused(folder: Path) -> None:
 
 
 def test_the_example_is_a_folder_without_fault() -> None:
-    found = read_folder(str(Path(__file__).parents[2] / "units/deploy"))
+    found = read_folder(str(Path(__file__).parents[2] / "units/site"))
     assert sorted(found.contents) == [
         "check.service",
         "check.timer",
