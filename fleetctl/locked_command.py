@@ -4,28 +4,23 @@ import ctypes
 import os
 import select
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 import msgspec
 
-from fleetctl import output
-from fleetctl.errors import CommandFailed, cause_of
 from fleetctl.locks import Held, Locks, Renewal, now
+from fleetctl.prepared_command import PreparedCommand
 from fleetd.model.lock import KILL_PART, Step, next_step
 
 LOST_STATUS = 124  # as timeout(1): the command was ended
-NOT_RUN_STATUS, NOT_FOUND_STATUS = 126, 127
 TOKEN, NAME = "FLEET_LOCK_TOKEN", "FLEET_LOCK_NAME"
 _PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 _FROM_TERMINAL = (signal.SIGINT, signal.SIGQUIT)  # the terminal sends them to all of its foreground
-_SIGNALLED = 128
 _KILL_PAUSE_S = 0.02
-_SET_DEATH_SIGNAL, _SET_SUBREAPER = 1, 36  # prctl(2)
+_SET_SUBREAPER = 36  # prctl(2)
 
 
 class Ended(msgspec.Struct, frozen=True):
@@ -35,35 +30,28 @@ class Ended(msgspec.Struct, frozen=True):
     lost: str = ""
 
 
-def run_with_lock(locks: Locks, held: Held, name: str, words: Sequence[str]) -> Ended:
+def run_with_lock(locks: Locks, held: Held, name: str, command: PreparedCommand) -> Ended:
     """Run the command, and release the lock at its end. Raises CommandFailed if it cannot be run."""
     try:
-        return _run(locks, held, name, words)
+        return _run(locks, held, name, command)
     finally:
         locks.release(held)
 
 
-def _run(locks: Locks, held: Held, name: str, words: Sequence[str]) -> Ended:
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_SET_SUBREAPER, 1, 0, 0, 0)  # what its processes leave behind is found below this one
+def _run(locks: Locks, held: Held, name: str, command: PreparedCommand) -> Ended:
+    ctypes.CDLL(None).prctl(_SET_SUBREAPER, 1, 0, 0, 0)  # what its processes leave behind is found below this one
     own = os.getpid()
-    before = _children(own)
-
-    def prepare() -> None:
-        libc.prctl(_SET_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)  # fleetctl killed: nobody renews the lock
-        if os.getppid() != own:
-            os._exit(_SIGNALLED + signal.SIGKILL)
-
-    passing = _Passing()
+    before = _children(own) - {command.pid}
+    passing = _Passing(command)
     former = {number: signal.signal(number, passing) for number in _PASSED_ON}
     try:
-        child = _start(words, {**os.environ, TOKEN: held.token, NAME: name}, prepare)
-        passing.begin(child)
+        command.start({TOKEN: held.token, NAME: name})
+        passing.begin()
         news = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         renewal = Renewal(locks, held, lambda: os.eventfd_write(news, 1))
         try:
-            lost = _watch(child, held, renewal, news, _Processes(own, before))
-            return Ended(_status_of(child.wait()), lost)
+            lost = _watch(command, held, renewal, news, _Processes(own, before))
+            return Ended(command.wait(), lost)
         finally:
             renewal.stop()
             os.close(news)
@@ -72,23 +60,10 @@ def _run(locks: Locks, held: Held, name: str, words: Sequence[str]) -> Ended:
             signal.signal(number, handler)
 
 
-def _start(
-    words: Sequence[str], environment: Mapping[str, str], prepare: Callable[[], None]
-) -> "subprocess.Popen[bytes]":
-    """Start the command. Raises CommandFailed."""
-    try:
-        return subprocess.Popen(list(words), env=environment, preexec_fn=prepare)  # there is one thread yet
-    except FileNotFoundError as error:
-        raise CommandFailed(f"{output.printable(words[0])}: command not found", NOT_FOUND_STATUS) from error
-    except (OSError, ValueError) as error:
-        why = cause_of(error) if isinstance(error, OSError) else str(error)
-        raise CommandFailed(f"{output.printable(words[0])}: {why}", NOT_RUN_STATUS) from error
-
-
-def _watch(child: "subprocess.Popen[bytes]", held: Held, renewal: Renewal, news: int, processes: "_Processes") -> str:
+def _watch(command: PreparedCommand, held: Held, renewal: Renewal, news: int, processes: "_Processes") -> str:
     """Wait for the end of the command, and cause it if the lock cannot be renewed. Returns why, '' if it was not."""
     poll = select.poll()
-    ended = os.pidfd_open(child.pid)
+    ended = os.pidfd_open(command.pid)
     poll.register(ended, select.POLLIN)
     poll.register(news, select.POLLIN)
     lost, told = "", False
@@ -123,25 +98,25 @@ def _describe_loss(renewal: Renewal) -> str:
 
 
 class _Passing:
-    """Passes signals on to the command, once there is one."""
+    """Passes signals on to the command, once it runs."""
 
-    def __init__(self) -> None:
-        self._child: subprocess.Popen[bytes] | None = None
-        self._early: list[int] = []
+    def __init__(self, command: PreparedCommand) -> None:
+        self._command = command
+        self._early: list[int] | None = []
 
-    def begin(self, child: "subprocess.Popen[bytes]") -> None:
-        """Pass them on to this one."""
-        self._child = child
-        for number in self._early:
-            child.send_signal(number)
+    def begin(self) -> None:
+        """Pass them on from now on, and those that have come."""
+        early, self._early = self._early or [], None
+        for number in early:
+            self._command.send_signal(number)
 
     def __call__(self, number: int, _: Any) -> None:
         if number in _FROM_TERMINAL and _is_in_foreground():
             return  # the command has got it too
-        if self._child is None:
+        if self._early is not None:
             self._early.append(number)
         else:
-            self._child.send_signal(number)
+            self._command.send_signal(number)
 
 
 class _Processes:
@@ -193,8 +168,3 @@ def _is_in_foreground() -> bool:
     with suppress(OSError):
         return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
     return False
-
-
-def _status_of(code: int) -> int:
-    """The exit status as shells have it."""
-    return code if code >= 0 else _SIGNALLED - code

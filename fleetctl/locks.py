@@ -36,7 +36,7 @@ class NotFree(Exception):
 
 
 class Held(msgspec.Struct, frozen=True):
-    """A lock that is held. `sent` is when the last renewal that was answered was sent."""
+    """A lock that is held, for `ttl_s` from `sent` on: when the last renewal that was answered was sent, or earlier."""
 
     session: str
     token: str
@@ -103,12 +103,12 @@ class Locks:
         """Renew a session; None if it does not hold its lock any more. Raises ClientError."""
         sent = now()
         try:
-            self._client.exchange("PUT", _path(held.session), None, schema.LockAnswer)
+            answer = self._client.exchange("PUT", _path(held.session), None, schema.LockAnswer)
         except ApiError as error:
             if error.code == _GONE:
                 return None
             raise
-        return msgspec.structs.replace(held, sent=sent)
+        return msgspec.structs.replace(held, sent=sent - max(0.0, answer.age))
 
     def release(self, held: Held) -> None:
         """Release a session. If that fails, the lock is free after its TTL."""

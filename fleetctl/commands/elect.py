@@ -1,5 +1,7 @@
 """elect: run a command while this one leads."""
 
+from contextlib import closing
+
 import click
 
 from fleetctl import output
@@ -23,15 +25,17 @@ def command(settings: Settings, words: tuple[str, ...], ttl: float) -> int:
     """
     from fleetctl.locked_command import run_with_lock
     from fleetctl.locks import Locks
+    from fleetctl.prepared_command import PreparedCommand
 
     name, words = parse_words(words, "elect")
     request = make_request(ttl, 1, None)
-    locks = Locks(open_client(settings))
-    has_led = False
+    locks: Locks | None = None
     while True:
-        held = locks.take(name, request, for_ever=has_led)
-        has_led = True
-        ended = run_with_lock(locks, held, name, words)
+        with closing(PreparedCommand(words)) as prepared:
+            has_led = locks is not None
+            locks = locks or Locks(open_client(settings))
+            held = locks.take(name, request, for_ever=has_led)
+            ended = run_with_lock(locks, held, name, prepared)
         if not ended.lost:
             return ended.status
         output.note(f"it does not lead {name} any more, and waits again: {ended.lost}")

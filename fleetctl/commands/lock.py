@@ -2,6 +2,7 @@
 
 import os
 import socket
+from contextlib import closing
 
 import click
 
@@ -51,17 +52,19 @@ def command(
     """
     from fleetctl.locked_command import LOST_STATUS, run_with_lock
     from fleetctl.locks import Locks, NotFree
+    from fleetctl.prepared_command import PreparedCommand
 
     if flags["try"] and wait is not None:
         raise CommandFailed("--try does not wait: leave out --wait, or --try", status=2)
     name, words = parse_words(words)
     request = make_request(ttl, slots, 0.0 if flags["try"] else wait)
-    locks = Locks(open_client(settings))
-    try:
-        held = locks.take(name, request)
-    except NotFree as error:
-        raise CommandFailed(f"Error: {error}", conflict_exit_code) from error
-    ended = run_with_lock(locks, held, name, words)
+    with closing(PreparedCommand(words)) as prepared:
+        locks = Locks(open_client(settings))
+        try:
+            held = locks.take(name, request)
+        except NotFree as error:
+            raise CommandFailed(f"Error: {error}", conflict_exit_code) from error
+        ended = run_with_lock(locks, held, name, prepared)
     if ended.lost:
         raise CommandFailed(f"Error: lock {name} is lost, and the command was ended: {ended.lost}", LOST_STATUS)
     return ended.status

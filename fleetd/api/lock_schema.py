@@ -19,13 +19,14 @@ class LockRequest(msgspec.Struct, frozen=True):
 class LockAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     """One line of the answer. `state` is `held`, which is the last line, `waiting`, or `timeout`: the lock was not to
     be had in time. `session` is what to renew and to release, `token` the fencing token, and `detail` says whom or what
-    is waited for."""
+    is waited for. `age`, of a renewal, is for how many seconds of its `ttl` the session has been renewed already."""
 
     state: str
     session: str = ""
     token: str = ""
     ttl: float = 0.0
     detail: str = ""
+    age: float = 0.0
 
 
 class LockSession(msgspec.Struct, frozen=True, omit_defaults=True):

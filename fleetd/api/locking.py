@@ -1,7 +1,8 @@
 """Takes, renews and releases locks on the store (model/lock.py decides who holds one).
 
-Nothing about a session that holds a lock is kept in memory: any fleetd renews and releases it. Of those who wait here
-for one lock, one at a time has a session in the store; the others wait in line behind it.
+Nothing about a session that holds a lock has to be in memory: any fleetd renews and releases it. Of those who wait here
+for one lock, one at a time has a session in the store; the others wait in line behind it. That one watches the others
+in the store, and asks the store for nothing while as many as there are slots stand before it.
 """
 
 import asyncio
@@ -38,6 +39,8 @@ from fleetd.store.protocol import (
     Conflict,
     CreatedAt,
     Delete,
+    Event,
+    HasValue,
     KeyValue,
     LeaseNotFound,
     Operation,
@@ -51,6 +54,8 @@ R = TypeVar("R", LockRecord, LockEpoch)
 
 RETRY_S = 1.0
 MOST_GONE = 10_000  # holders whose keys are gone, of which is remembered since when
+MOST_TAKEN = 1000  # locks that were taken here last, of which is remembered what was written
+FRESH_S = 1.0  # how long after it has taken the lock a session need not ask the store whether it has it
 _EXPIRED = "its lease has expired or was revoked"
 
 log = logging.getLogger(__name__)
@@ -90,10 +95,44 @@ class LockView(msgspec.Struct, frozen=True):
 
 
 class Held(msgspec.Struct, frozen=True):
-    """A session that holds a lock."""
+    """A session that holds a lock. At `renewed`, by this fleetd's clock, the last renewal of its lease that was
+    answered was sent."""
 
     session: SessionId
     holder: Holder
+    renewed: float = 0.0
+
+
+class _Taken(msgspec.Struct):
+    """A lock that was taken here, the record that was written, and the store's epoch. `is_fresh` until the session was
+    renewed for the first time."""
+
+    held: Held
+    record: LockRecord
+    epoch: str
+    is_fresh: bool = True
+
+
+class _News:
+    """What a watch has told of the sessions of a lock and is not taken in yet. It `is_incomplete` if it may have missed
+    something."""
+
+    def __init__(self) -> None:
+        self.has_come = asyncio.Event()
+        self.events: list[Event] = []
+        self.is_incomplete = False
+
+    def clear(self) -> None:
+        """All is taken in."""
+        self.has_come.clear()
+        self.events.clear()
+        self.is_incomplete = False
+
+    def add(self, events: Sequence[Event]) -> None:
+        """Something has changed; without events, nobody knows what."""
+        self.events += events
+        self.is_incomplete |= not events
+        self.has_come.set()
 
 
 class Locking:
@@ -110,6 +149,7 @@ class Locking:
         self._unix_now = unix_now
         self._lines: dict[str, tuple[asyncio.Lock, int]] = {}  # those who wait for a lock here, and how many
         self._gone: dict[tuple[str, str], float] = {}  # (name, lease) of a holder → since when its key is gone
+        self._taken: dict[str, _Taken] = {}  # by the name of the lock, the last ones
         self._cleaning: set[asyncio.Task[None]] = set()
 
     @property
@@ -144,7 +184,7 @@ class Locking:
             epoch,
             begins,
             epoch != _decode(items.get(keys[1]), LockEpoch),
-            keyed.revision,
+            found.revision,  # the earlier one: a watch from there on also tells what came between the two reads
             self._now(),
         )
         self.note_gone(name, view.sessions, record)
@@ -182,8 +222,12 @@ class Locking:
         except LeaseNotFound as error:
             raise Unavailable(f"the session has vanished while it took the lock: {error}") from error
 
-    async def renew(self, session: SessionId) -> Holder:
-        """Renew a session that holds its lock; what it holds. Raises SessionGone, Unavailable, MalformedRecord."""
+    async def renew(self, session: SessionId) -> Held:
+        """Renew a session that holds its lock. One that has just taken it here, with a lease that was renewed then, is
+        not renewed again at once. Raises SessionGone, Unavailable, MalformedRecord."""
+        if (held := self._find_fresh(session)) is not None:
+            return held
+        sent = self._now()
         known, registry = self._epoch.highest_revision, self._registry
         own = self._prefix(session.name) + session.hex
         keys = (own, self._record_key(session.name), registry.lock_epoch_key, registry.history_key)
@@ -202,28 +246,35 @@ class Locking:
             await self._store.keep_alive(session.lease)
         except LeaseNotFound as error:
             raise SessionGone(_EXPIRED) from error
-        return holder
+        return Held(session, holder, sent)
 
     async def release(self, session: SessionId) -> bool:
-        """Release a session, so that the next one has its place at once. False if it was not there."""
+        """Release a session, so that the next one has its place at once. False if it was not there. Its lease, which
+        has no key any more, ends by itself."""
         key, record_key = self._prefix(session.name) + session.hex, self._record_key(session.name)
+        if (taken := self._taken.get(session.name)) is not None and taken.held.session == session:
+            del self._taken[session.name]
+            with suppress(Conflict):  # the record was written since
+                left = self._write(session.name, taken.record.without([session.hex]))
+                written = HasValue(record_key, msgspec.json.encode(taken.record))
+                await self._store.transact([written], [Delete(key), left])
+                return True
         while True:
             found = {item.key: item for item in (await self._store.get_many([key, record_key])).items}
             record = _decode(found.get(record_key), LockRecord) or LockRecord()
             if key not in found and record.find(session.hex) is None:
                 return False
-            guards: list[Comparison] = []
+            guard = Unchanged(record_key, found[record_key].mod_revision if record_key in found else 0)
             operations: list[Operation] = [Delete(key)]
             if record.find(session.hex) is not None:
-                guards = [Unchanged(record_key, found[record_key].mod_revision)]
                 operations.append(self._write(session.name, record.without([session.hex])))
             with suppress(Conflict):
-                await self._store.transact(guards, operations)
-                self._clean(lambda: self._store.revoke(session.lease))
+                await self._store.transact([guard], operations)
                 return True
 
     async def evict(self, sessions: Sequence[Session]) -> None:
         """End the leases of sessions. Their holders learn of it when they renew them; who comes next waits for that."""
+        self._taken.clear()
         for session in sessions:
             await self._store.revoke(int(session.lease, 16))
 
@@ -244,6 +295,7 @@ class Locking:
     async def _contend(self, asked: Asked, *, waits: bool) -> Held | None:
         """Take the lock with a session of its own; without `waits`, return None if that is not possible at once. Raises
         LeaseNotFound, Unavailable, SlotsDiffer, MalformedRecord, and leaves no session then."""
+        renewed = self._now()
         lease = await self._store.grant(asked.ttl_s)
         session = SessionId(asked.name, lease)
         key = self._prefix(asked.name) + session.hex
@@ -256,39 +308,80 @@ class Locking:
                 log.debug("the session %s was there already: its answer was lost", session)
                 item = await self._store.get(key)
                 created = item.create_revision if item else 0
-            held = await self._wait_for_turn(asked, session, created, waits=waits)
+            held = await self._wait_for_turn(asked, session, created, renewed, waits=waits)
         finally:
             if held is None:
                 self.abandon(session)
         return held
 
-    async def _wait_for_turn(self, asked: Asked, session: SessionId, created: int, *, waits: bool) -> Held | None:
-        news = asyncio.Event()
+    async def _wait_for_turn(
+        self, asked: Asked, session: SessionId, created: int, renewed: float, *, waits: bool
+    ) -> Held | None:
+        news = _News()
         watching: asyncio.Task[None] | None = None
-        renews_at = self._now() + asked.ttl_s * RENEW_PART
+        expected: LockView | None = None
         try:
             while True:
-                news.clear()
-                view = await self.read(asked.name)
-                self._check_slots(asked, view, created)
-                until, held = await self._claim(asked, session, created, view)
+                if expected is None:
+                    news.clear()
+                    view = await self.read(asked.name)
+                    self._check_slots(asked, view, created)
+                until, held = await self._claim(asked, session, created, renewed, expected or view)
                 if held is not None or not waits:
                     return held
+                if expected is not None:  # not as expected
+                    expected = None
+                    continue
                 if watching is None:
                     watching = asyncio.create_task(self._watch(asked.name, view.revision, news))
-                wake_at = min(until, renews_at)
+                wake_at = min(until, renewed + asked.ttl_s * RENEW_PART)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(max(0.0, wake_at - self._now())):
-                        await news.wait()
-                if self._now() >= renews_at:
+                        expected = await self._follow(asked, created, view, news)
+                        continue
+                if (sent := self._now()) >= renewed + asked.ttl_s * RENEW_PART:
                     await self._store.keep_alive(session.lease)
-                    renews_at = self._now() + asked.ttl_s * RENEW_PART
+                    renewed = sent
         finally:
             if watching is not None:
                 watching.cancel()
 
-    async def _claim(self, asked: Asked, session: SessionId, created: int, view: LockView) -> tuple[float, Held | None]:
-        """Take the lock if it may be taken; else when to look again if nothing changes before. Raises LeaseNotFound."""
+    async def _follow(self, asked: Asked, created: int, view: LockView, news: _News) -> LockView | None:
+        """Wait for a change that may give a session its turn. Returns the lock after it as far as it can be told
+        without a look into the store; None if it cannot."""
+        while True:
+            await news.has_come.wait()
+            if news.is_incomplete:
+                return None
+            view = self._expect(asked.name, view, news.events)
+            news.clear()
+            if sum(session.created < created for session in view.sessions) < asked.slots:
+                return view
+
+    def _expect(self, name: str, view: LockView, events: Sequence[Event]) -> LockView:
+        """The lock after these changes of its sessions, if holders whose keys are gone have released it: then the
+        record was written in the same transaction. Whoever takes the lock compares that."""
+        sessions = {session.lease: session for session in view.sessions}
+        record, (of_record, *others) = view.record, view.guards
+        for event in events:
+            lease = event.key.removeprefix(self._prefix(name))
+            if event.item is not None:
+                sessions[lease] = read_session(lease, event.item.create_revision, event.item.value)
+                continue
+            sessions.pop(lease, None)
+            if record.find(lease) is not None:
+                record = record.without([lease])
+                of_record = Unchanged(self._record_key(name), event.revision if record.holders else 0)
+        in_order = sorted(sessions.values(), key=lambda session: session.created)
+        return msgspec.structs.replace(
+            view, sessions=tuple(in_order), record=record, guards=(of_record, *others), at=self._now()
+        )
+
+    async def _claim(
+        self, asked: Asked, session: SessionId, created: int, renewed: float, view: LockView
+    ) -> tuple[float, Held | None]:
+        """Take the lock if it may be taken; else when to look again if nothing changes before. Raises LeaseNotFound,
+        Unavailable."""
         if view.epoch is None:
             return view.begins, None
         own = Holder(
@@ -311,30 +404,55 @@ class Locking:
         operations: list[Operation] = [self._write(asked.name, decision.record)]
         if view.begins_epoch:
             operations.append(Put(epoch_key, msgspec.json.encode(view.epoch)))
+        sent, known = self._now(), self._epoch.highest_revision
+        writing = self._store.transact([CreatedAt(key, created), *view.guards], operations)
         try:
-            revision = await self._store.transact([CreatedAt(key, created), *view.guards], operations)
+            if sent - renewed < FRESH_S / 2:
+                revision = await writing
+            else:  # renew it meanwhile, so that its client need not wait for that
+                revision, _ = await asyncio.gather(writing, self._store.keep_alive(session.lease))
+                renewed = sent
         except Conflict:
             return self._now(), None
+        self._check_not_set_back(max(known, view.revision), revision)
         self._epoch.note_revision(revision)
-        return 0.0, Held(session, own)
+        held = Held(session, own, renewed)
+        self._remember(held, decision.record)
+        return 0.0, held
+
+    def _remember(self, held: Held, record: LockRecord) -> None:
+        self._taken.pop(held.session.name, None)
+        if len(self._taken) >= MOST_TAKEN:
+            del self._taken[next(iter(self._taken))]  # the oldest one
+        self._taken[held.session.name] = _Taken(held, record, self._epoch.name)
+
+    def _find_fresh(self, session: SessionId) -> Held | None:
+        """What this session holds if it took it here a moment ago, when its lease was renewed too; only once."""
+        taken, epoch = self._taken.get(session.name), self._epoch
+        if taken is None or taken.held.session != session or not taken.is_fresh:
+            return None
+        taken.is_fresh = False
+        is_same = taken.epoch == epoch.name and not epoch.set_back.is_set()
+        return taken.held if is_same and self._now() - taken.held.renewed < FRESH_S else None
 
     def _decide(self, name: str, own: Holder, sessions: Sequence[Session], view: LockView) -> Decision:
         gone = {lease: since for (lock, lease), since in self._gone.items() if lock == name}
         return decide(own, sessions, view.record, gone, view.at)
 
-    async def _watch(self, name: str, revision: int, news: asyncio.Event) -> None:
-        """Set `news` at each change of the lock's sessions after that revision."""
+    async def _watch(self, name: str, revision: int, news: _News) -> None:
+        """Tell each change of the lock's sessions after that revision."""
         while True:
             try:
                 async with aclosing(self._store.watch(self._prefix(name), revision)) as changes:
-                    async for _ in changes:
-                        news.set()
+                    async for change in changes:
+                        if change.events:
+                            news.add(change.events)
                 return
             except Compacted as error:
                 revision = error.revision
             except Unavailable:
                 await asyncio.sleep(RETRY_S)
-            news.set()
+            news.add(())
 
     def _begin_epoch(self, items: dict[str, KeyValue]) -> tuple[LockEpoch | None, float]:
         """The epoch in which locks may be taken now, and when it may begin. The first one after it may stores it."""

@@ -77,8 +77,7 @@ class Locks:
 
         The answer is lines of JSON: `waiting`, soon and now and then, and at last `held` or `timeout`. Who closes
         the connection before gives up its place. With `wait: 0` there is one line, or 409 if the lock is not to be had
-        at once. The session has to be renewed: it counts from the sending of the last renewal that was answered, so the
-        first one is due at once."""
+        at once. The session has to be renewed, for the first time at once: nobody knows how old this answer is."""
         _check(request, name)
         body = parse_json(request.body, schema.LockRequest)
         asked = parse_request(name, body, request.user)
@@ -138,14 +137,14 @@ class Locks:
             return str(error)
 
     async def renew(self, request: Request, text: str) -> Response:
-        """Renew a session: it holds its lock for another `ttl` from the sending of the request. 404: it does not hold
-        it any more, and what it does has to stop."""
+        """Renew a session: it holds its lock for another `ttl`, which has begun `age` seconds before the request was
+        sent. 404: it does not hold it any more, and what it does has to stop."""
         session = _parse_session(request, text)
         try:
-            holder = await self.locking.renew(session)
+            held = await self.locking.renew(session)
         except SessionGone as error:
             raise ApiError(404, f"lock {session.name} is lost: {error}") from error
-        return render_json(_describe_held(Held(session, holder)))
+        return render_json(msgspec.structs.replace(_describe_held(held), age=max(0.0, self._now() - held.renewed)))
 
     async def release(self, request: Request, text: str) -> Response:
         """Release a session: the lock is free at once."""
