@@ -450,9 +450,10 @@ class Locking:
                 return
             except Compacted as error:
                 revision = error.revision
-            except Unavailable:
-                await asyncio.sleep(RETRY_S)
+            except Unavailable as error:
+                log.debug("lock %s is not watched: %s", name, error)
             news.add(())
+            await asyncio.sleep(RETRY_S)  # a store that was set back may say so again and again
 
     def _begin_epoch(self, items: dict[str, KeyValue]) -> tuple[LockEpoch | None, float]:
         """The epoch in which locks may be taken now, and when it may begin. The first one after it may stores it."""

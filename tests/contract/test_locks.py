@@ -6,6 +6,7 @@ import shutil
 import statistics
 import time
 from asyncio.subprocess import PIPE, Process
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import uuid4
@@ -17,23 +18,29 @@ from fleetd.api.locking import Asked, Held, Locking, SessionGone
 from fleetd.membership.store_epoch import StoreEpoch
 from fleetd.registry.registry import Registry
 from fleetd.store.etcd import EtcdStore
+from fleetd.store.instrumented import InstrumentedStore
 
 PATIENCE_S = 60.0
 TTL_S = 30.0
 
 
 class Cluster:
-    """The locks of a cluster on etcd, below a prefix of its own."""
+    """The locks of a cluster on etcd, below a prefix of its own, as one fleetd takes them, and what that has `asked` of
+    etcd."""
 
     def __init__(self, etcd: EtcdServer, prefix: str, directory: Path) -> None:
         self.etcd = etcd
         self.directory = directory
-        self.registry = Registry(
-            EtcdStore([etcd.client_url], request_timeout_s=10, identity_key=f"/{prefix}/cluster"), prefix
-        )
+        self.asked: Counter[str] = Counter()
+        store = EtcdStore([etcd.client_url], request_timeout_s=10, identity_key=f"/{prefix}/cluster")
+        self.registry = Registry(InstrumentedStore(store, self._observe), prefix)
         now = asyncio.get_running_loop().time
         self.epoch = StoreEpoch(self.registry, "m1", now=now)
         self.locking = Locking(self.registry, self.epoch, now, time.time)
+
+    def _observe(self, operation: str, _: object, answer: object) -> None:
+        if operation != "watch" or answer is None:  # not what a watch delivers
+            self.asked[operation] += 1
 
     async def start(self) -> "Cluster":
         self.epoch.accept(await self.epoch.check(0, await self.registry.store.revision()))
@@ -161,3 +168,30 @@ async def test_the_hand_over_from_fleet_to_fleet_takes_milliseconds(cluster: Clu
         ours = await taking
         took_s.append(time.monotonic() - began)
     assert statistics.median(took_s) < 1.0, took_s  # on a machine with nothing else to do it is below 20 ms
+
+
+async def test_of_a_thousand_who_wait_at_ten_machines_one_at_a_time_wakes(
+    cluster: Cluster, shared_etcd: EtcdServer, tmp_path: Path
+) -> None:
+    others = [await Cluster(shared_etcd, cluster.registry.prefix.strip("/"), tmp_path).start() for _ in range(10)]
+    ours = await cluster.take(ttl_s=300)
+    waiting = {asyncio.create_task(other.take(ttl_s=300)): other for _ in range(100) for other in others}
+    await cluster.sessions(1 + len(others))
+    await asyncio.sleep(0.5)  # for their watches
+    holder = cluster
+    for _ in range(20):
+        for other in others:
+            other.asked.clear()
+        await holder.locking.release(ours.session)
+        (task,) = (await asyncio.wait(waiting, timeout=PATIENCE_S, return_when=asyncio.FIRST_COMPLETED))[0]
+        former, holder, ours = holder, waiting.pop(task), task.result()
+        await cluster.sessions(len(others) + 1)  # the next one of that machine has taken its place
+        quiet = [other.asked.total() for other in others if other not in (former, holder)]
+        assert quiet == [0] * len(quiet), "who waits is woken only when it is its turn"
+        assert not any(each.done() for each in waiting)
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    await holder.locking.release(ours.session)
+    for other in others:
+        await other.registry.store.close()

@@ -5,7 +5,7 @@ import pytest
 from tests.simulation.lock_clients import run_lock_seed
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, 1, 2, 105])  # 105: a store that falls back while locks are waited for
 def test_no_more_clients_run_with_a_lock_than_it_has_slots(seed: int) -> None:
     result, ran = run_lock_seed(seed)
     assert result.failure is None, "\n".join([*result.lines[-60:], str(result.failure)])
