@@ -137,8 +137,8 @@ OPTIONS = (
         meaning="How the machine finds out whether the unit works, beside being active. `http`: a GET of the path at "
         "this port of the machine is answered with a status from 200 to 399; `tcp`: a connection is taken; `exec`: the "
         "program, run as root, exits with 0. A check that takes longer than `CheckInterval`, or 10s, has failed. "
-        "`container`: podman calls the unit's container healthy (`HealthCmd` in \\[Container\\], or a check of the "
-        "image), as often as `HealthInterval` says.",
+        "`container`: podman calls the unit's container healthy, by `HealthCmd` of its file or a check of the image, "
+        "as often as `HealthInterval` says.",
         units="units with Announce",
         since=OWN,
     ),
