@@ -18,7 +18,7 @@ help: ## what can be made
 setup: # the programs and the virtual environment that everything else needs
 	@contrib/setup
 
-demo: setup ## three real machines on this one, with a fleet to play with (needs root); ACT=change, ACT=reboot: under traffic
+demo: setup ## three real machines on this one, with a fleet to play with (needs root); ACT=change, ACT=reboot, ACT=services: under traffic
 	@$(BIN)/python -m contrib.demo $(ACT)
 
 quick: lint ## what to run after each change, in a minute: linters, types, all tests but machines and long ones

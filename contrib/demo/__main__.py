@@ -4,6 +4,7 @@ At a terminal it stays until Ctrl-C; in a pipe it ends after the last step. The 
 Everything is removed at the end.
 """
 
+import shutil
 import subprocess
 import sys
 import time
@@ -14,11 +15,13 @@ from contrib.demo import stage
 from contrib.demo.act import Act, StepFailed
 from contrib.demo.change import Change
 from contrib.demo.reboot import Reboot
+from contrib.demo.services import Services
 from contrib.demo.tour import Tour
 from contrib.testbed import Cluster, missing_requirements
 
 MACHINES = 3
-ACTS: dict[str, type[Act]] = {"tour": Tour, "change": Change, "reboot": Reboot}  # the first is the default
+# By name; the first is the default.
+ACTS: dict[str, type[Act]] = {"tour": Tour, "change": Change, "reboot": Reboot, "services": Services}
 
 # A failed step, and the testbed's errors when a machine or a command fails.
 FAILURES = (StepFailed, AssertionError, TimeoutError, subprocess.SubprocessError)
@@ -33,10 +36,13 @@ def main(arguments: Sequence[str]) -> int:
     if missing := missing_requirements():
         print(f"contrib.demo boots machines: {'; '.join(missing)}", file=sys.stderr)
         return 2
+    if absent := [program for program in ACTS[name].programs if shutil.which(program) is None]:
+        print(f"contrib.demo: the act {name} needs {', '.join(absent)} (contrib/setup)", file=sys.stderr)
+        return 2
     interrupt.end_on_first()
     stage.explain(f"{MACHINES} machines boot with an etcd on a network of their own. This etcd needs no password.")
     try:
-        with Cluster(machines=MACHINES) as cluster:
+        with Cluster(machines=MACHINES, config=dict(ACTS[name].config)) as cluster:
             ACTS[name](cluster).play()
             if stage.is_terminal():
                 _stay(cluster)

@@ -6,8 +6,9 @@ Claims are checked at their source (witness.py): the machine's own systemd, proc
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from contrib.demo import stage
 from contrib.demo.command import run
@@ -30,9 +31,12 @@ def check(holds: bool, claim: str) -> None:
 
 
 class Act:
-    """One act on a cluster whose machines all run fleetd. Its commands run in `folder`."""
+    """One act on a cluster whose machines all run fleetd with `config`. Its commands run in `folder`; `programs` are
+    those that it needs on this host beside the testbed's."""
 
     folder = CHECKOUT
+    config: ClassVar[Mapping[str, str]] = {}
+    programs: ClassVar[Sequence[str]] = ()
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster

@@ -3,7 +3,6 @@
 import asyncio
 import threading
 import time
-from collections import Counter
 from types import TracebackType
 from typing import Self
 
@@ -15,13 +14,13 @@ class Requests:
     """While entered, asks `address` at `port` at its pace, each time on a new connection, whether earlier requests were
     answered or not.
 
-    `failures`: of each request that was not answered with 200, when it was sent (seconds since the first) and what
-    became of it. `answers`: how many had which body; `longest_s`: how long one took at most.
+    `answered`: of each request that was answered with 200, when it was sent (seconds since the first) and the body of
+    the answer; `failures`: of each other one, the same and what became of it. `longest_s`: how long one took at most.
     """
 
     def __init__(self, address: str, port: int, per_second: int = PER_SECOND) -> None:
+        self.answered: list[tuple[float, str]] = []
         self.failures: list[tuple[float, str]] = []
-        self.answers: Counter[str] = Counter()
         self.longest_s = 0.0
         self._where = (address, port)
         self._pause_s = 1 / per_second
@@ -39,7 +38,12 @@ class Requests:
     @property
     def count(self) -> int:
         """How many requests have ended so far."""
-        return self.answers.total() + len(self.failures)
+        return len(self.answered) + len(self.failures)
+
+    @property
+    def answers(self) -> set[str]:
+        """The different answers so far."""
+        return {body for _, body in self.answered}
 
     async def _run(self) -> None:
         self._began_s = due_s = time.monotonic()
@@ -58,7 +62,7 @@ class Requests:
             self.failures.append((sent_s - self._began_s, str(error) or type(error).__name__))
         else:
             if status.split()[1:2] == ["200"]:
-                self.answers[body] += 1
+                self.answered.append((sent_s - self._began_s, body))
             else:
                 self.failures.append((sent_s - self._began_s, status or "no answer"))
         self.longest_s = max(self.longest_s, time.monotonic() - sent_s)
