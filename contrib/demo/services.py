@@ -137,9 +137,8 @@ def render_answers(requests: Requests) -> str:
         version, _, place = answer.partition(", instance ")
         rows.setdefault(int(sent_s // ROW_S), {})[place.split()[0]] = f"{version} on {place.split()[-1]}"
     instances = sorted({each for row in rows.values() for each in row})
-    lines = [
-        f"{'seconds':>8}  {'requests':>8}  {'failed':>6}  " + "  ".join(f"instance {each:<9}" for each in instances)
-    ]
+    names = "  ".join(f"instance {each:<9}" for each in instances)
+    lines = [f"{'seconds':>8}  {'requests':>8}  {'failed':>6}  {names}".rstrip()]
     for number, row in sorted(rows.items()):
         count = sum(sent_s // ROW_S == number for sent_s, _ in requests.answered)
         failed = sum(sent_s // ROW_S == number for sent_s, _ in requests.failures)
