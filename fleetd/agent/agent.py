@@ -312,10 +312,17 @@ class Agent:
             self._dirty |= dict.fromkeys(names)
             raise
         if self._trust is StoreTrust.CURRENT:
-            await self._reboot_orders.carry_out(self._desired.reboot)
+            await self._reboot()
         if self._epoch_name:
             self._ledger.put_store(StoreSeen(self._epoch_name, self._epoch.highest_revision))
         self._has_observed.set()
+
+    async def _reboot(self) -> None:
+        """Reboot the machine if that is ordered. Names are taken back before: systemd stops all units at once."""
+        reboot = self._desired.reboot
+        if self._announcer.withdraw_all(is_going=self._reboot_orders.is_imminent(reboot)):
+            await self._reboot_orders.carry_out(reboot)
+            self._announcer.withdraw_all(is_going=self._reboot_orders.is_imminent(reboot))  # it may have been refused
 
     def _take_desired_state(self) -> None:
         if self._registration.lease and not self._registration.is_certain:

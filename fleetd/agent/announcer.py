@@ -41,9 +41,11 @@ from fleetd.registry.registry import Registry
 log = logging.getLogger(__name__)
 
 WITHDRAWAL_S = 10.0  # for so long a stop waits for the store to acknowledge the withdrawal
+EARLY_S = 0.001  # by which a timer may be early
 UNCHECKED_STEP_S = 5.0  # a unit without a check that flaps has to be active for so long, for each pass that it needs
 CONFINED = "this machine confines its units (confine= in fleet.conf), and a program of Check= would run as root"
 WITHDRAWN = "withdrawn, because it is about to be stopped"
+_MACHINE = ""  # the cause of withdrawals where the whole machine is about to go down
 
 Place = tuple[str, str]  # address and zone of this machine
 FindPlace = Callable[[MachineSettings | None], Place]  # by what operators have set for this machine
@@ -170,6 +172,28 @@ class Announcer:
             for name in names:
                 self._withdraw(name, cause)
         return held.plan
+
+    def withdraw_all(self, *, is_going: bool) -> bool:
+        """Take back all names, since the machine is about to go down; or if it is not (any more), have them again.
+        True if nothing has to wait for a withdrawal."""
+        if is_going:
+            for name in self._writer.announced_units():
+                withdrawal = self._units[name].withdrawal if name in self._units else None
+                if withdrawal is None or _MACHINE not in withdrawal.causes:
+                    self._withdraw(name, _MACHINE)
+        going = [name for name, unit in self._units.items() if unit.withdrawal and _MACHINE in unit.withdrawal.causes]
+        if is_going:
+            return all(map(self._is_withdrawn, going))
+        for name in going:
+            self._forget_cause(name, _MACHINE)
+        return True
+
+    def _forget_cause(self, name: str, cause: str) -> None:
+        withdrawal = self._units[name].withdrawal
+        assert withdrawal is not None
+        del withdrawal.causes[cause]
+        if not withdrawal.causes and not withdrawal.is_over:
+            self._end_withdrawal(name)
 
     def follow(self, name: str, placement: Placement | None, seen: Observed) -> None:
         """The unit was seen like this: announce it or not, and check it or not."""
@@ -302,7 +326,7 @@ class Announcer:
         withdrawal = unit.withdrawal if unit else None
         if unit is None or withdrawal is None:
             return False
-        now_s = self._now()
+        now_s = self._now() + EARLY_S
         if withdrawal.acknowledged_s is not None:
             return now_s >= withdrawal.acknowledged_s + unit.options.delay_s
         if now_s < withdrawal.asked_s + WITHDRAWAL_S:
@@ -344,7 +368,7 @@ class Announcer:
         del self._stops[name]
         unit = self._units.get(name)
         for cause in list(unit.withdrawal.causes) if unit and unit.withdrawal else ():
-            self._mark(cause)
+            self._mark(cause or name)
 
     def _end_withdrawal(self, name: str) -> None:
         unit = self._units[name]

@@ -32,6 +32,11 @@ class RebootOrders:
         """True if this record ends this boot: by fleetd, or by the FleetLock client that asked for it."""
         return reboot is not None and reboot.ends(self._boot_id)
 
+    def is_imminent(self, reboot: Reboot | None) -> bool:
+        """True if this boot is about to end: it is ordered, and was not refused."""
+        refusal = self.refusal
+        return self.is_due(reboot) and not (refusal and reboot and refusal.order == reboot.id)
+
     def forget(self, reboot: Reboot | None) -> None:
         """Do not carry out this order: it stood in a store that was restored."""
         if reboot is not None and self._is_new(reboot):

@@ -11,6 +11,7 @@ from fleetd.model.confinement import Limits
 from fleetd.model.group import UpdateAction
 from fleetd.model.machine import MachineSettings
 from fleetd.model.placement import Placement
+from fleetd.model.reboot import RebootPhase
 from fleetd.model.unit import TargetState
 from fleetd.registry.records import SERVICES, SETTINGS, SYNCED
 from fleetd.store.protocol import Delete, Put
@@ -391,3 +392,44 @@ async def test_the_zone_is_that_which_operators_have_set(machine: MachineUnderTe
     await machine.store.compact(await machine.store.revision())
     await set_zone({"zone": "south"})
     await until_in("south")
+
+
+async def test_names_go_before_the_machine_is_rebooted_and_come_back_if_it_is_not(machine: MachineUnderTest) -> None:
+    await begin(machine)
+    machine.systemd.inhibit("backup", "a backup runs")
+    await machine.order_reboot("r1")
+    gone_s = await until_announced(machine)
+    await asyncio.sleep(2.9)
+    assert machine.asked("reboot-machine") == []
+    assert await until_announced(machine, WEB) - gone_s < 3.5  # it was refused
+    assert len(machine.asked("reboot-machine")) == 1
+    machine.systemd.inhibit("backup", "")
+    await machine.order_reboot("r2")
+    await until_announced(machine)
+    await asyncio.sleep(3.1)
+    assert len(machine.asked("reboot-machine")) == 2
+
+
+async def test_a_reboot_that_is_called_off_leaves_the_unit_announced(machine: MachineUnderTest) -> None:
+    await begin(machine)
+    await machine.order_reboot("r1", client="zincati")  # which reboots the machine itself
+    await until_announced(machine)
+    await machine.place("other.service", 8, text=PLAIN)
+    await asyncio.sleep(30)
+    assert await announced(machine) == []
+    await machine.order_reboot("r1", phase=RebootPhase.GAVE_UP, client="zincati")
+    await machine.take_in()  # reads it
+    await until_announced(machine, "other.service", WEB)
+    assert machine.asked("reboot-machine", "stop") == []
+
+
+async def test_a_unit_that_is_to_be_stopped_waits_once_when_its_machine_is_rebooted_too(
+    machine: MachineUnderTest,
+) -> None:
+    await begin(machine)
+    await machine.withdraw(WEB, 9)
+    await until_announced(machine)
+    await asyncio.sleep(1)
+    await machine.order_reboot("r1")
+    await asyncio.sleep(2.1)
+    assert [len(machine.asked(verb)) for verb in ("stop", "reboot-machine")] == [1, 1]
