@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 AT_ONCE = 2  # downloads; more would only take longer each
 LOOK_S = 2.0  # for so long a pass waits to see whether a download is needed at all
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 300.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 120.0
 FORGOTTEN_S = 1800.0  # after so long without one, a failure is the first again
 
 

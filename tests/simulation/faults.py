@@ -7,6 +7,7 @@ from collections.abc import Callable
 from random import Random
 
 import tests.simulation.certificate_actions
+import tests.simulation.download_actions
 import tests.simulation.limit_actions
 import tests.simulation.reboot_actions
 import tests.simulation.secret_actions
@@ -225,6 +226,9 @@ FAULTS: tuple[tuple[int, str, Draw], ...] = (
     (3, "lose-bus", _on_machine),
     (2, "clone", _clone),
     (2, "own", _own),
+    (3, "fail-downloads", _on_machine),
+    (2, "slow-downloads", _on_machine),
+    (2, "lose-downloads", _on_machine_at_once),
 )
 
 

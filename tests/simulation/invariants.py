@@ -21,6 +21,7 @@ from fleetd.store.protocol import Comparison, CreatedAt, Event, HasValue, Operat
 from tests.simulation.announcement_invariants import OnlyTheHealthyAreAnnounced, WithdrawalComesFirst
 from tests.simulation.certificate_invariants import RevokedAreNotServed, TrustOnlyGrows, WorkersAreLetIn
 from tests.simulation.checker import Checker, Key, now
+from tests.simulation.download_invariants import DownloadsComeFirst, NothingHealthyStopsForADownload
 from tests.simulation.drain_invariants import DrainsKeepTheBudget, KeptPlacesAreKept
 from tests.simulation.event_invariants import EventsTellWhatWasDone
 from tests.simulation.event_reader import EachEventIsReadOnceInOrder
@@ -481,5 +482,7 @@ CHECKERS: tuple[type[Checker], ...] = (
     WorkersAreLetIn,
     OnlyTheHealthyAreAnnounced,
     WithdrawalComesFirst,
+    DownloadsComeFirst,
+    NothingHealthyStopsForADownload,
     Rule8NobodyStorms,
 )

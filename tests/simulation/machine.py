@@ -7,6 +7,7 @@ happens when.
 import asyncio
 import contextvars
 import logging
+import math
 import shutil
 import ssl
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -33,6 +34,7 @@ from fleetd.registry.records import MACHINE_IDENTITIES
 from fleetd.registry.registry import Registry
 from fleetd.store.embedded import inline
 from fleetd.store.protocol import Store
+from fleetd.testing.scripted_fetcher import ScriptedFetcher
 from fleetd.testing.scripted_prober import ScriptedProber
 from fleetd.testing.simulated_systemd import SYSTEM_UNITS
 from fleetd.trust.sealing_process import Sealing
@@ -132,6 +134,9 @@ class SimulatedMachine:
         self._directory = directory
         self.prober = ScriptedProber(lambda check: self.failing_check)
         self.failing_check: str | None = ""  # why all checks fail here, '' if they pass, None if they hang
+        self.fetcher = ScriptedFetcher(lambda download: self.failing_downloads, takes_s=3.0)
+        self.lost_downloads_s = -math.inf  # when somebody last removed what was downloaded here
+        self.failing_downloads = ""  # why all downloads fail here, '' if they succeed
         self._own_state = directory.with_name(f"{name}-state")  # what outlives a boot
         self.trust: MachineTrust | None = None
         if hooks.life_s and hooks.servers:
@@ -281,6 +286,7 @@ class SimulatedMachine:
             park_later=self._park_later,
             sealing=Sealing(self._directory, seal),
             prober=self.prober,
+            fetcher=self.fetcher,
         )
         trust = None if self.trust is None or self.is_worker else self.trust.open_server(store, self._is_fatal)
         self.node = Node(self._config(), store, self.systemd, machine, environment, 0, trust, worker_trust)

@@ -22,6 +22,7 @@ import msgspec
 
 import tests.simulation.announcement_actions
 import tests.simulation.certificate_actions
+import tests.simulation.download_actions
 import tests.simulation.expectations
 import tests.simulation.limit_actions
 import tests.simulation.reboot_actions

@@ -167,6 +167,22 @@ async def stop_what_is_announced(world: World) -> None:
     await asyncio.sleep(5)
 
 
+async def start_without_its_image(world: World) -> None:
+    await world.operators.submit("boxed.service", TargetState.LAUNCHED, 1)
+    await asyncio.sleep(10)
+    (machine,) = world.records.assigned_machines("boxed.service")
+    found = next(each for each in world.machines.values() if each.id == machine)
+    found.fetcher.here.clear()
+    await found.systemd.restart("boxed.service")
+
+
+async def stop_for_an_image_that_is_not_there(world: World) -> None:
+    await world.operators.submit("boxed.service", TargetState.LAUNCHED, 1)
+    await asyncio.sleep(10)
+    (machine,) = world.records.assigned_machines("boxed.service")
+    await write(world, *told_to_leave(world, "boxed.service", M2 if machine == M1 else M1))
+
+
 async def keep_states_of_the_gone(world: World) -> None:
     await world.machines["m1"].power_cut()
     await write(world, world.registry.put(UnitState(active="active"), M1, WEB))
@@ -352,6 +368,8 @@ VIOLATIONS: tuple[tuple[str, Violation], ...] = (
     ("SecretsComeFirst", start_without_its_secret),
     ("OnlyTheHealthyAreAnnounced", announce_what_does_not_run),
     ("WithdrawalComesFirst", stop_what_is_announced),
+    ("DownloadsComeFirst", start_without_its_image),
+    ("NothingHealthyStopsForADownload", stop_for_an_image_that_is_not_there),
     ("EventsTellWhatWasDone", move_silently),
     ("EventsTellWhatWasDone", lose_a_machine_silently),
     ("EventsTellWhatWasDone", tell_what_was_not_done),

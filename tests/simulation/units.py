@@ -10,6 +10,7 @@ from fleetd.model.unitfile import parse_unit_file, render_unit_file
 EDITIONS = 3
 
 _SERVICE = "[Service]\nExecStart=/bin/daemon\n"
+_IMAGE = f"registry:5000/boxed@sha256:{'0' * 64}"  # of edition 0
 
 UNITS = {
     "web@1.service": _SERVICE,
@@ -38,6 +39,9 @@ UNITS = {
     "secret.service": (
         "[Service]\nExecStart=/bin/daemon\nLoadCredential=db.pw:/run/fleet/credentials.sock\n"
         "[X-Fleet]\nSecret=db.pw\nUpdateSettleSec=2s\nUpdateDeadlineSec=30s\n"
+    ),
+    "boxed.service": (  # each edition has another image
+        f"{_SERVICE}[X-Image]\nImage={_IMAGE}\n[X-Source boxed.container Container]\nImage=registry:5000/boxed:1\n"
     ),
     "local.service": _SERVICE,  # machine 2 has a unit of this name of its own
 }
@@ -73,8 +77,14 @@ def unit_dropins(edition: int = 1) -> tuple[DropIn, ...]:
 def unit_text(name: str, edition: int = 1) -> str:
     """The unit file of this name, as fleet renders it."""
     line = _LINES.get(edition, "")
-    text = f"[Unit]\nDescription=edition {edition}\n{(UNITS | TIED)[name]}[Service]\n{line}\n"
+    described = (UNITS | TIED)[name].replace(_IMAGE, image_of(edition))
+    text = f"[Unit]\nDescription=edition {edition}\n{described}[Service]\n{line}\n"
     return render_unit_file(parse_unit_file(text))
+
+
+def image_of(edition: int) -> str:
+    """The image that this edition of boxed.service needs."""
+    return f"{_IMAGE[:-1]}{edition}"
 
 
 def rolled_text(edition: int) -> str:

@@ -198,7 +198,12 @@ def test_the_owner_of_a_key_is_its_second_part(key: str, owner: str) -> None:
     assert owner_of("/fleet/", key) == owner
 
 
-_LATER = (Capability.ANSWERS, Capability.ANNOUNCEMENTS, Capability.DOWNLOADS)  # there were workers before
+_LATER = (
+    Capability.ANSWERS,
+    Capability.ANNOUNCEMENTS,
+    Capability.ISOLATION,
+    Capability.DOWNLOADS,
+)  # there were workers before
 
 
 def test_what_a_worker_says_of_itself_does_not_decide() -> None:
