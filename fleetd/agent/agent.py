@@ -36,7 +36,6 @@ from fleetd.membership.store_epoch import StoreChange, StoreEpoch
 from fleetd.model.confinement import NO_LIMITS, Limits
 from fleetd.model.placement import Placement
 from fleetd.model.reboot import RebootRefusal
-from fleetd.model.secret import SecretRef
 from fleetd.model.unit import Proof, UnitState
 from fleetd.reconciler.actions import Stop, Write
 from fleetd.reconciler.after_restore import is_orphan_still, plan_adoption
@@ -120,7 +119,18 @@ class Agent:
         credentials = None
         if credentials_directory:
             credentials = Credentials(registry, machine_id, credentials_directory, find_seal_key)
-        self._executor = Executor(machine_id, systemd, ledger, self._retries, credentials, self._find_secrets, limits)
+        fetcher = fetcher or LeftToPodman()
+        self._executor = Executor(
+            machine_id,
+            systemd,
+            ledger,
+            self._retries,
+            credentials,
+            self._desired.find_secrets,
+            limits,
+            fetcher,
+            self._desired.find_downloads,
+        )
         self._reboot_orders = RebootOrders(systemd, ledger, boot_id, on_refused_reboot)
         self._diagnostics = Diagnostics(systemd, self._mark_one)
         self._announcer = Announcer(
@@ -142,14 +152,10 @@ class Agent:
             self._wake.set,
             lambda: self._desired.is_current and not epoch.set_back.is_set(),
         )
-        self._downloads = Downloads(fetcher or LeftToPodman(), self._mark_one)
+        self._downloads = Downloads(fetcher, self._mark_one, self._desired.find_certain)
         self._observer = Observer(
             systemd, ledger, self._desired, self._executor, self._retries, self._downloads.failure
         )
-
-    def _find_secrets(self, unit: str) -> tuple[SecretRef, ...]:
-        placement = self._desired.placements.get(unit)
-        return placement.secrets if placement else ()
 
     # For the rest of the daemon.
 

@@ -12,8 +12,11 @@ import msgspec
 
 from fleetd.aio import Backoff, first_of
 from fleetd.membership.store_epoch import StoreEpoch
+from fleetd.model.download import Download
 from fleetd.model.placement import Placement
 from fleetd.model.reboot import Reboot
+from fleetd.model.requirements import requirements_of
+from fleetd.model.secret import SecretRef
 from fleetd.registry.records import PLACEMENTS, REBOOTS, SYNCED, Kind, MalformedRecord, R_co
 from fleetd.registry.registry import Registry
 from fleetd.store.protocol import Changes, Compacted, Event, KeyValue, Unavailable
@@ -88,6 +91,20 @@ class DesiredState:
     def is_current(self) -> bool:
         """True if the mirror was read after the last request_reread."""
         return self._answered == self._requested
+
+    def find_certain(self) -> dict[str, Placement] | None:
+        """The placements, if they are known for sure."""
+        return self.placements if self.is_current and self.revision else None
+
+    def find_downloads(self, unit: str) -> tuple[Download, ...]:
+        """What a unit that is placed here needs."""
+        placement = self.placements.get(unit)
+        return requirements_of(placement.content, unit).downloads if placement else ()
+
+    def find_secrets(self, unit: str) -> tuple[SecretRef, ...]:
+        """The secrets that a unit which is placed here is to have."""
+        placement = self.placements.get(unit)
+        return placement.secrets if placement else ()
 
     def request_reread(self) -> None:
         """Read everything again. Until then the mirror is not current: the watch may lag behind what happened."""

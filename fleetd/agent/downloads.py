@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 AT_ONCE = 2  # downloads; more would only take longer each
 LOOK_S = 2.0  # for so long a pass waits to see whether a download is needed at all
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 120.0
+TIDY_S = 3600.0
 FORGOTTEN_S = 1800.0  # after so long without one, a failure is the first again
 
 
@@ -46,9 +47,18 @@ class _Failure(msgspec.Struct):
 
 
 class Downloads:
-    """The downloads of one machine. `mark` has the agent look at a unit again. Needs a running event loop."""
+    """The downloads of one machine. `mark` has the agent look at a unit again. `find_placements` returns the placements
+    here, None while they are not known for sure. Needs a running event loop."""
 
-    def __init__(self, fetcher: Fetcher, mark: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        fetcher: Fetcher,
+        mark: Callable[[str], None],
+        find_placements: Callable[[], Mapping[str, Placement] | None] = lambda: None,
+    ) -> None:
+        self._find_placements = find_placements
+        self._tidying: asyncio.TimerHandle | None = None
+        self._tidier: asyncio.Task[None] | None = None
         self._fetcher = fetcher
         self._mark = mark
         self._units: dict[str, tuple[Download, ...]] = {}
@@ -56,11 +66,15 @@ class Downloads:
         self._failures: dict[Download, _Failure] = {}
         self._turn = asyncio.Semaphore(AT_ONCE)
         self._is_closing = False
+        self._tidy_later()
 
     async def close(self) -> None:
         """Follow no download any more. Those under way go on without this fleetd."""
         self._is_closing = True
+        if self._tidying is not None:
+            self._tidying.cancel()
         tasks = [wanted.task for wanted in self._wanted.values() if wanted.task]
+        tasks += [self._tidier] if self._tidier is not None else []
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -144,6 +158,7 @@ class Downloads:
                     await self._fetcher.fetch(download)
                 wanted.is_there = True
                 log.info("downloaded %s", download)
+                self._tidy_later()
             self._failures.pop(download, None)
         except FetchFailed as error:
             self._note_failure(download, str(error), wanted.units)
@@ -173,6 +188,23 @@ class Downloads:
         if self._failures.get(download) is failure and not self._is_closing:
             for name in failure.units:
                 self._mark(name)
+
+    def _tidy_later(self) -> None:
+        """Look in an hour whether something can be deleted, if there is anything."""
+        if self._tidying is None and self._fetcher.keeps_any and not self._is_closing:
+            self._tidying = asyncio.get_running_loop().call_later(TIDY_S, self._begin_to_tidy)
+
+    def _begin_to_tidy(self) -> None:
+        self._tidying = None
+        self._tidier = asyncio.create_task(self._tidy())
+
+    async def _tidy(self) -> None:
+        placements = self._find_placements()
+        if placements is not None:
+            active = ((name, each) for name, each in placements.items() if each.prepares or not each.is_withdrawn)
+            needed = {each for name, placement in active for each in requirements_of(placement.content, name).downloads}
+            await self._fetcher.tidy({*needed, *self._wanted})
+        self._tidy_later()
 
     @staticmethod
     def _now() -> float:

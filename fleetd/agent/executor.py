@@ -14,11 +14,13 @@ import msgspec
 
 from fleetd import metrics
 from fleetd.agent.credentials import Credentials, SecretNotThere
+from fleetd.agent.fetcher import Fetcher
 from fleetd.agent.ledger import Ledger
 from fleetd.agent.links import Links
 from fleetd.agent.unit_retries import UnitRetries
 from fleetd.model.confinement import NO_LIMITS, Limits, confined, is_confined, refuse_privileges, unconfined
 from fleetd.model.content import Content, DropIn
+from fleetd.model.download import Download
 from fleetd.model.isolation import IsolationOptions
 from fleetd.model.isolation_dropin import find_isolating, isolating_dropins, without_isolating
 from fleetd.model.job_result import REFUSED
@@ -60,6 +62,7 @@ def as_placed(contents: Mapping[str, Content], limits: Limits) -> tuple[dict[str
 class Executor:
     """Executes plans. `hashes` are those of the contents that are written, by unit, as of the last `refresh_files`.
     `secrets_of` returns the secrets that a unit is to have, which `credentials` puts where systemd asks for them.
+    `downloads_of` returns what it needs, which `fetcher` puts where it finds it.
     `limits` are this machine's, and `unconfined` the units that have to be confined and are not. `isolating` are those
     that have to be stopped where the machine is cut off, as they are written."""
 
@@ -72,12 +75,16 @@ class Executor:
         credentials: Credentials | None = None,
         secrets_of: Callable[[str], Sequence[SecretRef]] = lambda unit: (),
         limits: Limits = NO_LIMITS,
+        fetcher: Fetcher | None = None,
+        downloads_of: Callable[[str], Sequence[Download]] = lambda unit: (),
     ) -> None:
         self._systemd = systemd
         self._ledger = ledger
         self._retries = retries
         self._credentials = credentials
         self._secrets_of = secrets_of
+        self._fetcher = fetcher
+        self._downloads_of = downloads_of
         self.limits = limits
         self._links = Links(machine_id, systemd, ledger)
         self._files_are_known = False
@@ -130,6 +137,7 @@ class Executor:
         await self._each([action for action in plan if isinstance(action, Stop)], self._stop)
         await self._remove([action.unit for action in plan if isinstance(action, Remove)])
         await self._prepare_secrets([action.unit for action in plan if not isinstance(action, Stop | Remove)])
+        self._prepare_files([action.unit for action in plan if not isinstance(action, Stop | Remove)])
         await self._write([action for action in plan if isinstance(action, Write)])
         with_new_notes = await self._links.follow()
         for action in self._viable(plan):
@@ -239,6 +247,16 @@ class Executor:
             except (SecretNotThere, OSError) as error:
                 self._fail("secrets", name, error)
 
+    def _prepare_files(self, names: Iterable[str]) -> None:
+        """Have the files of these units where they find them. They are here: what would need others has waited."""
+        if self._fetcher is None:
+            return
+        for name in dict.fromkeys(names):
+            try:
+                self._fetcher.prepare(name, self._downloads_of(name))
+            except OSError as error:
+                self._fail("files", name, error)
+
     async def _remove(self, names: Sequence[str]) -> None:
         failures = await self._change_files(self._systemd.remove(names)) if names else {}
         for name in names:
@@ -252,6 +270,8 @@ class Executor:
                 self._links.forget(name)
                 if self._credentials:
                     self._credentials.forget(name)
+                if self._fetcher is not None:
+                    self._fetcher.forget(name)
                 self._stops.pop(name, None)
                 self._changed_files[name] = None
 

@@ -1,21 +1,40 @@
-"""Gets images of containers for this machine: podman pulls each in a transient unit of systemd, `fleet-pull-….service`,
-which is seen in systemctl, takes little from what runs here, and ends after a time."""
+"""Gets images of containers and files for this machine, each in a transient unit of systemd, `fleet-pull-….service` or
+`fleet-fetch-….service`, which is seen in systemctl, takes little from what runs here, and ends after a time."""
 
 import asyncio
 import hashlib
+import logging
 import os
-from collections.abc import Sequence
+import sys
+import time
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from fleetd.agent.download_account import DownloadAccount
+from fleetd.agent.fetched_files import FetchedFiles
 from fleetd.model.download import Download, FetchFailed, describe_failure
+
+log = logging.getLogger(__name__)
 
 WITHIN_S = 1800.0  # a download that has not ended by then has failed
 LOOK_S = 60.0  # podman waits while another one changes its storage
-PULL, LOOK = "pull", "look"
+PULL, LOOK, FETCH, REMOVE = "pull", "look", "fetch", "remove"
 WAIT_S = 0.5  # between looks at a download that an earlier fleetd has begun
 MAX_SAID = 4096  # bytes of what a program writes
 LIMITS = ("CPUWeight=20", "IOWeight=20", "MemoryMax=1G", "Nice=10", "OOMScoreAdjust=500")
+# Of what reads what strangers send.
+CONFINED = (
+    "CapabilityBoundingSet=",
+    "MemoryDenyWriteExecute=yes",
+    "NoNewPrivileges=yes",
+    "PrivateDevices=yes",
+    "PrivateTmp=yes",
+    "ProtectHome=read-only",
+    "ProtectSystem=strict",
+    "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6",
+    "SystemCallFilter=@system-service",
+)
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386", "i386": "386"}
 _NO_PROGRAM = "Failed to find executable"
 _EMULATORS = Path("/proc/sys/fs/binfmt_misc")
@@ -34,6 +53,19 @@ class Fetcher(Protocol):
     async def cancel(self, download: Download) -> None:
         """End it, if it is under way."""
 
+    def prepare(self, unit: str, downloads: Sequence[Download]) -> None:
+        """Have the files among these, which are here, where the unit finds them, and no others. Raises OSError."""
+
+    def forget(self, unit: str) -> None:
+        """The unit is not on this machine any more."""
+
+    @property
+    def keeps_any(self) -> bool:
+        """True if there is something that was downloaded here."""
+
+    async def tidy(self, needed: Collection[Download]) -> None:
+        """Delete what was downloaded here and has not been needed for a day; these are needed now."""
+
 
 class LeftToPodman:
     """Gets nothing ahead: podman pulls what a container lacks when it starts."""
@@ -48,17 +80,47 @@ class LeftToPodman:
     async def cancel(self, download: Download) -> None:
         """Nothing is under way (Fetcher)."""
 
+    def prepare(self, unit: str, downloads: Sequence[Download]) -> None:
+        """There are no files (Fetcher)."""
+
+    def forget(self, unit: str) -> None:
+        """There are none (Fetcher)."""
+
+    @property
+    def keeps_any(self) -> bool:
+        """False (Fetcher)."""
+        return False
+
+    async def tidy(self, needed: Collection[Download]) -> None:
+        """There is nothing to delete (Fetcher)."""
+
 
 class HostFetcher:
     """Gets downloads for this host, or for the `user` whose systemd runs the units. `auth_file` holds the logins for
-    registries ('': podman's own)."""
+    registries ('': podman's own). Files, and the account of what was downloaded, are below `directory`; `unix_now` is
+    the wall clock; `systemd_run` and `systemctl` are the programs."""
 
-    def __init__(self, *, user: bool = False, auth_file: str = "") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        user: bool = False,
+        auth_file: str = "",
+        unix_now: Callable[[], float] = time.time,
+        systemd_run: str = "systemd-run",
+        systemctl: str = "systemctl",
+    ) -> None:
+        self._files = FetchedFiles(directory / "fetched")
+        self._account = DownloadAccount(directory / "downloads.json", unix_now)
         self._scope = ["--user"] if user else []
+        self._systemd_run = systemd_run
+        self._systemctl = systemctl
         self._auth = [f"--authfile={auth_file}"] if auth_file else []
 
     async def find(self, download: Download) -> bool:
         """True if it is here (Fetcher)."""
+        if download.sha256:
+            return self._files.has(download)
         inspect = ["podman", "image", "inspect", "--format", "{{.Architecture}}", "--", download.source]
         status, found, _ = await self._run_unit(download, LOOK, LOOK_S, inspect)
         own = os.uname().machine
@@ -68,6 +130,13 @@ class HostFetcher:
 
     async def fetch(self, download: Download) -> None:
         """Get it (Fetcher)."""
+        if download.sha256:
+            await self._fetch_file(download)
+        else:
+            await self._pull(download)
+        self._account.note(download)
+
+    async def _pull(self, download: Download) -> None:
         pull = ["podman", "pull", "--quiet", *self._auth, "--", download.source]
         status, _, said = await self._run_unit(download, PULL, WITHIN_S, pull)
         if status != 0:
@@ -75,14 +144,57 @@ class HostFetcher:
         if not await self.find(download):
             raise FetchFailed(describe_failure(download, "podman says that it is here, and does not find it"))
 
+    def prepare(self, unit: str, downloads: Sequence[Download]) -> None:
+        """Have files where a unit finds them (Fetcher)."""
+        self._files.prepare(unit, downloads)
+
+    def forget(self, unit: str) -> None:
+        """Remove the names of files that a unit has (Fetcher)."""
+        self._files.forget(unit)
+
+    @property
+    def keeps_any(self) -> bool:
+        """True if something was downloaded here (Fetcher)."""
+        return bool(self._account)
+
+    async def tidy(self, needed: Collection[Download]) -> None:
+        """Delete what is old (Fetcher). podman keeps an image that a container has, and one that has another name."""
+        for download in self._account.find_old(needed):
+            try:
+                if download.sha256:
+                    self._files.delete(download)
+                else:
+                    remove = ["podman", "rmi", "--", download.source]
+                    status, _, said = await self._run_unit(download, REMOVE, LOOK_S, remove)
+                    if status != 0 and await self.find(download):
+                        log.info("%s is kept: %s", download, said)
+                        self._account.note(download)  # looked at again in a day
+                        continue
+                log.info("deleted %s, which nothing here has needed for a day", download)
+                self._account.forget(download)
+            except (OSError, FetchFailed) as error:
+                log.warning("cannot delete %s: %s", download, error)
+
+    async def _fetch_file(self, download: Download) -> None:
+        try:
+            self._files.make_room()
+        except OSError as error:
+            raise FetchFailed(describe_failure(download, str(error))) from error
+        command = [sys.executable, "-P", "-m", "fleetd.process.fetch_command"]
+        command += [download.source, download.sha256, str(self._files.path_of(download))]
+        confined = () if self._scope else (*CONFINED, f"ReadWritePaths={self._files.directory}")
+        status, _, said = await self._run_unit(download, FETCH, WITHIN_S, command, confined)
+        if status != 0 or not self._files.has(download):
+            raise FetchFailed(describe_failure(download, said or f"it did not come within {WITHIN_S:g} s"))
+
     async def _run_unit(
-        self, download: Download, kind: str, within_s: float, command: Sequence[str]
+        self, download: Download, kind: str, within_s: float, command: Sequence[str], more: Sequence[str] = ()
     ) -> tuple[int, str, str]:
         """Run a program in a transient unit: fleetd itself may neither mount nor write what podman does. Returns as
         _run. Raises FetchFailed."""
         unit = unit_of(download, kind)
-        properties = [f"--property={limit}" for limit in (*LIMITS, f"RuntimeMaxSec={within_s:g}")]
-        run = ["systemd-run", *self._scope, f"--unit={unit}", f"--description=fleet: {kind} {download.source}"]
+        properties = [f"--property={limit}" for limit in (*LIMITS, *more, f"RuntimeMaxSec={within_s:g}")]
+        run = [self._systemd_run, *self._scope, f"--unit={unit}", f"--description=fleet: {kind} {download.source}"]
         run += ["--wait", "--pipe", "--collect", "--quiet", *properties, "--", *command]
         try:
             await self._wait_for_earlier(unit)
@@ -95,12 +207,15 @@ class HostFetcher:
 
     async def cancel(self, download: Download) -> None:
         """End it (Fetcher)."""
-        await _run(["systemctl", *self._scope, "stop", "--no-block", "--quiet", unit_of(download, PULL)])
+        unit = unit_of(download, FETCH if download.sha256 else PULL)
+        await _run([self._systemctl, *self._scope, "stop", "--no-block", "--quiet", unit])
 
     async def _wait_for_earlier(self, unit: str) -> None:
         """Wait for the end of a download that an earlier fleetd has begun."""
         while True:
-            status, said, _ = await _run(["systemctl", *self._scope, "show", "--property=ActiveState", "--value", unit])
+            status, said, _ = await _run(
+                [self._systemctl, *self._scope, "show", "--property=ActiveState", "--value", unit]
+            )
             if status != 0 or said not in ("active", "activating", "deactivating"):
                 return
             await asyncio.sleep(WAIT_S)
@@ -108,7 +223,7 @@ class HostFetcher:
 
 def unit_of(download: Download, kind: str) -> str:
     """The transient unit that looks for a download, or gets it."""
-    return f"fleet-{kind}-{hashlib.sha256(download.source.encode()).hexdigest()[:16]}.service"
+    return f"fleet-{kind}-{hashlib.sha256(f'{download.source} {download.sha256}'.encode()).hexdigest()[:16]}.service"
 
 
 def _emulates() -> bool:

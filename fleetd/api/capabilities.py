@@ -5,9 +5,11 @@ from collections.abc import Iterable
 from fleetd.api.http import ApiError
 from fleetd.model.announce_options import ANNOUNCE, announce_options_of
 from fleetd.model.content import Content
+from fleetd.model.download import FETCH
 from fleetd.model.group import UpdateAction
 from fleetd.model.isolation_options import ISOLATION, LOCK, isolation_options_of
 from fleetd.model.machine import Capability, Machine, outdated_machine
+from fleetd.model.requirements import requirements_of
 from fleetd.model.unit_set import group_options_of
 from fleetd.registry.registry import Reader
 
@@ -23,7 +25,7 @@ _WORDS = {
     Capability.SECRETS: "secrets",
     Capability.ANNOUNCEMENTS: f"{ANNOUNCE}=",
     Capability.ISOLATION: f"{ISOLATION}= and {LOCK}=",
-    Capability.DOWNLOADS: "downloads ahead of units",
+    Capability.DOWNLOADS: f"{FETCH}=",
     Capability.ANSWERS: "logs and states without SSH",
 }
 
@@ -37,6 +39,8 @@ def needed_capability(before: Content | None, after: Content | None) -> Capabili
         return Capability.UPDATE_ACTION
     if isolation_options_of(after, "any.service").is_set:
         return Capability.ISOLATION
+    if any(FETCH in text for text in _texts(after)) and requirements_of(after, "any@1.service").downloads:
+        return Capability.DOWNLOADS
     return Capability.ANNOUNCEMENTS if announce_options_of(after, "any.service").services else None
 
 

@@ -27,6 +27,7 @@ from fleetd.model.names import (
     parse_name,
     visible,
 )
+from fleetd.model.requirements import requirements_of
 from fleetd.model.unitfile import UnitFileError
 
 DROPIN_NAME = "~fleet-confine.conf"  # sorts after every name that check_dropin_name allows
@@ -73,6 +74,8 @@ def refuse(limits: Limits, name: str, content: Content) -> str:
             shown = ", ".join(map(visible, limits.accept[:_SHOWN])) + ", …" * (len(limits.accept) > _SHOWN)
             return f"accepts only {shown}" + (f", and not the alias {foreign}" if foreign != name else "")
     why = judge(name, content).refusal if limits.confine else ""
+    if limits.confine and not why and any(each.sha256 for each in requirements_of(content, name).downloads):
+        why = "Fetch= is not allowed: it is root that downloads and keeps the file"
     return f"confines its units: {why}" if why else ""
 
 

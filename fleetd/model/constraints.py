@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import msgspec
 
-from fleetd.model.download import Download, downloads_of
+from fleetd.model.download import FETCH, Download, fetches_of, image_of, refuse_fetches
 from fleetd.model.fleet_options import FLEET_SECTION, OPTIONS
 from fleetd.model.globs import Globs, share_globs
 from fleetd.model.isolation import NOT_ISOLATED, IsolationOptions
@@ -26,6 +26,7 @@ MAX_OPEN_PATTERNS = 8  # globs without a literal prefix: each is matched against
 _TRUE = frozenset({"true", "yes", "1", "on", "t"})
 _FALSE = frozenset({"false", "no", "0", "off", "f"})
 _WORDS = re.compile(f"[^{WHITESPACE}]+")
+_SPECIFIER = re.compile("%[nNpi]")
 
 # Options of [Unit]: a unit is restarted and stopped with those that it names there (systemd.unit(5)).
 RESTART_OPTIONS = ("Requires", "Requisite", "BindsTo", "PartOf")
@@ -81,7 +82,7 @@ def parse_requirements(options: Iterable[UnitOption], name: UnitName) -> Require
         "is_oneshot": _is_oneshot(options),
         "restarts_with": unit_names(options, name, RESTART_OPTIONS),
         "restarts": _served_by(options, name),
-        "downloads": downloads_of(options),
+        "downloads": (*image_of(options), *asked.downloads),
     }
     return msgspec.structs.replace(asked, **found) if any(found.values()) else asked
 
@@ -176,6 +177,7 @@ def _requirements(values: dict[str, list[str]]) -> Requirements:
         failover_delay_s=_last(merged("FailoverDelay"), _parse_delay),
         rerun_after_failover=_last(merged("RerunAfterFailover"), _parse_rerun),
         secrets=tuple(dict.fromkeys(words("Secret"))),
+        downloads=fetches_of(merged(FETCH)),
     )
 
 
@@ -243,6 +245,8 @@ def validate_requirements(options: Iterable[UnitOption]) -> None:
             if is_set[option.name] and is_set[other]:
                 shown = "Peers" if other == "MachineOf" else other  # CoreOS fleet's word in this message
                 raise InvalidRequirements(f"{option.name} cannot be used with {shown}")
+    if refusal := refuse_fetches(_SPECIFIER.sub("x", text) for text in values.get(FETCH, ())):
+        raise InvalidRequirements(refusal)
     for text in values.get("FailoverDelay", ()):
         _parse_delay(text)
     for text in values.get("RerunAfterFailover", ()):

@@ -34,7 +34,8 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-_LOCK = (FLEET_SECTION, "Lock")  # the unit has to stop for another lock, and begins with it
+# The unit has to stop for another lock, and begins with it; and a file under a name that it has is another one.
+_RESTARTING = ((FLEET_SECTION, "Lock"), (FLEET_SECTION, "Fetch"))
 
 _WORDLESS = {"Unit": frozenset(("Description", "Documentation"))}
 
@@ -95,7 +96,7 @@ def _by_class(options: Iterable[UnitOption]) -> dict[Impact, dict[str, list[Unit
 
 def _classify(option: UnitOption) -> Impact:
     section, name = option.section, option.name
-    if (section, name) == _LOCK:
+    if (section, name) in _RESTARTING:
         return Impact.RESTART
     if section.startswith(_IGNORED) or section == "Install" or name.startswith(_IGNORED):
         return Impact.NONE

@@ -114,6 +114,16 @@ OPTIONS = (
         since=OWN,
     ),
     XFleetOption(
+        name="Fetch",
+        syntax="URL sha256:HEX [NAME]",
+        meaning="A file that its machine downloads (http or https) before the unit starts there, and before it is "
+        "stopped for other content: the unit finds it as `/var/lib/fleet/fetched/%n/NAME`, which root alone may read. "
+        "What has another hash than this one is not taken. The name is by default the last one in the URL. May be "
+        "repeated, at most 16 times. See below.",
+        is_list=True,
+        since=OWN,
+    ),
+    XFleetOption(
         name="Announce",
         syntax="[NAME] PORT[/PROTOCOL]",
         meaning="While the unit is at work, its machine announces that it answers to this name at this port; `fleetctl "

@@ -36,7 +36,7 @@ from fleetd.model.decoding import UNREADABLE
 from fleetd.model.machine import Capability, Machine
 from fleetd.model.user_instance import user_boot_id, user_machine_id
 from fleetd.process import deferred_parking, identity, log_format, sdnotify
-from fleetd.process.directories import runtime_directory, trust_directory
+from fleetd.process.directories import runtime_directory, state_directory, trust_directory
 from fleetd.process.host_keys import HostKeys
 from fleetd.process.journal_entry import JournalEntries
 from fleetd.process.node import HostEnvironment, Node
@@ -298,7 +298,7 @@ def _make_environment(config: Config, runtime: Path, unit: str) -> HostEnvironme
         boot_now=lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
         prober=HostProber(unit, user=config.systemd_user),
         inspector=Inspector(user=config.systemd_user, auth_file=config.registry_auth_file),
-        fetcher=HostFetcher(user=config.systemd_user, auth_file=config.registry_auth_file),
+        fetcher=HostFetcher(state_directory(config), user=config.systemd_user, auth_file=config.registry_auth_file),
     )
     if not config.systemd_user:  # a user can reboot no machine
         environment = msgspec.structs.replace(

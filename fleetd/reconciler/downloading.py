@@ -12,7 +12,7 @@ from fleetd.model.download import Download
 from fleetd.model.placement import Placement
 from fleetd.model.requirements import requirements_of
 from fleetd.model.unit import TargetState
-from fleetd.reconciler.actions import Action, Restart, Start, Stop
+from fleetd.reconciler.actions import Action, Record, Restart, Start, Stop, Write
 from fleetd.reconciler.observed import Observed
 
 
@@ -29,19 +29,23 @@ def find_needed(
     """What has to be here before this plan for the observed units is carried out, and before another machine stops one
     that is to come here; by unit."""
     jobs = {action.unit for action in plan if isinstance(action, Stop | Start | Restart)}
+    changed = jobs | {action.unit for action in plan if isinstance(action, Write | Record)}
     needed: dict[str, tuple[Download, ...]] = {}
     for name, seen in observed.items():
         placement = placements.get(name)
-        if placement is None or not (placement.prepares or (name in jobs and _is_to_run(placement, seen))):
+        if placement is None or not (placement.prepares or (name in changed and _is_to_be_here(placement, seen))):
             continue
-        if downloads := requirements_of(placement.content, name).downloads:
+        downloads = requirements_of(placement.content, name).downloads
+        if not placement.prepares and not (name in jobs and placement.target is TargetState.LAUNCHED):
+            downloads = tuple(each for each in downloads if each.sha256)  # nobody else gets a file when it starts
+        if downloads:
             needed[name] = downloads
     return needed
 
 
-def _is_to_run(placement: Placement, seen: Observed) -> bool:
-    """True if what is done to the unit is done for it to run here; any other stop has to wait for nothing."""
-    return placement.is_active and placement.target is TargetState.LAUNCHED and not seen.forbidden
+def _is_to_be_here(placement: Placement, seen: Observed) -> bool:
+    """True if what is done to the unit is done for it to be here; any other stop has to wait for nothing."""
+    return placement.is_active and not seen.forbidden
 
 
 def hold_for_downloads(

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from fleetd.agent.downloads import TIDY_S
 from fleetd.model.download import Download
 from fleetd.model.placement import Placement
 from fleetd.model.unit import TargetState, UnitState
@@ -168,3 +169,39 @@ async def test_units_with_one_image_wait_for_one_download(machine: MachineUnderT
     await until_active(machine, WEB, 1)
     await until_active(machine, "other.service", 1)
     assert machine.fetcher.begun == [IMAGE, IMAGE]
+
+
+FILE = Download("https://host/app.raw", "b" * 64, "app.raw")
+FETCHING = f"[Service]\nExecStart=/bin/daemon\n[X-Fleet]\nFetch={FILE.source} sha256:{FILE.sha256}\n"
+
+
+@pytest.mark.parametrize("target", ["launched", "loaded"])
+async def test_a_unit_has_its_files_before_it_is_here(machine: MachineUnderTest, target: str) -> None:
+    """Also one that something else starts."""
+    machine.fetcher.failures[FILE.source] = "404 Not Found"
+    await machine.start()
+    await machine.place(WEB, 1, target, text=FETCHING)
+    state = (await machine.until(lambda states: WEB in states and states[WEB].refusal != ""))[WEB]
+    assert state.refusal.startswith(f"cannot get the file {FILE.source}: 404 Not Found: ")
+    assert machine.asked_to_act() == []
+    machine.fetcher.failures.clear()
+    await machine.until(lambda states: states[WEB].generation == 1, LONG_S)
+    assert machine.fetcher.prepared[WEB] == (FILE,)
+    await machine.unplace(WEB)
+    await machine.until(lambda states: WEB not in states, LONG_S)
+    assert WEB not in machine.fetcher.prepared
+
+
+async def test_what_is_not_needed_is_tidied_up_only_if_there_is_anything(machine: MachineUnderTest) -> None:
+    await machine.start()
+    await machine.place(WEB, 1, text=container(IMAGE))
+    await machine.until(lambda states: WEB in states and states[WEB].note != "")
+    await machine.settle(2 * TIDY_S)
+    assert machine.fetcher.tidied == []
+    machine.fetcher.keeps_any = True
+    await machine.restart()
+    await machine.place("other.service", 2, text=FETCHING)
+    await until_active(machine, "other.service", 2)
+    await machine.withdraw_text(WEB, 3, container(IMAGE))
+    await machine.settle(2 * TIDY_S + 1)
+    assert machine.fetcher.tidied == [{FILE}, {FILE}]

@@ -1,12 +1,14 @@
-"""Images of containers on real machines: nothing is stopped before what follows it is there."""
+"""Images of containers, and files, on real machines: nothing is stopped before what follows it is there."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from contrib.testbed import Cluster
+from contrib.testbed import Cluster, Machine
 from tests.cluster.container_registry import container
+from tests.cluster.operator import Operator
 from tests.cluster.test_containers import Fleet, names, podman
 
 HELLO = "hello.service"
@@ -62,3 +64,41 @@ def why_unplaced(fleet: Fleet, unit: str) -> str:
     """What status says of a unit that is on no machine."""
     answer = fleet.cluster.fleetctl("status", unit, check=False)
     return answer.stdout + answer.stderr
+
+
+def test_a_unit_has_its_file_before_it_starts(new_cluster: Callable[..., Cluster], tmp_path: Path) -> None:
+    cluster = new_cluster(machines=2)
+    operator = Operator(cluster, tmp_path)
+    server = cluster.machines[0]
+    server.run(["sh", "-c", "mkdir /run/www; echo one > /run/www/one; echo two > /run/www/two"])
+    httpd = ["busybox", "httpd", "-f", "-p", "8001", "-h", "/run/www"]
+    server.run(["systemd-run", "--quiet", "--collect", "--unit=httpd", *httpd])
+    url = f"http://{server.address}:8001"
+
+    def unit(name: str, content: str) -> dict[str, str]:
+        digest = hashlib.sha256(content.encode()).hexdigest()
+        reads = "ExecStartPre=/bin/sh -c 'cat /var/lib/fleet/fetched/%n/text > /run/read-%n'"
+        service = f"[Service]\n{reads}\nExecStart=/bin/sleep infinity\n"
+        return {"reader.service": f"{service}[X-Fleet]\nFetch={url}/{name} sha256:{digest} text\n"}
+
+    def read_on(machine: Machine) -> str:
+        return machine.run(["cat", "/run/read-reader.service"]).stdout
+
+    operator.start(unit("one", "one\n"))
+    here = operator.machine_of("reader.service")
+    there = operator.other_machine(here)
+    assert read_on(here) == "one\n"
+    pid = here.main_pid("reader.service")
+    bad = operator.start(unit("two", "three\n"), "--replace", check=False)
+    assert "another hash" in bad.stderr
+    assert (here.main_pid("reader.service"), read_on(here)) == (pid, "one\n")
+    operator.start(unit("two", "two\n"), "--replace")
+    assert read_on(here) == "two\n"
+    cluster.fleetctl("drain", here.id)
+    assert operator.placed()["reader.service"] == [there.id]
+    assert read_on(there) == "two\n"
+    found = there.run(["find", "/var/lib/fleet/fetched", "-type", "f", "-perm", "644", "-user", "root"]).stdout.split()
+    assert "/var/lib/fleet/fetched/reader.service/text" in found
+    cluster.fleetctl("destroy", "reader.service")
+    assert there.run(["ls", "/var/lib/fleet/fetched"]).stdout == ""
+    assert there.run(["ls", "-A", "/var/lib/fleet/fetched"]).stdout == ".sha256\n"

@@ -17,6 +17,14 @@ START, STOP, RESTART = Start(WEB, "", ENTRY), Stop(WEB, "", None), Restart(WEB, 
 NEEDED = {WEB: (Download(IMAGE),)}
 
 
+FILE = {WEB: (Download("https://host/app.raw", "b" * 64, "app.raw"),)}
+
+
+def fetching(target: object = LAUNCHED) -> dict[str, Placement]:
+    text = f"[Service]\nExecStart=/bin/x\n[X-Fleet]\nFetch=https://host/app.raw sha256:{'b' * 64}\n"
+    return {WEB: Placement("m1", WEB, text, target, 5)}
+
+
 def placed(target: object = LAUNCHED, **fields: bool) -> dict[str, Placement]:
     return {WEB: Placement("m1", WEB, unit(IMAGE), target, 5, **fields)}
 
@@ -28,6 +36,9 @@ def placed(target: object = LAUNCHED, **fields: bool) -> dict[str, Placement]:
         (placed(), [STOP], Observed(), NEEDED),  # to be started with other content
         (placed(), [RESTART], Observed(), NEEDED),
         (placed(), [Record(WEB, "", ENTRY)], Observed(), {}),
+        (fetching(), [Record(WEB, "", ENTRY)], Observed(), FILE),
+        (fetching(LOADED), [Write(WEB, "", Content("x"))], Observed(), FILE),  # something else starts it
+        (fetching(INACTIVE), [STOP], Observed(), {}),
         (placed(), [], Observed(), {}),
         (placed(), [STOP], Observed(forbidden="takes only db-*"), {}),
         (placed(LOADED), [STOP], Observed(), {}),
