@@ -13,6 +13,7 @@ from typing import Protocol
 
 from fleetd.agent.download_account import DownloadAccount
 from fleetd.agent.fetched_files import FetchedFiles
+from fleetd.agent.known_images import KnownImages
 from fleetd.model.download import Download, FetchFailed, describe_failure
 
 log = logging.getLogger(__name__)
@@ -111,6 +112,7 @@ class HostFetcher:
         systemctl: str = "systemctl",
     ) -> None:
         self._files = FetchedFiles(directory / "fetched")
+        self._images = KnownImages(is_readable=not user)
         self._account = DownloadAccount(directory / "downloads.json", unix_now)
         self._scope = ["--user"] if user else []
         self._systemd_run = systemd_run
@@ -121,11 +123,14 @@ class HostFetcher:
         """True if it is here (Fetcher)."""
         if download.sha256:
             return self._files.has(download)
+        if self._images.have(download.source):
+            return True
         inspect = ["podman", "image", "inspect", "--format", "{{.Architecture}}", "--", download.source]
         status, found, _ = await self._run_unit(download, LOOK, LOOK_S, inspect)
         own = os.uname().machine
         if status == 0 and found != _MACHINES.get(own, found) and not _emulates():
             raise FetchFailed(describe_failure(download, f"it is for the architecture {found}, and not for {own}"))
+        self._images.note(download.source, is_here=status == 0)
         return status == 0
 
     async def fetch(self, download: Download) -> None:
