@@ -51,3 +51,55 @@ def test_a_name_follows_the_check_and_goes_before_the_unit_stops(operator: Opera
     wait_until_announced(operator, goal)
     operator.cluster.fleetctl("stop", UNIT, on=goal)
     operator.cluster.wait_until("nothing is announced", lambda: states_of(operator) == [], PATIENCE_S)
+
+
+def named(*options: str, port: int = 8081) -> str:
+    return with_fleet(f"Announce=odd {port}", *options, "CheckInterval=1s", "CheckFailures=1")
+
+
+def said_of(operator: Operator) -> dict[str, str | None]:
+    """Unit → why it is not announced (None: it is), of those that announce the name `odd`."""
+    shown = operator.cluster.fleetctl("services", "odd", "--output=json", check=False)
+    return {each["unit"]: each["failing"] for each in json.loads(shown.stdout)} if shown.returncode == 0 else {}
+
+
+def test_what_is_wrong_with_a_check_is_said_and_hinders_no_other_unit(operator: Operator) -> None:
+    units = {
+        "hangs.service": named("Check=exec:/bin/sleep 600"),
+        "lacks.service": named("Check=exec:/bin/sh -c no-such-program"),
+        "absent.service": named("Check=exec:/usr/bin/no-such-program"),
+        "other.service": named("Check=exec:/bin/true", port=8082),
+        "well.service": named("Check=exec:/bin/true"),
+    }
+    operator.start(units)
+    expected = {
+        "hangs.service": "its check fails: not done within 1 s",
+        "lacks.service": "its check fails: exit status 127: a program that it runs was not found",
+        "absent.service": "its check fails: /usr/bin/no-such-program cannot be started: No such file or directory",
+        "other.service": None,
+        "well.service": None,
+    }
+    operator.cluster.wait_until("each is listed with what is wrong", lambda: said_of(operator) == expected, PATIENCE_S)
+    explained = operator.cluster.fleetctl("explain", "hangs.service").stdout
+    assert "not done within 1 s" in explained
+    shown = json.loads(operator.cluster.fleetctl("services", "odd", "--output=json").stdout)
+    assert {each["unit"]: each["port"] for each in shown if each["failing"] is None} == {
+        "other.service": 8082,
+        "well.service": 8081,
+    }
+    refused = operator.start({"no.service": with_fleet("Announce=Not_a_label 80")}, check=False)
+    assert refused.returncode == 1
+    assert '"Not_a_label" is no label of a DNS name' in refused.stderr
+
+
+def test_a_check_that_flaps_is_damped_and_said_to_be(operator: Operator) -> None:
+    operator.start({"flaps.service": named("Check=exec:/usr/bin/test -e /run/fine")})
+    operator.wait_until_placed("flaps.service")
+    file = operator.machine_of("flaps.service").path("/run/fine")
+    for _ in range(3):
+        file.touch()
+        operator.cluster.wait_until("it is announced", lambda: said_of(operator) == {"flaps.service": None}, PATIENCE_S)
+        file.unlink()
+        operator.cluster.wait_until("it fails", lambda: said_of(operator).get("flaps.service") is not None, PATIENCE_S)
+    flaps = "(it has failed 3 times in 5 min, and has to pass 4 times in a row)"
+    assert said_of(operator) == {"flaps.service": f"its check fails: exit status 1 {flaps}"}
