@@ -1,14 +1,15 @@
-"""Deletes what workers go on to announce of units that were taken from them (scheduler/stale_announcements.py)."""
+"""Deletes what workers go on to announce of units that were taken from them, or of former contents of units
+(scheduler/stale_announcements.py)."""
 
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
-from fleetd.registry.records import PLACEMENTS, SERVICES
+from fleetd.registry.records import PLACEMENTS, SERVICES, encode
 from fleetd.registry.registry import Registry
 from fleetd.scheduler.snapshot import Snapshot
 from fleetd.scheduler.stale_announcements import Place, find_stale
-from fleetd.store.protocol import Comparison, Delete, StoreError, Unchanged
+from fleetd.store.protocol import Comparison, Delete, HasValue, StoreError, Unchanged
 
 log = logging.getLogger(__name__)
 
@@ -44,13 +45,15 @@ class AnnouncementSweeper:
             seen = found
 
     async def _delete(self, place: Place, services: Sequence[str]) -> None:
-        """Delete these announcements, unless the unit is placed there again."""
+        """Delete these announcements, unless another content of the unit is placed there now."""
         keys, (machine, unit) = self._registry, place
-        guards = (*self._guards, Unchanged(keys.key(PLACEMENTS, machine, unit), 0))
+        placed = self._snapshot().placements.get(unit, {}).get(machine)
+        key = keys.key(PLACEMENTS, machine, unit)
+        guards = (*self._guards, HasValue(key, encode(placed)) if placed else Unchanged(key, 0))
         deletes = [Delete(keys.key(SERVICES, service, machine, unit)) for service in services]
         facts = {"unit": unit, "machine": machine}
         try:
             await self._registry.store.transact(guards, deletes)
-            log.warning("it was announced on a machine that it was taken from; the names are deleted", extra=facts)
+            log.warning("a machine went on to announce what it is not to; the names are deleted", extra=facts)
         except StoreError as error:
             log.info("cannot delete what is announced on a machine, trying again: %s", error, extra=facts)

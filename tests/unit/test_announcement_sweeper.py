@@ -2,18 +2,21 @@
 
 import asyncio
 
+from msgspec import structs
+
 from fleetd.leader.announcement_sweeper import PERIOD_S, AnnouncementSweeper
 from fleetd.model.announcement import ServicePort, ServiceRecord
 from fleetd.model.certificate import SERVER, WORKER
 from fleetd.model.machine import Machine
 from fleetd.model.machine_identity import MachineIdentity
 from fleetd.model.placement import Placement
-from fleetd.model.unit import TargetState
+from fleetd.model.unit import TargetState, UnitState
 from fleetd.registry.records import (
     MACHINE_IDENTITIES,
     MACHINES,
     PLACEMENTS,
     SERVICES,
+    STATES,
     SYNCED,
     Kind,
     Names,
@@ -118,6 +121,36 @@ def test_a_unit_that_is_placed_again_keeps_its_names_and_the_guard_of_the_term_h
         return seen
 
     assert run_virtually(run()) == [ALL, ALL, OF_OTHERS]
+
+
+def test_a_name_that_another_content_announced_is_deleted_once_the_worker_says_that_it_has_the_new_one() -> None:
+    async def run() -> list[object]:
+        leader = Leader()
+        placement = Placement("w", WEB, "[X-Fleet]\nAnnounce=web 80\n", TargetState.LAUNCHED, 2)
+        old = UnitState(active="active", hash="old", generation=1)
+        new = UnitState(active="active", hash=placement.content.hash, generation=2)
+        await leader.write(MACHINE_IDENTITIES, ("w",), MachineIdentity(WORKER))
+        await leader.write(PLACEMENTS, ("w", WEB), placement)
+        for service in ("web", "admin"):
+            await leader.write(SERVICES, (service, "w", WEB), RECORD)
+        task = asyncio.create_task(leader.sweeper.run())
+        found: list[object] = [find_stale(leader.cluster.snapshot)]
+        await leader.write(STATES, ("w", WEB), old)
+        found.append(find_stale(leader.cluster.snapshot))
+        await leader.write(STATES, ("w", WEB), new)
+        found.append(find_stale(leader.cluster.snapshot))
+        again = structs.replace(placement, generation=3)
+        await leader.store(PLACEMENTS, ("w", WEB), again)  # of which the snapshot does not know yet
+        await asyncio.sleep(2 * PERIOD_S + 1)
+        found.append(await leader.left())
+        await leader.store(PLACEMENTS, ("w", WEB), placement)
+        await asyncio.sleep(PERIOD_S)
+        found.append(await leader.left())
+        task.cancel()
+        return found
+
+    kept, stale = [f"admin/w/{WEB}", f"web/w/{WEB}"], {("w", WEB): ("admin",)}
+    assert run_virtually(run()) == [{}, {}, stale, kept, [f"web/w/{WEB}"]]
 
 
 def test_a_leader_deletes_them() -> None:
