@@ -91,7 +91,7 @@ async def measure_readers(bench: Bench) -> list[Figure]:
     machine = bench.cluster.machines[0]
     async with bench.api() as api:
         await clear(api)
-        await _rest_percent(bench)
+        print(f"readers: looks at fleetd for twice {REST_S:g} s", file=sys.stderr, flush=True)
         async with _following(bench):  # what the first one has it load counts once, not for each
             await asyncio.sleep(SETTLE_S)
         without, before_mib = await _rest_percent(bench), process.resident_mib(machine)

@@ -386,12 +386,35 @@ class KeySpace:
         if not key.startswith(self.prefix):
             return None
         name, *names = key[len(self.prefix) :].split("/")
+        kind = _BY_NAME.get(name)
+        if kind is not None and kind.name_count == 2 == len(names):  # most keys are of these kinds
+            machine, unit = names
+            return RecordKey(kind, (_intern(machine), unit)) if machine and unit else None
         if name == _TRUST and names:
             name += f"/{names.pop(0)}"
         kind = _BY_NAME.get(name)
         if kind is None or len(names) != kind.name_count or "" in names:
             return None
         return RecordKey(kind, (_intern(names[0]), names[1]) if len(names) == 2 else tuple(names))
+
+    def names_in(self, kind: Kind[Record]) -> Callable[[str], Names | None]:
+        """A function that returns the names in a key of this kind, None for another key: for many keys, in half the
+        time that parse_key takes."""
+        prefix, count = self.key(kind) + "/" * bool(kind.name_count), kind.name_count
+        start = len(prefix)
+        shared: dict[str, str] = {}  # first names, as one object for all keys
+
+        def names_of(key: str) -> Names | None:
+            if not key.startswith(prefix):
+                return None
+            if not count:
+                return () if len(key) == start else None
+            first, *others = key[start:].split("/")
+            if len(others) + 1 != count or not first or "" in others:
+                return None
+            return (shared.setdefault(first, first), *others)
+
+        return names_of
 
     def put(self, record: Record, *names: str, lease: int = 0) -> Put:
         """The operation that writes this record."""

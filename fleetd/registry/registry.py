@@ -10,6 +10,7 @@ from typing import Generic, TypeVar, cast
 import msgspec
 
 from fleetd import metrics
+from fleetd.aio import paused_collector
 from fleetd.model.cluster_settings import ClusterSettings
 from fleetd.model.event import ClusterEvent
 from fleetd.model.group import group_of
@@ -169,20 +170,13 @@ class Reader(KeySpace):
     async def _decode_all(self, kind: Kind[R], items: Iterable[KeyValue]) -> dict[Names, R]:
         """Decode in slices and yield to the event loop between them, so that heartbeats do not wait for a listing."""
         records: dict[Names, R] = {}
-        size = 0
-        for item in items:
-            size += len(item.value) + RECORD_BYTES
-            if size > SLICE_BYTES:
-                size = 0
-                await asyncio.sleep(0)
-            key = self.parse_key(item.key)
-            if key is None:
-                continue
-            try:
-                records[key.names] = kind.decode(item, key.names)
-            except MalformedRecord:
-                continue
-        return records
+        names_of, left = self.names_in(kind), iter(items)
+        while True:
+            with paused_collector():
+                is_last = _decode_slice(kind, left, names_of, records)
+            if is_last:
+                return records
+            await asyncio.sleep(0)
 
     async def units(self) -> dict[str, Unit]:
         """All units, by name, in order."""
@@ -347,6 +341,26 @@ class Registry(Reader):
             except Conflict:
                 continue
             return
+
+
+def _decode_slice(
+    kind: Kind[R], left: Iterator[KeyValue], names_of: Callable[[str], Names | None], records: dict[Names, R]
+) -> bool:
+    """Add the next records to these, without malformed ones. Returns whether there are no more."""
+    size = 0
+    while size <= SLICE_BYTES:
+        item = next(left, None)
+        if item is None:
+            return True
+        size += len(item.value) + RECORD_BYTES
+        names = names_of(item.key)
+        if names is None:
+            continue
+        try:
+            records[names] = kind.decode(item, names)
+        except MalformedRecord:
+            continue
+    return False
 
 
 def drain(items: deque[KeyValue]) -> Iterator[KeyValue]:

@@ -126,7 +126,7 @@ class EmbeddedStore:
     async def get_many(self, keys: Sequence[str], *, revision: int = 0) -> RangeResult:
         check_keys(keys)
         found = await self._do(lambda: self._database.get_many(keys))
-        if not revision:
+        if revision in (0, found.revision):
             return found
         items = self._history.rewind(found, revision, frozenset(keys).__contains__)
         return RangeResult(tuple(items[key] for key in keys if key in items), revision)
@@ -135,6 +135,8 @@ class EmbeddedStore:
         if not revision:
             return await self._do(lambda: self._database.range(prefix, after, limit))
         found = await self._do(lambda: self._database.range(prefix, after, 0))
+        if revision == found.revision:  # nothing was written meanwhile, as mostly
+            return RangeResult(found.items[: limit or None], revision)
         items = self._history.rewind(found, revision, lambda key: key.startswith(prefix) and key > after)
         return RangeResult(tuple(items[key] for key in sorted(items)[: limit or None]), revision)
 

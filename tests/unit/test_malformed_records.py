@@ -266,3 +266,14 @@ async def test_the_leader_plans_and_the_api_lists_whatever_records_say(
 def test_a_machine_with_an_invalid_address_is_listed_without_one(address: str) -> None:
     value = msgspec.json.encode(Machine("m1", address=address, metadata={"a": "b"}))
     assert MACHINES.decode(item("/fleet/machines/m1", value)) == Machine("m1", metadata={"a": "b"})
+
+
+_WORDS = st.sampled_from(["units", "states", "trust", "authorities", "cluster-settings", "a.service", "m1", "", "x/y"])
+
+
+@given(st.lists(_WORDS, max_size=4), st.sampled_from(["/fleet/", "/fleet", "/other/", ""]))
+def test_many_keys_are_taken_apart_as_one_is(words: list[str], prefix: str) -> None:
+    keys, key = KeySpace(), prefix + "/".join(words)
+    parsed = keys.parse_key(key)
+    for kind in KINDS:
+        assert keys.names_in(kind)(key) == (parsed.names if parsed is not None and parsed.kind is kind else None)

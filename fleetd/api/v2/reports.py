@@ -6,6 +6,7 @@ from functools import lru_cache
 import msgspec
 from msgspec.structs import replace
 
+from fleetd.aio import paused_collector
 from fleetd.api import schema
 from fleetd.api.http import Request, Response, parse_json, render_json
 from fleetd.api.v1.states import is_gone
@@ -178,4 +179,5 @@ async def _render(
 ) -> Response:
     # Only placements of strays are read: only they can be superseded.
     placements = await reader.get_many(PLACEMENTS, find_strays(decisions, states))
-    return render_json(schema.UnitReports(make_reports(ReportData(units, decisions, machines, states, placements))))
+    with paused_collector():
+        return render_json(schema.UnitReports(make_reports(ReportData(units, decisions, machines, states, placements))))
