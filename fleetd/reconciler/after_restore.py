@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from fleetd.model.isolation_options import isolation_options_of
 from fleetd.model.placement import Placement
 from fleetd.model.unit import TargetState
 from fleetd.reconciler.actions import LedgerEntry
@@ -26,6 +27,9 @@ def plan_adoption(
     Units without a placement get generation 0: their old generations belong to a history that was lost, and would pass
     for later than the next operation's. `is_late`: the machine was away when the store was restored. A unit that is
     withdrawn from it then has been placed elsewhere since, so it is no orphan.
+
+    A unit that must not run twice (IsolationSec=) is stopped wherever the store does not want it, so that it has to be
+    started where the store does.
     """
     entries: dict[str, LedgerEntry] = {}
     orphans: list[str] = []
@@ -35,7 +39,8 @@ def plan_adoption(
         if seen.refusal or not (seen.ours or seen.load == "not-found"):
             continue  # the machine's own unit has this name
         if placement is not None and not placement.is_withdrawn:
-            entries[name] = msgspec.structs.replace(entry, generation=placement.generation)
+            is_started = entry.completed or entry.target is TargetState.LAUNCHED or not _starts_anew(placement)
+            entries[name] = msgspec.structs.replace(entry, generation=placement.generation if is_started else 0)
         elif seen.ours:
             entries[name] = entry
             orphans += [name] if seen.busy and not (is_late and placement) else []
@@ -45,6 +50,11 @@ def plan_adoption(
 def is_orphan_still(placement: Placement | None, seen: Observed) -> bool:
     """True if an orphan still runs, and no unit of its name was submitted."""
     return seen.busy and (placement is None or placement.is_withdrawn)
+
+
+def _starts_anew(placement: Placement) -> bool:
+    is_single = isolation_options_of(placement.content, placement.unit).is_single
+    return is_single and placement.target is TargetState.LAUNCHED
 
 
 def _as_it_is(seen: Observed) -> LedgerEntry:

@@ -229,15 +229,27 @@ def decide_handover(proposal: Proposal, plan: UnitPlanBuilder, machine: str, sta
 
 
 def _decide_second(proposal: Proposal, plan: UnitPlanBuilder, machine: str, state: State) -> Action | None:
-    """Decide on an allocation that runs beside the assigned one of a unit that must not run twice (IsolationSec=), or
-    where none is assigned: it is assigned here if it fits, and else stopped, whether anything replaces it or not."""
+    """Decide on an allocation of a unit that must not run twice (IsolationSec=) beside the assigned one, or where none
+    is assigned: it is stopped, whether anything replaces it or not, or assigned here if it runs nowhere else."""
     if state is State.ORPHANED:
         return Supersede(machine)
-    if not plan.assigned and plan.states[machine].outdated:
+    report = plan.states[machine]
+    if plan.assigned and not is_early(plan, machine):
+        return Withdraw(machine)
+    if report.outdated:
         return None  # its machine has still to say whether it runs
-    if not plan.assigned and not rejection(_candidate(proposal, plan, machine, runs_there=True)):
+    is_at_work = report.active != "deactivating"
+    if is_at_work and not rejection(_candidate(proposal, plan, machine, runs_there=True)):
         return Place(machine, ADOPTED)
     return Withdraw(machine)
+
+
+def is_early(plan: UnitPlanBuilder, machine: str) -> bool:
+    """True for a unit that must not run twice and runs on this machine, if it does not run yet where it is assigned: it
+    must not be started there before it has stopped here."""
+    report = plan.states.get(machine)
+    runs_here = plan.is_single and report is not None and report.runs
+    return runs_here and not plan.snapshot.is_running_on(plan.name, plan.assigned)
 
 
 def _decide_start_first(proposal: Proposal, plan: UnitPlanBuilder, machine: str) -> Action | None:

@@ -26,6 +26,7 @@ from tests.simulation.drain_invariants import DrainsKeepTheBudget, KeptPlacesAre
 from tests.simulation.event_invariants import EventsTellWhatWasDone
 from tests.simulation.event_reader import EachEventIsReadOnceInOrder
 from tests.simulation.handover_invariants import StartFirstIsAskedFor, StartFirstKeepsWhatRuns
+from tests.simulation.isolation_invariants import SinglesRunOnce
 from tests.simulation.limit_invariants import LimitsAreKept, held_contents, may_not_stay, takes
 from tests.simulation.placement_invariants import ConflictsApart, CordonedMachinesGetNothingNew, OneMachinePerUnit
 from tests.simulation.reboot_invariants import RebootsKeepTheBudget, RebootsTakeTurns, WhatStaysIsWaitedFor
@@ -485,4 +486,5 @@ CHECKERS: tuple[type[Checker], ...] = (
     DownloadsComeFirst,
     NothingHealthyStopsForADownload,
     Rule8NobodyStorms,
+    SinglesRunOnce,
 )

@@ -1,10 +1,13 @@
 """The systemd of a simulated machine."""
 
+import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from fleetd.model.content import DropIn
-from fleetd.systemd.protocol import NO_DROPINS, ManagerUnavailable
+from fleetd.systemd.protocol import NO_DROPINS, IsolatedUnit, ManagerUnavailable
 from fleetd.testing.simulated_systemd import SimulatedSystemd
 from tests.simulation.wire import IsFatal, Link
 
@@ -26,6 +29,7 @@ class MachineSystemd(SimulatedSystemd):
         self._link = link
         self._on_call = on_call
         self._is_fatal = is_fatal
+        self.lease_rate = 1.0  # how much longer, on its clock, than it was told: clocks differ
 
     async def _take_time(self, verb: str, names: Any, *, connected: bool = True) -> None:
         await super()._take_time(verb, names, connected=connected)
@@ -58,6 +62,19 @@ class MachineSystemd(SimulatedSystemd):
     async def reload(self) -> None:
         await super().reload()
         self._is_fatal("after it has asked systemd to reload")
+
+    async def hold_lease(self, units: Sequence[IsolatedUnit], until_s: float) -> None:
+        await super().hold_lease(*self._as_clocked(units, until_s))
+        self._is_fatal("after it has held the lease")
+
+    async def end_isolation(self, units: Sequence[IsolatedUnit], until_s: float) -> None:
+        await super().end_isolation(*self._as_clocked(units, until_s))
+        self._is_fatal("after it has ended the isolation")
+
+    def _as_clocked(self, units: Sequence[IsolatedUnit], until_s: float) -> tuple[Sequence[IsolatedUnit], float]:
+        now_s, rate = asyncio.get_running_loop().time(), self.lease_rate
+        slow = [msgspec.structs.replace(unit, stop_s=unit.stop_s * rate) for unit in units]
+        return slow, now_s + (until_s - now_s) * rate
 
     def hang_up(self) -> None:
         """The present client gets no more signals, and no more answers."""

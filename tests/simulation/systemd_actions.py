@@ -96,3 +96,10 @@ def lose_bus(world: World, action: Action) -> None:
         machine.end_trouble("systemd")
 
     world.begin(f"bus of {machine.name}", action.for_s, mend)
+
+
+@verb
+def drift(world: World, action: Action) -> None:
+    """`drift MACHINE RATE`: what its systemd takes for so many seconds lasts RATE times as long."""
+    machine, rate = action.args
+    world.machines[machine].systemd.lease_rate = float(rate)

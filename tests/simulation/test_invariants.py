@@ -75,6 +75,18 @@ async def place_conflicting(world: World) -> None:
     await write(world, placement(world, M1, "left.service"), placement(world, M1, "right.service"))
 
 
+async def run_twice_what_must_not(world: World) -> None:
+    name = "single.service"
+    await world.operators.submit(name, TargetState.LAUNCHED, 1)
+    await asyncio.sleep(5)
+    other = next(machine for machine in world.machines.values() if (machine.name, name) not in world.processes)
+    unit = world.records.units[name]
+    second = Placement(other.id, name, unit.text, unit.target, unit.generation, superseded=True)
+    await write(world, world.registry.put(second, other.id, name))  # as one that was left behind
+    await other.systemd.write({name: unit_text(name)})
+    other.systemd._units.queue_start(name)
+
+
 async def write_without_office(world: World) -> None:
     wire = world.machines["m2"].wire
     assert wire
@@ -342,6 +354,7 @@ async def start_unconfined(world: World) -> None:
 VIOLATIONS: tuple[tuple[str, Violation], ...] = (
     ("OneMachinePerUnit", place_twice),
     ("ConflictsApart", place_conflicting),
+    ("SinglesRunOnce", run_twice_what_must_not),
     ("CordonedMachinesGetNothingNew", ignore_a_cordon),
     ("DrainsKeepTheBudget", drain_to_nowhere),
     ("DrainsKeepTheBudget", drain_beyond_the_budget),

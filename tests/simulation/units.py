@@ -55,6 +55,15 @@ TIED = {
     "plain.service": f"{_SERVICE}[X-Fleet]\nAnnounce=named 8081\nMachineOf=named.service\n",
 }
 
+# For scenarios, and for seeds of their own: what must not run twice.
+ISOLATED = {
+    "single.service": f"{_SERVICE}[X-Fleet]\nIsolationSec=20s\n",
+    "stubborn.service": (
+        "[Service]\nExecStart=/bin/daemon\nExecStop=/bin/sleep 40\n[X-Fleet]\nIsolationSec=12s\nIsolationStopSec=5s\n"
+    ),
+    "beside-single.service": f"{_SERVICE}[X-Fleet]\nMachineOf=single.service\n",
+    "alone@1.service": f"{_SERVICE}[X-Fleet]\nIsolationSec=30s\nFailoverDelay=1min\n",
+}
 
 SECRET = "db.pw"  # what secret.service names
 
@@ -77,7 +86,7 @@ def unit_dropins(edition: int = 1) -> tuple[DropIn, ...]:
 def unit_text(name: str, edition: int = 1) -> str:
     """The unit file of this name, as fleet renders it."""
     line = _LINES.get(edition, "")
-    described = (UNITS | TIED)[name].replace(_IMAGE, image_of(edition))
+    described = (UNITS | TIED | ISOLATED)[name].replace(_IMAGE, image_of(edition))
     text = f"[Unit]\nDescription=edition {edition}\n{described}[Service]\n{line}\n"
     return render_unit_file(parse_unit_file(text))
 

@@ -40,6 +40,18 @@ def test_a_restore_starts_no_placed_unit_that_is_not_here() -> None:
     assert kinds(plan(placed(generation=4), Observed(entry=adoption.entries[NAME]))) == ["Write", "Start"]
 
 
+def test_a_restore_starts_a_unit_that_must_not_run_twice_as_it_was_stopped_everywhere_else() -> None:
+    single = Content("[X-Fleet]\nIsolationSec=30s\n")
+    placement = msgspec.structs.replace(placed(generation=3), text=single.text)
+    adopted = plan_adoption({NAME: placement}, {NAME: Observed()}).entries[NAME]
+    assert adopted == LedgerEntry(0, LOADED, "", adopted=True)
+    assert kinds(plan(placement, Observed(entry=adopted))) == ["Write", "Start"]
+    runs = here("active", hash_=single.hash, entry=entry(generation=90, hash_=single.hash))
+    assert plan_adoption({NAME: placement}, {NAME: runs}).entries[NAME].generation == 3
+    loaded = msgspec.structs.replace(placement, target=LOADED)
+    assert plan_adoption({NAME: loaded}, {NAME: Observed()}).entries[NAME].generation == 3
+
+
 @pytest.mark.parametrize(
     "seen",
     [

@@ -293,3 +293,23 @@ def test_a_group_that_was_told_to_start_first_all_the_same_stops_first(options: 
     assert cluster.placement_states(A) == {"m1": "withdrawn"}
     cluster.come_to_rest()
     assert where(cluster) == ["m2"]
+
+
+@pytest.mark.parametrize(
+    ("active", "fields", "states"),
+    [
+        ("active", {}, {"m1": "withdrawn", "m2": "assigned"}),
+        ("deactivating", {}, {"m1": "withdrawn", "m2": "withdrawn"}),
+        ("active", {"outdated": True}, {"m1": "withdrawn", "m2": "superseded"}),
+    ],
+)
+def test_it_is_not_started_where_it_is_assigned_before_it_has_stopped_elsewhere(
+    active: str, fields: dict[str, object], states: dict[str, str]
+) -> None:
+    cluster = settled_cluster("m1")
+    cluster.machine("m2")
+    cluster.unit(A, SINGLE)
+    cluster.place(A, "m1", "inactive", generation=0)
+    cluster.state(A, "m2", active, **fields)
+    cluster.run_leader()
+    assert cluster.placement_states(A) == states

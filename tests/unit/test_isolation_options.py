@@ -7,6 +7,7 @@ from fleetd.model.content import Content
 from fleetd.model.content_change import Impact, impact
 from fleetd.model.isolation import NOT_ISOLATED, IsolationOptions, UnitLock
 from fleetd.model.isolation_options import isolation_options_of
+from fleetd.model.lock import MOST_SLOTS
 from fleetd.model.requirements import placed_requirements, requirements_of
 from fleetd.model.unitfile import parse_unit_file
 
@@ -70,7 +71,7 @@ def test_units_without_the_options_require_what_they_did() -> None:
         ),
         ("[X-Fleet]\nLock=a b c\n", "Lock=a b c has 3 words: write Lock=NAME, or Lock=NAME SLOTS"),
         ("[X-Fleet]\nLock=db two\n", 'Lock=db two: "two" is no number of slots; write one such as 2'),
-        ("[X-Fleet]\nLock=db 0\n", "Lock=db 0: 0 slots: a lock has from 1 to 1000"),
+        ("[X-Fleet]\nLock=db 0\n", f"Lock=db 0: 0 slots: a lock has from 1 to {MOST_SLOTS}"),
         (
             "[X-Fleet]\nLock=a/b\n",
             'Lock=a/b: "a/b" is no name of a lock: it has to hold letters, digits and "_.@:-" only, to begin with a '

@@ -18,6 +18,7 @@ from fleetd.scheduler.allocations import (
     decide_stay,
     decide_unassigned,
     end_preparation,
+    is_early,
 )
 from fleetd.scheduler.occupancy import Occupancy
 from fleetd.scheduler.proposal import Proposal, SessionPlan
@@ -100,7 +101,7 @@ def _hand_over_one(proposal: Proposal, plan: UnitPlanBuilder, machine: str, stat
     replacement, hands_over = plan.assigned, plan.placements[machine].hands_over
     action = decide_handover(proposal, plan, machine, state)
     proposal.apply(plan, action)
-    if isinstance(action, Place) and replacement:
+    if replacement and (isinstance(action, Place) or is_early(plan, machine)):
         proposal.apply(plan, Withdraw(replacement))
     if hands_over:
         return  # the machine of the replacement says when it is too late
