@@ -11,8 +11,11 @@ from fleetctl.plan_lines import CHANGED, DESTROYED, GONE, NEW, VALUES
 from fleetd.api import schema
 from fleetd.model.content import Content
 from fleetd.model.names import template_of
+from fleetd.model.quadlet.source import keeps_source, sources_of
+from fleetd.model.unitfile import parse_unit_file
 
 _NOTHING = "/dev/null"
+_SOURCE = "/"  # in no name of a drop-in
 _COLOURS = {"+": terminal.GREEN, "-": terminal.RED}
 
 
@@ -43,7 +46,7 @@ def render_difference(unit: schema.PlannedUnit, contents: Mapping[str, Content],
     before, after = _files(unit.before), _files_of(unit, contents)
     texts: list[str] = []
     for file in sorted({**before, **after}):
-        path = f"{unit.name}.d/{file}" if file else unit.name
+        path = _path(unit.name, file)
         old, new = before.get(file, ""), after.get(file, "")
         lines = difflib.unified_diff(
             old.splitlines(keepends=True),
@@ -55,16 +58,27 @@ def render_difference(unit: schema.PlannedUnit, contents: Mapping[str, Content],
     return "".join(texts)
 
 
-def _files(unit: schema.AppliedUnit | None) -> dict[str, str]:
-    """The unit file ('') and the drop-ins by name."""
-    return {"": unit.text, **{dropin.name: dropin.text for dropin in unit.dropins}} if unit else {}
+def _path(unit: str, file: str) -> str:
+    if file.startswith(_SOURCE):
+        return file.removeprefix(_SOURCE)
+    return f"{unit}.d/{file}" if file else unit
+
+
+def _files(unit: schema.AppliedUnit | Content | None) -> dict[str, str]:
+    """The unit file (''), or the files that it was made of (after _SOURCE), and the drop-ins by name."""
+    if unit is None:
+        return {}
+    files = {"": unit.text}
+    if keeps_source(unit.text) and (sources := sources_of(parse_unit_file(unit.text))):
+        files = {f"{_SOURCE}{source.name}": source.text for source in sources}
+    return {**files, **{dropin.name: dropin.text for dropin in unit.dropins}}
 
 
 def _files_of(unit: schema.PlannedUnit, contents: Mapping[str, Content]) -> dict[str, str]:
     if unit.change == DESTROYED:
         return {}
     content = contents.get(unit.name) or contents.get(template_of(unit.name))  # an instance that follows its template
-    return {"": content.text, **{dropin.name: dropin.text for dropin in content.dropins}} if content else {}
+    return _files(content)
 
 
 def describe_rest(units: Iterable[schema.PlannedUnit], contents: Mapping[str, Content], folder: str) -> Iterator[str]:

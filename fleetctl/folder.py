@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import msgspec
 
 from fleetctl.errors import CommandFailed, cause_of
+from fleetctl.local_files import OTHER_QUADLETS
 from fleetd.model.content import Content, DropIn, InvalidDropIn, check_dropin_name, make_dropins
 from fleetd.model.names import UNIT_TYPES, InvalidName, is_template, parse_name, template_of, validate_name, visible
 from fleetd.model.quadlet.container import named_files
@@ -33,6 +34,7 @@ from fleetd.model.unitfile import (
 )
 
 _DROPINS = ".d"
+_MAY_BE_EMPTY = (".network", ".volume")  # files of Quadlet's: all that they hold has a default
 # Hidden files, what is written for people, and what editors, patch and package managers leave beside a file.
 _LEFTOVER = re.compile(
     r"\..* | README(?:\..*)? | .*~ | \#.*\# "
@@ -209,7 +211,7 @@ class _Parser:
         except UnitFileError as error:
             self._fault(entry.path, error.line or 0, str(error))
             return None
-        if not rendered:
+        if not rendered and not entry.path.endswith(_MAY_BE_EMPTY):
             self._fault(entry.path, 0, "it holds no option")
             return None
         return _File(self._place(entry.path), text, rendered)
@@ -308,6 +310,9 @@ class _Parser:
         if left_out:
             names = ", ".join(visible(name) for name in left_out)
             yield f"not read, since it is neither a unit file nor a drop-in of one: {names}"
+        for name in left_out:
+            if name.endswith(OTHER_QUADLETS):
+                yield f"{visible(name)} makes no unit: of Quadlet's files, fleet takes .container, .volume and .network"
         for unit in units:
             if unit.text or unit.dropins:
                 for sentence in advise(unit.name, contents[unit.name].options()):

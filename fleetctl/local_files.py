@@ -20,7 +20,7 @@ from fleetd.model.unitfile import (
     surprising_lines,
 )
 
-_OTHER_QUADLETS = (".build", ".image", ".kube", ".pod")
+OTHER_QUADLETS = (".build", ".image", ".kube", ".pod")
 
 
 class UnitArgument(msgspec.Struct, frozen=True):
@@ -90,13 +90,18 @@ def check_name(argument: UnitArgument) -> None:
         raise CommandFailed(f"Error creating units: failed creating unit {argument.name.full!r}: {error}") from error
 
 
-def _refuse_resource(argument: UnitArgument) -> None:
-    """Raises CommandFailed for a volume or a network, and for a file of Quadlet's that no unit is made of."""
-    if argument.text.endswith(_OTHER_QUADLETS) and os.path.isfile(argument.text):
+def refuse_other_quadlet(argument: UnitArgument) -> None:
+    """Raises CommandFailed for a file of Quadlet's that no unit is made of."""
+    if argument.text.endswith(OTHER_QUADLETS) and os.path.isfile(argument.text):
         raise CommandFailed(
             f"Error creating units: {argument.text} makes no unit: of Quadlet's files, fleet takes .container, .volume "
             "and .network"
         )
+
+
+def _refuse_resource(argument: UnitArgument) -> None:
+    """Raises CommandFailed for a volume or a network, and for a file of Quadlet's that no unit is made of."""
+    refuse_other_quadlet(argument)
     file = argument.file.full
     if file.endswith(SUFFIXES) and not file.endswith(CONTAINER_SUFFIX):
         raise CommandFailed(

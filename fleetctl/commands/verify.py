@@ -10,7 +10,15 @@ from fleetctl import output
 from fleetctl.command_line import new_command, unit_arguments
 from fleetctl.commands.submit import refuse, warn
 from fleetctl.errors import CommandFailed
-from fleetctl.local_files import LocalFile, UnitArgument, check_name, explain_missing, parse_argument, read_local_file
+from fleetctl.local_files import (
+    LocalFile,
+    UnitArgument,
+    check_name,
+    explain_missing,
+    parse_argument,
+    read_local_file,
+    refuse_other_quadlet,
+)
 from fleetctl.settings import Settings
 from fleetd.model.content import Content
 from fleetd.model.group import refuse_joined
@@ -49,6 +57,7 @@ def _verify(unit: str, contents: dict[str, Content]) -> int:
     argument = parse_argument(unit)
     try:
         check_name(argument)
+        refuse_other_quadlet(argument)
         file = _read(argument)
         refuse(argument.name.full, file.content)
     except CommandFailed as failure:

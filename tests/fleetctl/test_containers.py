@@ -344,6 +344,36 @@ def test_other_files_of_quadlets_make_no_unit(fleetctl: Fleetctl, cluster: Scrip
     result = fleetctl("start", "web.pod")
     assert (result.status, cluster.operations) == (1, [])
     assert "web.pod makes no unit: of Quadlet's files, fleet takes .container, .volume and .network" in result.stderr
+    assert fleetctl("verify", "web.pod").stderr == result.stderr.removeprefix("Error creating units: ")
+    assert "web.pod makes no unit: of Quadlet's" in fleetctl("diff", ".").stderr
+
+
+def test_a_volume_of_a_folder_may_be_empty(tmp_path: Path) -> None:
+    (tmp_path / "hello.container").write_text(HELLO)
+    (tmp_path / "data.volume").write_text("[Volume]\n")
+    assert "-v systemd-data:/data" in read_folder(str(tmp_path)).contents["hello.service"].text
+
+
+def test_the_difference_of_containers_is_that_of_their_files(
+    fleetctl: Fleetctl, cluster: ScriptedCluster, files: Path, registry: ScriptedInspector
+) -> None:
+    fleetctl("apply", "--set=a", ".")
+    assert fleetctl("diff", "--set=a", ".").stdout == ""
+    (files / "hello.container").write_text(HELLO.replace("Description=hello", "Description=you"))
+    (files / "data.volume").write_text("[Volume]\nLabel=c=d\n")
+    changed = fleetctl("diff", "--set=a", ".")
+    assert (changed.status, changed.stdout) == (
+        1,
+        "--- cluster/data.volume\n+++ ./data.volume\n@@ -1,2 +1,2 @@\n [Volume]\n-Label=a=b\n+Label=c=d\n"
+        "--- cluster/hello.container\n+++ ./hello.container\n@@ -1,5 +1,5 @@\n [Unit]\n-Description=hello\n"
+        "+Description=you\n \n [Container]\n Image=reg.example/hello:1\n",
+    )
+    (files / "hello.container").unlink()
+    (files / "data.volume").unlink()
+    (files / "hello.service").write_text("[Service]\nExecStart=/bin/true\n")
+    replaced = fleetctl("diff", "--set=a", ".").stdout
+    assert "--- /dev/null\n+++ ./hello.service\n" in replaced
+    assert "--- cluster/hello.container\n+++ /dev/null\n" in replaced
 
 
 def test_a_folder_may_hold_containers_with_drop_ins(tmp_path: Path) -> None:
