@@ -27,6 +27,7 @@ _AT_REST = ("", "inactive", "failed")
 _SKIPPED = ("condition", "skipped")  # results of a start that systemd skipped: no failure
 _DONE = "done"  # of a start that succeeded, when the unit has ended since
 _REFUSED = "refused"  # of a job that systemd rejected
+_WAITS_FOR_LOCK = "lock"  # of a unit that is started as soon as it has its lock
 # Kinds of schema.Cause.
 _COMPLETED = "completed"
 _MISSING_SECRETS = "missing-secrets"
@@ -75,6 +76,8 @@ def check_launched(report: schema.UnitReport, generation: int) -> WaitOutcome:
     if allocation.active == "active":
         note = f"is on {place}: {_words(allocation.note)}" if allocation.note else ""
         return Reached(place, ACTIVE_S if report.name.endswith(".service") else 0.0, note)
+    if allocation.result == _WAITS_FOR_LOCK and not runs(allocation):
+        return Reached(place, note=f"on {place} {_words(allocation.note)}")
     if allocation.result in _SKIPPED and not runs(allocation):
         return Reached(place, note=f"was not started on {place}: {_words(allocation.note) or allocation.result}")
     if allocation.result == _DONE and allocation.active == "inactive":
@@ -211,6 +214,8 @@ def _current_allocation(report: schema.UnitReport, generation: int) -> schema.Al
         return allocation
     if wait := describe_wait(report):
         return Pending(f"it {wait}", is_urgent=True)
+    if allocation is not None and allocation.result == _WAITS_FOR_LOCK and allocation.note:
+        return allocation
     if allocation is not None and allocation.refusal:
         return Pending(f"it is refused by {place}, which {output.printable(allocation.refusal)}", is_urgent=True)
     if allocation is not None and allocation.error:

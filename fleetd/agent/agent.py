@@ -29,15 +29,17 @@ from fleetd.agent.prober import HostProber, Prober
 from fleetd.agent.proof_timers import ProofTimers
 from fleetd.agent.publisher import StatePublisher
 from fleetd.agent.reboot_orders import RebootOrders
+from fleetd.agent.unit_locks import TakesLocks
 from fleetd.agent.unit_retries import UnitRetries
 from fleetd.aio import Backoff, Pace
 from fleetd.membership.registration import Registration
 from fleetd.membership.store_epoch import StoreChange, StoreEpoch
 from fleetd.model.confinement import NO_LIMITS, Limits
+from fleetd.model.job_result import WAITS_FOR_LOCK
 from fleetd.model.placement import Placement
 from fleetd.model.reboot import RebootRefusal
 from fleetd.model.unit import Proof, UnitState
-from fleetd.reconciler.actions import Stop, Write
+from fleetd.reconciler.actions import Write
 from fleetd.reconciler.after_restore import is_orphan_still, plan_adoption
 from fleetd.reconciler.machine_plan import find_recorded, plan_machine
 from fleetd.reconciler.observed import Desired, Observed, is_settled
@@ -53,7 +55,6 @@ FIRST_RETRY_S = 1.0
 LONGEST_RETRY_S = 8.0
 PASS_PERIOD_S = 0.02  # between the passes of a burst
 RECHECK_S = 15.0  # between looks at refused units, at the next heartbeat
-NOT_KNOWN = "the restored store does not know it, and it must never run twice"
 
 
 class StoreTrust(Enum):
@@ -74,6 +75,7 @@ class Agent:
     `limits` are what this machine's fleet.conf says of the units that it takes. `prober` carries out their checks
     (Check=), `place` returns the address and the zone at which they are announced, by what operators have set, and
     `fetcher` gets what they need.
+    Locks of units are taken with `locks`; without, no such unit starts.
     To register the machine: `await publish_all(lease)`,
     write the machine's key, set `registration.lease`, call `heartbeat_answered`, and again for each heartbeat.
     """
@@ -94,6 +96,7 @@ class Agent:
         prober: Prober | None = None,
         place: FindPlace = lambda settings: ("", ""),
         fetcher: Fetcher | None = None,
+        locks: TakesLocks | None = None,
     ) -> None:
         self._systemd = systemd
         self._ledger = ledger
@@ -151,6 +154,7 @@ class Agent:
             self._mark,
             self._wake.set,
             lambda: self._desired.is_current and not epoch.set_back.is_set(),
+            locks,
         )
         self._downloads = Downloads(fetcher, self._mark_one, self._desired.find_certain)
         self._observer = Observer(
@@ -162,6 +166,7 @@ class Agent:
     async def run(self) -> None:
         """Follow the store and systemd, and bring the machine to its desired state, until cancelled. The units then
         stay as they are."""
+        self._isolation.resume()
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._desired.follow())
@@ -174,6 +179,7 @@ class Agent:
             self._retries.close()
             self._proof_timers.close()
             self._announcer.close()
+            self._isolation.close()
             self._publisher.close()
             await self._diagnostics.close()
             await self._downloads.close()
@@ -415,15 +421,14 @@ class Agent:
             self._retries.retry_failed_jobs(except_for=acted_on)
 
     async def _adopt(self, observed: Mapping[str, Observed]) -> None:
-        """Record that every unit here is as the restored store wants it, and report them all again. What must never run
-        twice is no orphan: it may be placed elsewhere at any moment, and stops."""
+        """Record that every unit here is as the restored store wants it, and report them all again."""
         is_late = self._store_change is StoreChange.SET_BACK_WHILE_AWAY
         adoption = plan_adoption(self._desired.placements, observed, is_late=is_late)
         for name, entry in adoption.entries.items():
             self._ledger.put(name, entry)
-        single = [name for name in adoption.orphans if self._isolation.is_single(name)]
-        self._ledger.put_orphans(tuple(name for name in adoption.orphans if name not in single))
-        await self._executor.apply([Stop(name, NOT_KNOWN, adoption.entries[name]) for name in single])
+        orphans, stops = self._isolation.stop_orphans(adoption)
+        self._ledger.put_orphans(orphans)
+        await self._executor.apply(stops)
         self._store_change = StoreChange.NONE
         self._publisher.republish()
         self._mark(self._names())
@@ -446,6 +451,8 @@ class Agent:
                 self._retries.forget(name)
             self._announcer.follow(name, placement, seen)
             result = find_result(seen, self._retries.job_result(name))
+            if self._isolation.waits(name):
+                result = WAITS_FOR_LOCK
             is_explained = needs_explanation(seen, result)
             proof = self._judge(name, placement, seen, result)
             is_unhealthy = seen.active == "failed" or (proof is not None and proof.failed != "")
@@ -473,7 +480,7 @@ class Agent:
         """Return whether the unit is healthy, if that is asked, and look again when time alone may change it. What has
         still to wait before it is changed is not judged: its deadline has not begun."""
         error = self._downloads.failure(name, placement) if name in self._held else self._retries.error(name)
-        if name in self._held:
+        if name in self._held and result != WAITS_FOR_LOCK:
             self._proof_timers.set(name, None)
             if not error:
                 return None

@@ -12,18 +12,23 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from fleetd.agent.executor import Executor
 from fleetd.agent.ledger import Ledger
+from fleetd.agent.unit_locks import TakesLocks, UnitLocks
 from fleetd.membership.registration import Registration
 from fleetd.model.isolation import NOT_ISOLATED, IsolationOptions
 from fleetd.model.isolation_options import isolation_options_of
 from fleetd.model.job_result import SKIPPED
 from fleetd.model.placement import Placement
-from fleetd.reconciler.actions import Action
-from fleetd.reconciler.isolation import admit, as_not_started, isolation_deadline_s
+from fleetd.reconciler.actions import Action, Restart, Start, Stop
+from fleetd.reconciler.after_restore import Adoption
+from fleetd.reconciler.isolation import admit, as_not_started, isolation_deadline_s, stop_unlocked
 from fleetd.reconciler.observed import Observed
 from fleetd.systemd.protocol import IsolatedUnit, Isolation, ManagerUnavailable, ServiceManager, ServiceManagerError
 
 log = logging.getLogger(__name__)
 
+_Lease = tuple[tuple[IsolatedUnit, ...], float]
+NO_LEASE: _Lease = ((), -math.inf)
+NOT_KNOWN = "the restored store does not know it, and it must never run twice"
 CUT_OFF = "stopped, and held back, because this machine was cut off from the store (IsolationSec=)"
 
 
@@ -41,6 +46,7 @@ class IsolationKeeper:
         mark: Callable[[Collection[str]], None],
         wake: Callable[[], None],
         is_current: Callable[[], bool],
+        locks: TakesLocks | None,
     ) -> None:
         self._systemd = systemd
         self._ledger = ledger
@@ -49,14 +55,27 @@ class IsolationKeeper:
         self._mark = mark
         self._wake = wake
         self._is_current = is_current
+        self._news = asyncio.Event()
+        self._locks = None
+        if locks is not None:
+            self._locks = UnitLocks(
+                locks,
+                ledger,
+                ledger.directory / "locks",
+                registration.boot_now,
+                lambda name: mark((name,)),
+                self._news.set,
+                systemd.permit,
+                self._is_busy,
+            )
+        self._last: _Lease = NO_LEASE  # the lease as it was asked for
         self._is_late = False  # a heartbeat has not counted yet, because of that
         self._restored_s = -math.inf
         self._is_known = False  # whether a lease is held that an earlier fleetd asked for
-        self._leased: tuple[IsolatedUnit, ...] = ()
+        self._may_be_leased = True
         self._is_isolated = False
         self._held_back: dict[str, None] = {}
         self._asked: dict[str, IsolationOptions] = {}  # units that are about to be written
-        self._news = asyncio.Event()
         self._asking = asyncio.Lock()
 
     async def run(self) -> None:
@@ -71,15 +90,33 @@ class IsolationKeeper:
 
     def heartbeat_answered(self) -> None:
         """The store has answered a heartbeat."""
-        if self._executor.isolating or self._leased or not self._is_known:
+        if self._executor.isolating or self._may_be_leased:
             self._news.set()
         if self._is_isolated or self._held_back:
             self._mark(self._held_back)
             self._wake()
 
-    def is_single(self, name: str) -> bool:
-        """True if the unit, as it is written here, must never run twice."""
-        return self._executor.isolating.get(name, NOT_ISOLATED).is_single
+    def resume(self) -> None:
+        """Renew the locks that an earlier fleetd has taken."""
+        if self._locks is not None:
+            self._locks.resume()
+            self._mark(self._locks.names)
+
+    def close(self) -> None:
+        """Renew nothing any more. What is held stays held for the next fleetd."""
+        if self._locks is not None:
+            self._locks.close()
+
+    def waits(self, name: str) -> bool:
+        """True if the unit would run if it had its lock."""
+        return self._locks is not None and self._locks.waits(name)
+
+    def stop_orphans(self, adoption: Adoption) -> tuple[tuple[str, ...], tuple[Stop, ...]]:
+        """The orphans that are kept, and the stops of others: what must never run twice may be placed elsewhere at any
+        moment."""
+        single = [name for name in adoption.orphans if self._executor.isolating.get(name, NOT_ISOLATED).is_single]
+        stops = tuple(Stop(name, NOT_KNOWN, adoption.entries[name]) for name in single)
+        return tuple(name for name in adoption.orphans if name not in single), stops
 
     def store_restored(self) -> None:
         """The store was restored. Units may run elsewhere of which it does not know; those stop in time."""
@@ -87,7 +124,9 @@ class IsolationKeeper:
 
     def note(self, name: str) -> str:
         """Why the unit is held back, or ''."""
-        return CUT_OFF if self._is_isolated and name in self._executor.isolating else ""
+        if self._is_isolated and name in self._executor.isolating:
+            return CUT_OFF
+        return self._locks.note(name) if self._locks else ""
 
     async def come_back(self, *, is_acknowledged: bool) -> tuple[str, ...]:
         """End the isolation of this machine once the leader has acknowledged it and the units have stopped. Returns the
@@ -124,8 +163,12 @@ class IsolationKeeper:
             if entry and (name in state.stopped or was_skipped):
                 self._ledger.put(name, as_not_started(entry))
         async with self._asking:
-            self._leased = _to_lease(self._units)
-            await self._systemd.end_isolation(self._leased, self._deadline_s())
+            lease = self._to_lease(), self._deadline_s()
+            if lease[1] == math.inf:
+                await self._drop()
+            else:
+                await self._systemd.end_isolation(*lease)
+                self._last = lease
         self._is_isolated = False
         log.info("this machine is not cut off any more; its units may be started again")
 
@@ -150,8 +193,15 @@ class IsolationKeeper:
 
         for name in observed:
             self._held_back.pop(name, None)
-        admission = admit(plan, isolating, is_open, ())
+        written = self._executor.isolating
+        locked = [name for name in observed if self._is_locked(name, written.get(name), isolating(name))]
+        plan = stop_unlocked(plan, observed, written, locked)
+        admission = admit(plan, isolating, is_open, [name for name in observed if self._holds(name, isolating(name))])
         kept = admission.plan
+        if self._locks is not None:
+            waiting = {name: isolating(name) for name in admission.waiting}
+            starting = [action.unit for action in kept if isinstance(action, Start | Restart)]
+            self._locks.settle(observed, written, waiting, starting)
         self._asked = {name: isolating(name) for name in admission.leased}
         if self._asked and not await self._include():
             kept = tuple(action for action in kept if action.unit not in admission.leased)
@@ -159,12 +209,21 @@ class IsolationKeeper:
         self._held_back |= {action.unit: None for action in plan if action.unit not in left}
         return kept
 
+    def _holds(self, name: str, options: IsolationOptions) -> bool:
+        return self._locks is not None and self._locks.holds(name, options)
+
+    def _is_locked(self, name: str, written: IsolationOptions | None, placed: IsolationOptions) -> bool:
+        """True if what runs holds the lock that it is to have, as it is written and as it is placed."""
+        if written is None or not self._holds(name, written):
+            return False
+        return placed.lock is None or self._holds(name, placed)
+
     async def _include(self) -> bool:
         """Have the lease name the units that are asked for as well. Returns False if it cannot be held."""
         if self._is_due:
             return False
         try:
-            if not frozenset(_to_lease(self._units)) <= frozenset(self._leased):
+            if not frozenset(self._to_lease()) <= frozenset(self._last[0]):
                 await self._hold()
         except ManagerUnavailable:
             raise
@@ -179,12 +238,11 @@ class IsolationKeeper:
             return
         if not self._is_known:
             self._is_known = True
-            if not self._units and not self._systemd.isolation().is_leased:
-                return
+            self._may_be_leased = self._systemd.isolation().is_leased
         if not self._units:
             async with self._asking:
-                await self._systemd.drop_lease()
-                self._leased, self._is_isolated = (), False
+                await self._drop()
+                self._is_isolated = False
         elif self._systemd.isolation().is_isolated:
             self._is_isolated = True
             self._wake()
@@ -193,9 +251,18 @@ class IsolationKeeper:
 
     async def _hold(self) -> None:
         async with self._asking:
-            leased = _to_lease(self._units)
-            await self._systemd.hold_lease(leased, self._deadline_s())
-            self._leased = leased
+            lease = self._to_lease(), self._deadline_s()
+            if lease[1] == math.inf:
+                await self._drop()
+            elif lease != self._last:
+                self._may_be_leased = True
+                await self._systemd.hold_lease(*lease)
+                self._last = lease
+
+    async def _drop(self) -> None:
+        if self._may_be_leased or self._last != NO_LEASE:
+            await self._systemd.drop_lease()
+        self._last, self._may_be_leased = NO_LEASE, False
 
     @property
     def _is_due(self) -> bool:
@@ -207,8 +274,21 @@ class IsolationKeeper:
         return {**self._asked, **self._executor.isolating}
 
     def _deadline_s(self) -> float:
-        return isolation_deadline_s(self._units, self._registration.heard_s, {})
+        return isolation_deadline_s(self._units, self._registration.heard_s, self._locked_s)
 
+    @property
+    def _locked_s(self) -> Mapping[str, float]:
+        return self._locks.heard_s if self._locks else {}
 
-def _to_lease(units: Mapping[str, IsolationOptions]) -> tuple[IsolatedUnit, ...]:
-    return tuple(IsolatedUnit(name, options.isolation_s, options.stop_s) for name, options in sorted(units.items()))
+    def _to_lease(self) -> tuple[IsolatedUnit, ...]:
+        """The units, as systemd is told of them. One that waits for its lock sets no bound: it cannot be started."""
+        return tuple(
+            IsolatedUnit(
+                name, options.isolation_s if options.is_single or name in self._locked_s else math.inf, options.stop_s
+            )
+            for name, options in sorted(self._units.items())
+        )
+
+    async def _is_busy(self, unit: str) -> bool:
+        status = (await self._systemd.observe([unit]))[unit]
+        return status.runs or status.job

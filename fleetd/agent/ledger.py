@@ -1,8 +1,8 @@
 """The ledger: what this machine has started, kept in a directory that outlives fleetd but not the boot (/run/fleet).
 
 It has one small file for each unit, replaced atomically, so that a crash leaves either the old entry or the new one;
-and one each for the store's identity as last seen, the orphans, the links made for the units' [Install], a reboot, and
-what the units announce.
+and one each for the store's identity as last seen, the orphans, the links made for the units' [Install], a reboot, what
+the units announce, and the locks that they hold.
 """
 
 import logging
@@ -16,6 +16,7 @@ import msgspec
 
 from fleetd.model.announce_options import NOTHING, AnnounceOptions
 from fleetd.model.decoding import UNREADABLE, Count
+from fleetd.model.isolation import UnitLock
 from fleetd.reconciler.actions import LedgerEntry
 from fleetd.reconciler.announcing import Health
 
@@ -47,6 +48,18 @@ class Announced(msgspec.Struct, frozen=True):
     units: dict[str, AnnouncedUnit] = {}
 
 
+class HeldLock(msgspec.Struct, frozen=True):
+    """A lock that a unit here holds: the session, its fencing token and its TTL, how often it is renewed, and when the
+    last renewal that was answered was sent, by the machine's boot clock."""
+
+    lock: UnitLock
+    session: str
+    token: str
+    ttl_s: float
+    renew_s: float
+    heard_s: float
+
+
 class AskedReboot(msgspec.Struct, frozen=True):
     """The last reboot that this machine was ordered to make: the id of the order, and why it is not made, '' if systemd
     has begun it."""
@@ -67,10 +80,12 @@ class Ledger:
     """
 
     def __init__(self, directory: Path) -> None:
+        self._directory = directory
         self._units = os.fspath(directory / "started")
         self._store_file, self._orphans_file, self._links_file, self._reboot_file, self._announced_file = (
             os.fspath(directory / name) for name in ("store", "orphans", "links", "reboot", "announced")
         )
+        self._locks_file = os.fspath(directory / "held-locks")
         os.makedirs(self._units, exist_ok=True)
         self._entries = self._read_entries()
         self._store = self._read(self._store_file, StoreSeen) or StoreSeen()
@@ -78,6 +93,12 @@ class Ledger:
         self._links = self._read(self._links_file, dict[str, str])
         self._reboot = self._read(self._reboot_file, AskedReboot)
         self._announced = self._read(self._announced_file, Announced)
+        self._locks = self._read(self._locks_file, dict[str, HeldLock]) or {}
+
+    @property
+    def directory(self) -> Path:
+        """The directory."""
+        return self._directory
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -154,6 +175,17 @@ class Ledger:
         if announced != self._announced:
             _replace(self._announced_file, msgspec.json.encode(announced))
             self._announced = announced
+
+    @property
+    def locks(self) -> Mapping[str, HeldLock]:
+        """The locks that units here hold, by unit."""
+        return self._locks
+
+    def put_locks(self, locks: Mapping[str, HeldLock]) -> None:
+        """Store the locks."""
+        if locks != self._locks:
+            _replace(self._locks_file, msgspec.json.encode(locks))
+            self._locks = dict(locks)
 
     def _read_entries(self) -> dict[str, LedgerEntry]:
         entries = {}

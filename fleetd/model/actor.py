@@ -7,6 +7,7 @@ import msgspec
 from fleetd.model.announce_options import ANNOUNCE, announced_names
 from fleetd.model.constraints import parse_requirements
 from fleetd.model.install import parse_install
+from fleetd.model.isolation_options import LOCK, lock_names
 from fleetd.model.names import parse_name
 from fleetd.model.permission import EVERY_NAME, NO_RIGHTS, Permission, Rights
 from fleetd.model.unit_option import UnitOption
@@ -33,8 +34,8 @@ class Actor(msgspec.Struct, frozen=True):
 
     def refuse_content(self, name: str, options: Sequence[UnitOption]) -> str:
         """Why they may not submit a unit of this name with these options: it names other units, which it
-        replaces, takes the names of, or has depend on it, or secrets, or announces the name of others. '' if they
-        may."""
+        replaces, takes the names of, or has depend on it, or secrets or locks, or announces the name of others. '' if
+        they may."""
         if self.rights.allow_for(Permission.SUBMIT, EVERY_NAME):
             return ""
         for option, pattern in _named_units(name, options):
@@ -47,11 +48,12 @@ class Actor(msgspec.Struct, frozen=True):
 
 
 def _named_units(name: str, options: Sequence[UnitOption]) -> Iterator[tuple[str, str]]:
-    """The options of a unit file that concern other units and secrets, each with the name or pattern of one. Targets
-    are those of the system."""
+    """The options of a unit file that concern other units, secrets and locks, each with the name or pattern of one.
+    Targets are those of the system."""
     parsed = parse_name(name)
     yield from (("Replaces", pattern) for pattern in parse_requirements(options, parsed).replaces)
     yield from (("Secret", name) for name in parse_requirements(options, parsed).secrets)
+    yield from ((LOCK, lock) for lock in lock_names(options, parsed))
     install = parse_install(options, parsed)
     yield from (("Alias", alias) for alias in install.aliases)
     yield from ((option, unit) for option, unit in install.dependents if not unit.endswith(".target"))

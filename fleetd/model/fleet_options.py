@@ -177,7 +177,6 @@ OPTIONS = (
         "See below.",
         units="services that are not global, or have Lock",
         since=OWN,
-        has_effect=False,
     ),
     XFleetOption(
         name="IsolationStopSec",
@@ -186,7 +185,6 @@ OPTIONS = (
         "1s to 1min. Default: 10s.",
         units="services with IsolationSec or Lock",
         since=OWN,
-        has_effect=False,
     ),
     XFleetOption(
         name="Lock",
@@ -197,7 +195,6 @@ OPTIONS = (
         "as `FLEET_LOCK_TOKEN`. See below.",
         units="services",
         since=OWN,
-        has_effect=False,
     ),
     XFleetOption(
         name="Instances",

@@ -72,6 +72,15 @@ def validate_isolation(options: Sequence[UnitOption], name: str = "") -> None:
         )
 
 
+def lock_names(options: Iterable[UnitOption], name: UnitName) -> list[str]:
+    """The names of locks that a unit of this name and these options asks for, whether they are valid or not; of a
+    template patterns of those of its instances."""
+    if name.is_template:
+        name = msgspec.structs.replace(name, instance="*")
+    values = [expand_specifiers(value, name).split() for value in requirement_values(options).get(LOCK, ())]
+    return [words[0] for words in values if words]
+
+
 @lru_cache(maxsize=1024)
 def isolation_options_of(content: Content, name: str) -> IsolationOptions:
     """What a unit of this content and name asks for: nothing if that cannot be parsed (it was refused)."""

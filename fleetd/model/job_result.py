@@ -6,6 +6,7 @@ SKIPPED = "condition"  # a condition was not met, which is no failure
 ASSERT = "assert"
 CANCELED = "canceled"
 DEPENDENCY = "dependency"
+WAITS_FOR_LOCK = "lock"  # fleet's own: there was no job yet, because the unit waits for its lock (Lock=)
 
 NEVER_RAN = (DEPENDENCY, REFUSED)  # the unit did not begin to start: retried
 FORGOTTEN = (SKIPPED, ASSERT)  # systemd forgets these together with a unit that nothing refers to

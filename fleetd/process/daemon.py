@@ -267,14 +267,16 @@ async def open_node(config: Config, former_lease: int = 0) -> Node:
         identity.begin_boot(runtime, boot_id)
     environment = _make_environment(config, runtime, unit)
     machine = _describe_machine(config, environment, machine_id, boot_id)
-    trust = worker_trust = None
+    trust = worker_trust = locks = None
     if config.is_worker:
+        from fleetd.process.unit_locks import take_locks_by_servers
         from fleetd.process.worker_store import open_worker_trust, reconnect_when_distrusted
 
         worker_trust = open_worker_trust(config, trust_directory(config))
         of_worker = _open_store(config, worker_trust.client_context)
         reconnect_when_distrusted(worker_trust, of_worker)
         store = InstrumentedStore(of_worker)
+        locks = take_locks_by_servers(of_worker)
     else:
         store = InstrumentedStore(_open_store(config))
     if config.peer_listen or any(address.tls for address in config.listen):
@@ -282,7 +284,7 @@ async def open_node(config: Config, former_lease: int = 0) -> Node:
 
         machine = msgspec.structs.replace(machine, https=find_served(config.listen))
         trust = open_trust(config, machine, store, environment.find_address)
-    return Node(config, store, systemd, machine, environment, former_lease, trust, worker_trust)
+    return Node(config, store, systemd, machine, environment, former_lease, trust, worker_trust, locks)
 
 
 def _make_environment(config: Config, runtime: Path, unit: str) -> HostEnvironment:
@@ -323,7 +325,6 @@ def _describe_machine(config: Config, environment: HostEnvironment, machine_id: 
             "GRPC": False,
             "DISABLE_ENGINE": not config.may_lead,
             **dict.fromkeys(Capability, True),
-            Capability.ISOLATION: False,  # until agents carry it out
         },
         configured=config.of_cluster,
         host_keys=environment.find_host_keys(),

@@ -21,9 +21,11 @@ from fleetd.agent.answers import Answers, Inspects
 from fleetd.agent.fetcher import Fetcher
 from fleetd.agent.ledger import Ledger
 from fleetd.agent.prober import Prober
+from fleetd.agent.unit_locks import TakesLocks
 from fleetd.aio import Offload
 from fleetd.api import schema
 from fleetd.api.connection_limits import reserve_read, wait_for_listing_slot
+from fleetd.api.locking import Locking
 from fleetd.api.routes import Api
 from fleetd.config.config import Config
 from fleetd.leader.election import Election
@@ -37,6 +39,7 @@ from fleetd.model.quota import Usage
 from fleetd.model.reason import render_rejection
 from fleetd.process.machine_facts import MachineFacts
 from fleetd.process.seal_key import publish_seal_key
+from fleetd.process.unit_locks import ServerLocks
 from fleetd.reconciler.shutdown import ShutdownMode, plan_shutdown
 from fleetd.registry.records import SETTINGS, MalformedRecord
 from fleetd.registry.registry import Registry
@@ -125,14 +128,17 @@ class Node:
         former_lease: int = 0,
         trust: "TrustKeeper | None" = None,
         worker_trust: "WorkerTrust | None" = None,
+        locks: TakesLocks | None = None,
     ) -> None:
-        """`trust` keeps the certificate of a server, None for one that needs none; `worker_trust` that of a worker."""
+        """`trust` keeps the certificate of a server, None for one that needs none; `worker_trust` that of a worker,
+        which takes `locks` of its units by its servers."""
         self.config = config
         self.trust = trust
         self._own_trust = trust or worker_trust
         self._worker_trust = worker_trust
         self._environment = environment
         self.store = store
+        self._locks = locks
         self.systemd = systemd
         self.finished = asyncio.Event()  # a part has ended unexpectedly: a bug
         self.failure: BaseException | None = None  # the error with which it ended
@@ -186,7 +192,11 @@ class Node:
             prober=self._environment.prober,
             place=self._find_place,
             fetcher=self._environment.fetcher,
+            locks=self._locks if self.config.is_worker else ServerLocks(self._make_locking(registry), machine.id),
         )
+
+    def _make_locking(self, registry: Registry) -> Locking:
+        return Locking(registry, self._epoch, asyncio.get_running_loop().time, self._environment.unix_now)
 
     def _find_seal_key(self) -> str:
         """The public half of the key that opens secrets here, '' if nothing can open any."""
@@ -299,7 +309,8 @@ class Node:
         from fleetd.api.worker.server import WorkerApi  # most daemons have no workers
 
         registry = Registry(self.store, self.config.etcd_key_prefix)
-        return WorkerApi(registry, not_ready=self._not_ready, now=now, epoch=lambda: self._epoch.name)
+        locking = self._make_locking(registry)
+        return WorkerApi(registry, not_ready=self._not_ready, now=now, epoch=lambda: self._epoch.name, locking=locking)
 
     def make_fleetlock(self) -> "FleetLock":
         """What answers the FleetLock protocol, over the same store as the API."""

@@ -9,7 +9,7 @@ import math
 import msgspec
 
 from fleetd.model.group import UpdateAction
-from fleetd.model.job_result import CANCELED, SKIPPED
+from fleetd.model.job_result import CANCELED, SKIPPED, WAITS_FOR_LOCK
 from fleetd.model.placement import Placement
 from fleetd.model.unit import Proof, TargetState
 from fleetd.reconciler.actions import Applied, LedgerEntry
@@ -56,6 +56,8 @@ def judge_health(
         return UNDECIDED
     if seen.refusal or (seen.waiting and error):
         return _fail(placement, seen.refusal or error)
+    if result == WAITS_FOR_LOCK and seen.hash == placement.content.hash and not seen.busy:
+        return Judgement(_prove(placement, None))  # it is ready to take over
     entry = seen.entry
     if entry is None or not is_carried_out(entry, placement) or entry.hash != placement.content.hash:
         return _judge_late(placement, seen, _find_applied(entry, seen))

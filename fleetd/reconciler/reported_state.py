@@ -1,11 +1,12 @@
 """What one machine reports of its units."""
 
-from fleetd.model.job_result import FORGOTTEN, NEVER_RAN, SKIPPED
+from fleetd.model.job_result import FORGOTTEN, NEVER_RAN, SKIPPED, WAITS_FOR_LOCK
 from fleetd.model.placement import Placement
 from fleetd.model.unit import Proof, TargetState, UnitState
 from fleetd.reconciler.actions import LedgerEntry
 from fleetd.reconciler.observed import Observed
 
+WAITING = "lock-wait"  # of a unit that waits for its lock, in place of systemd's sub state
 _CANNOT_LOAD = ("error", "bad-setting")  # load states of a unit file that systemd cannot load
 _HELD = (
     "held as it was when the store was restored from a snapshot, which has another target state or content for it; "
@@ -50,7 +51,7 @@ def report(
     return UnitState(
         load=seen.load,
         active=seen.active,
-        sub=seen.sub,
+        sub=WAITING if result == WAITS_FOR_LOCK and not seen.busy else seen.sub,
         hash=seen.hash,
         target=done.target if done else TargetState.LOADED,
         generation=done.generation if done else 0,

@@ -10,6 +10,7 @@ import msgspec
 
 from fleetd.model.announcement import NOT_SETTLED
 from fleetd.model.group import GroupOptions, group_of
+from fleetd.model.job_result import WAITS_FOR_LOCK
 from fleetd.model.ordered import Names
 from fleetd.model.placement import Placement
 from fleetd.model.reason import BudgetWait, Unavailability, UnavailableMember
@@ -236,7 +237,9 @@ def serves(state: UnitState | None) -> bool:
 
 def judge_member(placement: Placement, state: UnitState | None) -> Unavailability | None:
     """Why an allocation on a machine that stays is unavailable, by what the machine reports of it; None if it is
-    available."""
+    available. One that waits for its lock (Lock=) is ready to take over, as it is to be."""
+    if state is not None and not state.outdated and is_standby(placement, state):
+        return None
     if state is None or state.outdated or not _is_carried_out(placement, state):
         return Unavailability.UNREPORTED
     if not serves(state) and not state.completed:
@@ -250,6 +253,11 @@ def judge_member(placement: Placement, state: UnitState | None) -> Unavailabilit
     if state.unannounced:
         return Unavailability.SETTLING if state.unannounced == NOT_SETTLED else Unavailability.UNANNOUNCED
     return None
+
+
+def is_standby(placement: Placement, state: UnitState) -> bool:
+    """True if the unit has this content, and would run if it had its lock."""
+    return state.result == WAITS_FOR_LOCK and state.hash == placement.content.hash and not serves(state)
 
 
 def answer_to(placement: Placement, state: UnitState | None) -> Proof | None:

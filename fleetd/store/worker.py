@@ -142,6 +142,11 @@ class WorkerStore:
     async def revision(self) -> int:
         return (await self._ask("revision", wire.Request, wire.Answer)).store_revision
 
+    async def ask_lock(self, action: str, unit: str, session: str) -> wire.LockAnswer:
+        """Take, renew or release the lock of a unit here (worker_wire.LockRequest)."""
+        asked = {"action": action, "unit": unit, "session": session}
+        return await self._ask("lock", wire.LockRequest, wire.LockAnswer, asked)
+
     async def members(self) -> tuple[StoreMember, ...]:
         return ()
 

@@ -1,8 +1,9 @@
 """The format of requests of a worker to the store of its cluster, which the servers answer.
 
 `POST /fleet/worker/v1/<call>` with a msgpack body; every call of store/protocol.py that a worker may make is in CALLS,
-with the types of its request and of its answer. An answer has status 200. Any other status has a Failure as its body,
-and STATUSES says which error it is. worker.py is the client; fleetd/api/worker is the server.
+with the types of its request and of its answer, and one for the locks of its units. An answer has status 200. Any other
+status has a Failure as its body, and STATUSES says which error it is. worker.py is the client; fleetd/api/worker is the
+server.
 
 How far behind a server may be: a request says the highest revision that the worker has seen, and the mark of the
 `history` that the store had then. A server whose store has a lower revision refuses with `lagging`, unless the history
@@ -35,6 +36,7 @@ from fleetd.store.protocol import (
 PREFIX = "/fleet/worker/v1/"
 CONTENT_TYPE = "application/msgpack"
 WATCH = "watch"
+TAKE_LOCK, RENEW_LOCK, RELEASE_LOCK = "take", "renew", "release"
 
 WATCH_HEARTBEAT_S = 10.0  # the lease's heartbeats find a server that is gone; these, one whose watches are mute
 LENGTH_BYTES = 4  # before each frame
@@ -100,6 +102,15 @@ class LeaseRequest(Request, frozen=True):
     lease: int
 
 
+class LockRequest(Request, frozen=True):
+    """Take, renew or release the lock of a unit (Lock=) of this machine: the first is asked for by the unit, the others
+    by the session that holds it."""
+
+    action: str
+    unit: str = ""
+    session: str = ""
+
+
 class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An answer; to `revision` and `revoke`, the whole of it. `store_revision` is a revision that the store has
     reached, not before anything else in the answer, and `history` the mark of its history then."""
@@ -141,6 +152,18 @@ class KeepAliveAnswer(Answer, frozen=True):
 
 class TimeToLiveAnswer(Answer, frozen=True):
     ttl_s: float | None = None
+
+
+class LockAnswer(Answer, frozen=True):
+    """`session` is that which holds the lock, with its `token` if it was just taken; '': it is still waited for, and
+    `words` say for whom. `gone` is why the session does not hold it, or cannot have it. `age_s` before it was asked to,
+    a server has sent the renewal that this answer is about."""
+
+    session: str = ""
+    token: str = ""
+    words: str = ""
+    gone: str = ""
+    age_s: float = 0.0
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -193,6 +216,7 @@ CALLS: Mapping[str, Call] = {
     "time-to-live": Call(LeaseRequest, TimeToLiveAnswer),
     "revoke": Call(LeaseRequest, Answer),
     "revision": Call(Request, Answer),
+    "lock": Call(LockRequest, LockAnswer),
 }
 
 _encoder = msgspec.msgpack.Encoder()

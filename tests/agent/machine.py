@@ -8,6 +8,7 @@ from typing import Any
 
 from fleetd.agent.agent import Agent
 from fleetd.agent.ledger import Ledger
+from fleetd.api.locking import Locking
 from fleetd.membership.registration import Registration
 from fleetd.membership.store_epoch import StoreEpoch
 from fleetd.model.confinement import NO_LIMITS, Privileges
@@ -17,10 +18,21 @@ from fleetd.model.placement import Placement
 from fleetd.model.reboot import Reboot, RebootPhase
 from fleetd.model.secret import SecretRef
 from fleetd.model.unit import TargetState, UnitState
+from fleetd.process.unit_locks import ServerLocks
 from fleetd.registry.records import PLACEMENTS, STATES, Synced
 from fleetd.registry.registry import Registry
 from fleetd.store.embedded import EmbeddedStore, inline
-from fleetd.store.protocol import Changes, Comparison, Delete, Operation, Put, RangeResult, Refused, Unavailable
+from fleetd.store.protocol import (
+    Changes,
+    Comparison,
+    Delete,
+    KeepAlive,
+    Operation,
+    Put,
+    RangeResult,
+    Refused,
+    Unavailable,
+)
 from fleetd.systemd.protocol import NO_DROPINS, Run, ServiceManagerError, UnitDetails, UnitStatus
 from fleetd.testing.scripted_fetcher import ScriptedFetcher
 from fleetd.testing.scripted_prober import ScriptedProber
@@ -60,6 +72,10 @@ class FaultyStore(EmbeddedStore):
         if any("/synced/" in key for key in keys):
             await self._interrupt()
         return snapshot
+
+    async def keep_alive(self, lease: int) -> KeepAlive:
+        self._refuse_while_down()
+        return await super().keep_alive(lease)
 
     async def watch(self, prefix: str, after_revision: int, *, end: str = "") -> AsyncGenerator[Changes, None]:
         async for changes in super().watch(prefix, after_revision, end=end):
@@ -188,11 +204,12 @@ class MachineUnderTest:
     async def start(self, *, synced: bool = True) -> None:
         """Start fleetd and register; with `synced`, the leader acknowledges the machine."""
         self.sessions += 1
-        self.registration = Registration(f"session-{self.sessions}", lambda: 0.0)
-        self.registration.renew(0.0, TTL_S, 0.0)
+        now = asyncio.get_running_loop().time
+        self.registration = Registration(f"session-{self.sessions}", lambda: 0.0, now)
+        self.registration.renew(0.0, TTL_S, now())
         self.ledger = Ledger(self.directory)
         seen = self.ledger.store
-        self.epoch = StoreEpoch(self.registry, MACHINE, seen.cluster_id, seen.revision)
+        self.epoch = StoreEpoch(self.registry, MACHINE, seen.cluster_id, seen.revision, now=now)
         self.agent = Agent(
             MACHINE,
             self.registry,
@@ -208,6 +225,7 @@ class MachineUnderTest:
             prober=self.prober,
             place=self._find_place,
             fetcher=self.fetcher,
+            locks=ServerLocks(Locking(self.registry, self.epoch, now, lambda: 1e9 + now()), MACHINE),
         )
         self.running = asyncio.create_task(self.agent.run())
         await self.register()

@@ -51,8 +51,7 @@ async def test_heartbeats_keep_a_unit_running_and_nothing_is_asked_for_another(m
     machine.systemd.calls.clear()
     await keep_beating(machine, 120)
     assert machine.systemd.pid(WEB) == process
-    leases = machine.asked("hold-lease")
-    assert leases == [("hold-lease", (WEB,))] * 40
+    assert machine.asked("hold-lease") == [("hold-lease", (WEB,))] * 39  # one for each that was sent later
     await machine.withdraw(WEB, 7)
     await machine.until(lambda states: states[WEB].generation == 7)
     machine.systemd.calls.clear()

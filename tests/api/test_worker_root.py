@@ -97,6 +97,11 @@ FIELDS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "time-to-live": {"lease": leases},
     "revoke": {"lease": leases},
     "revision": {},
+    "lock": {
+        "action": st.sampled_from([wire.TAKE_LOCK, wire.RENEW_LOCK, wire.RELEASE_LOCK, "", "read"]),
+        "unit": st.sampled_from([UNIT, "x.service", "", "/", f"../{OTHER}/{UNIT}"]),
+        "session": st.sampled_from(["", "only.1", "only.2", "only.zz", "/.1", "../x.1"]),
+    },
 }
 
 

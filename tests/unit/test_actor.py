@@ -33,6 +33,8 @@ def test_the_first_unit_that_one_may_not_touch_is_named_with_the_remedy(permissi
         ("X-Fleet", "Replaces", "log-[ab]*", False),
         ("X-Fleet", "Replaces", "lo*", True),
         ("X-Fleet", "Replaces", "db.service", True),
+        ("X-Fleet", "Lock", "log-lock", False),
+        ("X-Fleet", "Lock", "db", True),
         ("Install", "Alias", "log-2.service", False),
         ("Install", "Alias", "front.service", True),
         ("Install", "WantedBy", "multi-user.target", False),

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from fleetd.model.announcement import NOT_SETTLED
 from fleetd.model.content import Content
+from fleetd.model.job_result import WAITS_FOR_LOCK
 from fleetd.model.machine import MachineMode
 from fleetd.model.placement import Placement
 from fleetd.model.reason import BudgetWait, Unavailability, UnavailableMember, is_waiting, render
@@ -56,6 +57,13 @@ JUDGED = [
     ),
     ("one that is neither announced nor proven", ASKED, running(unannounced="x"), Unavailability.UNPROVEN),
     ("one that has stopped, and is not announced", PLACED, running(active="failed"), Unavailability.INACTIVE),
+    ("one that waits for its lock", ASKED, running(active="inactive", generation=6, result=WAITS_FOR_LOCK), None),
+    (
+        "one that waits for it with other content",
+        PLACED,
+        running(active="inactive", generation=6, hash="other", result=WAITS_FOR_LOCK),
+        Unavailability.UNREPORTED,
+    ),
     ("one with a proof that was not requested", PLACED, running(proof=Proof(6, "other")), None),
 ]
 

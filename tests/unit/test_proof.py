@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleetd.model.group import UpdateAction
+from fleetd.model.job_result import WAITS_FOR_LOCK
 from fleetd.model.unit import Proof, TargetState
 from fleetd.reconciler.actions import Applied, Restarting
 from fleetd.reconciler.observed import LastRun, needs_last_run
@@ -100,6 +101,11 @@ def test_a_unit_that_is_not_to_run_is_proven_when_it_is_loaded():
     asked = msgspec.structs.replace(ASKED, target=LOADED)
     assert judge_health(asked, here(entry=entry(LOADED))) == Judgement(Proof(5, NEW_HASH))
     assert judge_health(asked, here()) == Judgement()
+
+
+def test_a_unit_that_waits_for_its_lock_is_ready_to_take_over():
+    assert judge_health(ASKED, here(), result=WAITS_FOR_LOCK) == Judgement(Proof(5, NEW_HASH))
+    assert judge_health(ASKED, here(hash_=OLD_HASH), result=WAITS_FOR_LOCK) == Judgement()
 
 
 def test_without_a_deadline_a_unit_has_all_the_time():

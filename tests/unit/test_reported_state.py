@@ -2,6 +2,7 @@
 
 import pytest
 
+from fleetd.model.job_result import WAITS_FOR_LOCK
 from fleetd.model.placement import Placement
 from fleetd.model.unit import UnitState
 from fleetd.reconciler.actions import LedgerEntry
@@ -44,6 +45,16 @@ def test_nothing_is_reported_without_a_unit_and_a_placement() -> None:
 def test_a_refused_unit_is_reported_without_the_state_of_the_machines_own() -> None:
     state = report(placed(), here("active", hash_="", refusal="it would shadow /lib/x"))
     assert state == UnitState("not-found", "inactive", "dead", error="it would shadow /lib/x")
+
+
+def test_a_unit_that_waits_for_its_lock_is_reported_as_such() -> None:
+    note = "waits for lock db, held by backup"
+    state = report(placed(), here(sub="dead"), result=WAITS_FOR_LOCK, note=note)
+    assert state is not None
+    assert (state.active, state.sub, state.result, state.note) == ("inactive", "lock-wait", WAITS_FOR_LOCK, note)
+    busy = report(placed(), here("active", sub="running"), result=WAITS_FOR_LOCK)
+    assert busy is not None
+    assert busy.sub == "running"
 
 
 @pytest.mark.covers("10.7.10")

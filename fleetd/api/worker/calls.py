@@ -3,9 +3,12 @@
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
+import msgspec
+
 from fleetd.api.worker import errors
 from fleetd.api.worker.history import StoreHistory
 from fleetd.api.worker.leases import LeaseOwners
+from fleetd.api.worker.locks import WorkerLocks
 from fleetd.api.worker.servers import KnownServers
 from fleetd.model.worker_access import Access, Selection
 from fleetd.registry.registry import Registry
@@ -43,6 +46,7 @@ class WorkerCalls:
         leases: LeaseOwners,
         servers: KnownServers,
         note_read: Callable[[int], None],
+        locks: WorkerLocks | None,
     ) -> None:
         self._store = registry.store
         self._records = records
@@ -50,6 +54,7 @@ class WorkerCalls:
         self._leases = leases
         self._servers = servers
         self._note_read = note_read
+        self._locks = locks
         self._calls: dict[str, Callable[..., Awaitable[wire.Answer]]] = {
             "cluster-id": self._cluster_id,
             "get": self._get,
@@ -62,6 +67,7 @@ class WorkerCalls:
             "time-to-live": self._time_to_live,
             "revoke": self._revoke,
             "revision": self._revision,
+            "lock": self._lock,
         }
 
     async def answer(self, call: str, access: Access, request: wire.Request) -> wire.Answer:
@@ -179,6 +185,14 @@ class WorkerCalls:
     async def _revision(self, access: Access, request: wire.Request) -> wire.Answer:
         revision, history = await self._now(request)
         return wire.Answer(store_revision=revision, history=history)
+
+    async def _lock(self, access: Access, request: wire.LockRequest) -> wire.Answer:
+        if self._locks is None:
+            raise Unavailable("this server takes no locks for workers")
+        await self._history.check_before(request)
+        answer = await self._locks.answer(access.machine, request)
+        revision, history = await self._now(request)
+        return msgspec.structs.replace(answer, store_revision=revision, history=history)
 
     async def _now(self, request: wire.Request) -> tuple[int, str]:
         """The revision of the store, and the mark of its history."""

@@ -11,12 +11,14 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from fleetd import metrics
 from fleetd.api.connection_limits import reserve_read
 from fleetd.api.http import ApiError, Request, Response, StreamedResponse
+from fleetd.api.locking import Locking
 from fleetd.api.worker.calls import Preparation, WorkerCalls, check_numbers
 from fleetd.api.worker.errors import Forbidden, Lagging
 from fleetd.api.worker.fanout import Fanout, Subscription
 from fleetd.api.worker.history import StoreHistory
 from fleetd.api.worker.leases import LeaseOwners
 from fleetd.api.worker.limits import Limits, WorkerLimits, WorkerUse
+from fleetd.api.worker.locks import WorkerLocks
 from fleetd.api.worker.records import WorkerRecords
 from fleetd.api.worker.servers import KnownServers
 from fleetd.model.certificate import MACHINE, WORKER
@@ -43,7 +45,8 @@ _STATUSES: tuple[tuple[type[Exception], int], ...] = (
 class WorkerApi:
     """Answers workers. `not_ready()` returns why it cannot yet, '' if it can. `find_access` returns what a machine may
     do, `records` prepares what it writes; tests of other parts replace them. `now` is a monotonic clock, `epoch()` the
-    name of the store's epoch (StoreEpoch) as far as this server knows, '' at first."""
+    name of the store's epoch (StoreEpoch) as far as this server knows, '' at first. `locking` takes the locks of their
+    units."""
 
     def __init__(
         self,
@@ -57,6 +60,7 @@ class WorkerApi:
         note_read: Callable[[int], None] = reserve_read,
         heartbeat_s: float = wire.WATCH_HEARTBEAT_S,
         epoch: Callable[[], str] = lambda: "",
+        locking: Locking | None = None,
     ) -> None:
         self._registry = registry
         self._not_ready = not_ready
@@ -66,6 +70,7 @@ class WorkerApi:
         self._history = StoreHistory(registry)
         self.fanout = Fanout(registry, self._history.forget, epoch)
         self._requests = Fanout(registry, epoch=epoch, prefix=registry.requests_prefix, owner_of=owner_of_request)
+        self._locks = WorkerLocks(registry, locking) if locking is not None else None
         self._calls = WorkerCalls(
             registry,
             records if records is not None else WorkerRecords(registry),
@@ -73,12 +78,15 @@ class WorkerApi:
             LeaseOwners(registry, now),
             KnownServers(registry, now),
             note_read,
+            self._locks,
         )
 
     def close(self) -> None:
         """End all streams."""
         self.fanout.close()
         self._requests.close()
+        if self._locks is not None:
+            self._locks.close()
 
     async def handle(self, request: Request) -> Response | StreamedResponse:
         """The response to a request whose path begins with worker_wire.PREFIX."""
