@@ -9,6 +9,7 @@ import pytest
 from fleetd.api.http import Response
 from fleetd.api.v2.services import MOST_OF_USER
 from fleetd.model.announcement import ServicePort, ServiceRecord
+from fleetd.model.machine import Machine, MachineSettings
 from fleetd.registry.records import SERVICES
 from fleetd.store.protocol import Delete
 from tests.api.conftest import Fleet
@@ -71,6 +72,8 @@ async def test_what_is_announced_is_shown(cluster: Fleet, path: str, shown: list
 
 
 async def test_prometheus_gets_all_targets_of_a_name_that_take_tcp(cluster: Fleet) -> None:
+    await cluster.put(Machine("m1", metadata={"disk-type": "ssd", "zone": "eu"}), "m1")
+    await cluster.put(MachineSettings({"rack": "7"}), "m1")
     found = await read(cluster, f"{V2}/http_sd?service=web")
     assert [each["targets"] for each in found] == [["10.0.0.1:80"], ["10.0.0.1:81"], ["[fd00::2]:80"]]
     assert found[0]["labels"] == {
@@ -78,6 +81,9 @@ async def test_prometheus_gets_all_targets_of_a_name_that_take_tcp(cluster: Flee
         "__meta_fleet_unit": A,
         "__meta_fleet_machine": "m1",
         "__meta_fleet_zone": "eu",
+        "__meta_fleet_metadata_disk_type": "ssd",
+        "__meta_fleet_metadata_rack": "7",
+        "__meta_fleet_metadata_zone": "eu",
     }
     assert await read(cluster, f"{V2}/http_sd") == await read(cluster, f"{V2}/http_sd?service=web&service=dns") == found
     assert await read(cluster, f"{V2}/http_sd?service=dns") == []

@@ -1,6 +1,7 @@
 """What units announce (Announce=), in fleet's own form, and in that of Prometheus; consul.py has that of Consul."""
 
 import asyncio
+import re
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import aclosing
@@ -9,6 +10,7 @@ from typing import Any
 from fleetd.api import schema
 from fleetd.api.http import ApiError, Request, Response, Route, render_json
 from fleetd.model.announcement import refuse_service_name
+from fleetd.model.machine import effective_metadata
 from fleetd.model.permission import Permission
 from fleetd.model.timespan import parse_time_span
 from fleetd.registry.records import SERVICES
@@ -19,6 +21,7 @@ MOST_WAITING = 256
 MOST_OF_USER = MOST_WAITING // 4  # a quarter, as of the connections
 LONGEST_WAIT_S = 600.0
 DEFAULT_WAIT_S = 300.0  # of those that name an index, as Consul has it
+_NOT_OF_LABELS = re.compile(r"[^A-Za-z0-9_]")
 TRUE = ("", "true", "1", "yes")
 
 
@@ -43,16 +46,22 @@ class Services:
 
     async def get_targets(self, request: Request, _: str) -> Response:
         """Show the units that announce these names (`service`, may be repeated; default: all) on TCP ports as targets
-        for Prometheus (`http_sd_configs`), whether their checks pass or not. Labels tell name, unit, machine, zone."""
+        for Prometheus (`http_sd_configs`), whether their checks pass or not. Labels tell name, unit, machine, zone, and
+        the metadata of the machine."""
         wanted = request.query_values("service")
         for name in wanted:
             _check_name(name)
         found, _index = await self.read(wanted[0] if len(wanted) == 1 else "")
+        machines, settings = await self._registry.machines(), await self._registry.settings()
+        metadata = {
+            id_: _metadata_labels(effective_metadata(machine, settings.get(id_))) for id_, machine in machines.items()
+        }
         return render_list(
             [
                 {
                     "targets": [_join(each.address, each.port)],
                     "labels": {
+                        **metadata.get(each.machine, {}),
                         "__meta_fleet_service": each.service,
                         "__meta_fleet_unit": each.unit,
                         "__meta_fleet_machine": each.machine,
@@ -151,6 +160,11 @@ def _parse_wait(request: Request) -> tuple[int, float]:
     except ValueError as error:
         raise ApiError(400, f"wait: {error}") from error
     return int(text), min(wait_s, LONGEST_WAIT_S)
+
+
+def _metadata_labels(metadata: dict[str, str]) -> dict[str, str]:
+    """Metadata as labels of Prometheus, whose names have letters, digits and `_` alone."""
+    return {f"__meta_fleet_metadata_{_NOT_OF_LABELS.sub('_', key)}": value for key, value in metadata.items()}
 
 
 def _join(address: str, port: int) -> str:
