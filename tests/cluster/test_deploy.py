@@ -105,6 +105,18 @@ def test_a_drain_and_a_move_fail_no_request(deployed: Deployed) -> None:
     check_none_failed(requests)
 
 
+def test_all_are_asked_where_all_are_on_one_machine(deployed: Deployed) -> None:
+    only, *others = deployed.cluster.machines
+    with deployed.requests() as requests:
+        for each in others:
+            deployed.cluster.fleetctl("drain", each.id)
+        assert {deployed.operator.machine_of(unit) for unit in WEBS} == {only}
+        deployed.expect("all answer", deployed.is_whole)
+        for each in others:
+            deployed.cluster.fleetctl("uncordon", each.id)
+    check_none_failed(requests)
+
+
 def test_a_restart_and_a_stop_fail_no_request(deployed: Deployed) -> None:
     with deployed.requests() as requests:
         deployed.cluster.fleetctl("restart", "web@1.service")
