@@ -37,13 +37,20 @@ exec /usr/lib/podman/podman "${@/#--cgroups=split/--cgroups=disabled}"
 END
 chmod 755 /usr/bin/podman
 """
+_LOGIN = """\
+auth:
+  htpasswd:
+    realm: testbed
+    path: /run/registry.users
+"""
+_HASH_OF_SECRET = "$2b$04$o6csSdDmroMM6cOzXM/Xl.8iNlpcsZAS9MWaZuRRDx5Ts7FDWSIie"
 _PUSH = """\
 set -e
 rm -rf /run/image && mkdir -p /run/image/bin /run/image/tmp
 cp /usr/bin/busybox /run/image/bin/busybox
 for name in sh sleep cat httpd; do ln -s busybox /run/image/bin/$name; done
 echo "$2" > /run/image/version
-tar -C /run/image -c . | podman import -q - "$1" >/dev/null
+tar -C /run/image -c . | podman import -q ${3:+--arch="$3"} - "$1" >/dev/null
 podman push -q "$1"
 podman rmi "$1" >/dev/null
 """
@@ -75,13 +82,30 @@ class ContainerRegistry:
         """Set up podman on a machine that has booted for the first time."""
         machine.run(["sh", "-c", _PODMAN, "sh", self.location])
 
-    def push(self, name: str, version: str) -> str:
-        """Make an image with busybox that holds this version, under this name and tag. Returns what a container
-        names."""
+    def freeze(self, *, thaw: bool = False) -> None:
+        """Have it answer nothing, or go on."""
+        signal = "--signal=CONT" if thaw else "--signal=STOP"
+        self._machine.run(["systemctl", "kill", signal, "registry.service"])
+
+    def require_login(self) -> None:
+        """Answer from now on only who logs in as `ann` with the password `secret`."""
+        self.stop()
+        self._machine.run(["sh", "-c", "cat > /run/registry.users"], stdin=f"ann:{_HASH_OF_SECRET}\n")
+        self._machine.run(["sh", "-c", "cat >> /run/registry.yml"], stdin=_LOGIN)
+        self.start()
+
+    def log_in(self, machine: Machine, path: str) -> None:
+        """Write the login into this file of a machine."""
+        login = ["podman", "login", f"--authfile={path}", "--username=ann", "--password-stdin", self.location]
+        machine.run(login, stdin="secret")
+
+    def push(self, name: str, version: str, arch: str = "") -> str:
+        """Make an image with busybox that holds this version, under this name and tag, and says that it is for an
+        architecture ('': the machine's). Returns what a container names."""
         image = f"{self.location}/{name}"
-        self._machine.run(["sh", "-c", _PUSH, "sh", image, version])
+        self._machine.run(["sh", "-c", _PUSH, "sh", image, version, arch])
         return image
 
     def _answers(self) -> bool:
         asked = self._machine.run(["busybox", "wget", "-q", "-O", "-", f"http://{self.location}/v2/"], check=False)
-        return asked.returncode == 0
+        return asked.returncode == 0 or "401" in asked.stderr

@@ -135,10 +135,9 @@ class HostFetcher:
 
     async def fetch(self, download: Download) -> None:
         """Get it (Fetcher)."""
-        if download.sha256:
-            await self._fetch_file(download)
-        else:
-            await self._pull(download)
+        unit = unit_of(download, FETCH if download.sha256 else PULL)
+        if not (await self._wait_for_earlier(unit) and await self.find(download)):
+            await (self._fetch_file(download) if download.sha256 else self._pull(download))
         self._account.note(download)
 
     async def _pull(self, download: Download) -> None:
@@ -202,7 +201,6 @@ class HostFetcher:
         run = [self._systemd_run, *self._scope, f"--unit={unit}", f"--description=fleet: {kind} {download.source}"]
         run += ["--wait", "--pipe", "--collect", "--quiet", *properties, "--", *command]
         try:
-            await self._wait_for_earlier(unit)
             status, written, said = await _run(run)
         except OSError as error:
             raise FetchFailed(describe_failure(download, f"systemd-run is not installed ({error.strerror})")) from error
@@ -215,20 +213,28 @@ class HostFetcher:
         unit = unit_of(download, FETCH if download.sha256 else PULL)
         await _run([self._systemctl, *self._scope, "stop", "--no-block", "--quiet", unit])
 
-    async def _wait_for_earlier(self, unit: str) -> None:
-        """Wait for the end of a download that an earlier fleetd has begun."""
+    async def _wait_for_earlier(self, unit: str) -> bool:
+        """Wait for the end of a download that an earlier fleetd has begun, or that is being ended. Returns whether
+        there was one."""
+        show = [self._systemctl, *self._scope, "show", "--property=ActiveState", "--value", unit]
+        has_waited = False
         while True:
-            status, said, _ = await _run(
-                [self._systemctl, *self._scope, "show", "--property=ActiveState", "--value", unit]
-            )
+            try:
+                status, said, _ = await _run(show)
+            except OSError:  # what comes next says so
+                return False
             if status != 0 or said not in ("active", "activating", "deactivating"):
-                return
+                return has_waited
+            has_waited = True
             await asyncio.sleep(WAIT_S)
 
 
 def unit_of(download: Download, kind: str) -> str:
-    """The transient unit that looks for a download, or gets it."""
-    return f"fleet-{kind}-{hashlib.sha256(f'{download.source} {download.sha256}'.encode()).hexdigest()[:16]}.service"
+    """The transient unit that looks for a download, or gets it. A fleetd finds again what an earlier one was getting,
+    and nothing else of it."""
+    hashed = hashlib.sha256(f"{download.source} {download.sha256}".encode()).hexdigest()[:16]
+    own = "" if kind in (PULL, FETCH) else f"-{os.getpid()}"
+    return f"fleet-{kind}-{hashed}{own}.service"
 
 
 def _emulates() -> bool:
@@ -241,7 +247,8 @@ def _emulates() -> bool:
 
 async def _run(command: Sequence[str]) -> tuple[int, str, str]:
     """The exit status of a program, the first line that it writes, and the last line of its errors. It is killed when
-    nobody waits for it any more. Raises OSError."""
+    nobody waits for it any more: its end is not waited for, because what it runs in a unit of its own may go on with
+    its pipes. Raises OSError."""
     pipe, quiet = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
     process = await asyncio.create_subprocess_exec(*command, stdin=quiet, stdout=pipe, stderr=pipe)
     try:
@@ -249,7 +256,6 @@ async def _run(command: Sequence[str]) -> tuple[int, str, str]:
     finally:
         if process.returncode is None:
             process.kill()
-            await asyncio.shield(process.wait())
     said = written[:MAX_SAID].decode("utf-8", "replace").strip().splitlines()
     failed = errors[-MAX_SAID:].decode("utf-8", "replace").strip().splitlines()
     return process.returncode or 0, said[0] if said else "", failed[-1] if failed else ""

@@ -106,8 +106,6 @@ def _is_other_content(plan: UnitPlanBuilder, machine: str) -> bool:
 def end_preparation(plan: UnitPlanBuilder, machine: str) -> Forget | Decline | None:
     """Forget a placement with which a machine gets what the unit needs, unless that is to come there; or note that it
     cannot have it. After all else is decided."""
-    if plan.allocation_state(machine) is not State.PREPARING:
-        return None
     if plan.is_wanted and plan.snapshot.refusal(plan.name, machine):
         return Decline(machine)
     is_to_come = machine == (plan.prepares_on if plan.assigned else plan.move_to)

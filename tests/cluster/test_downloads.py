@@ -1,6 +1,7 @@
 """Images of containers, and files, on real machines: nothing is stopped before what follows it is there."""
 
 import hashlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,13 @@ from tests.cluster.operator import Operator
 from tests.cluster.test_containers import Fleet, names, podman
 
 HELLO = "hello.service"
+# Deletes what nothing has needed for a day, as fleetd does once an hour, a day later.
+TIDY = """
+import asyncio, pathlib, time
+from fleetd.agent.fetcher import HostFetcher
+fetcher = HostFetcher(pathlib.Path("/var/lib/fleet"), unix_now=lambda: time.time() + 90_000)
+asyncio.run(fetcher.tidy(()))
+"""
 
 
 @pytest.fixture
@@ -41,6 +49,13 @@ def test_a_unit_runs_on_until_its_new_machine_has_the_image(fleet: Fleet) -> Non
     fleetctl("drain", there.id)  # what is there is asked for nowhere
     assert operator.placed()[HELLO] == [here.id]
 
+    podman(here, "tag", podman(here, "images", "--quiet")[0], "localhost/own")
+    for machine in (here, there):
+        machine.run([sys.executable, "-c", TIDY])
+    assert podman(there, "images", "--quiet") == []
+    assert len(set(podman(here, "images", "--quiet"))) == 1  # it is used, and somebody has given it a name
+    assert names(here) == ["systemd-hello"]
+
 
 def test_an_image_that_cannot_be_had_stops_nothing(fleet: Fleet) -> None:
     operator = fleet.operator
@@ -64,6 +79,69 @@ def why_unplaced(fleet: Fleet, unit: str) -> str:
     """What status says of a unit that is on no machine."""
     answer = fleet.cluster.fleetctl("status", unit, check=False)
     return answer.stdout + answer.stderr
+
+
+AUTH = "/etc/fleet/auth.json"
+
+
+def test_each_machine_says_why_it_cannot_have_an_image(new_cluster: Callable[..., Cluster], tmp_path: Path) -> None:
+    """One has no login, then no room; and of both the architecture is another one. The unit goes to the other."""
+    cluster = new_cluster([{"registry_auth_file": AUTH}, {}])
+    fleet = Fleet(cluster, tmp_path)
+    able, unable = cluster.machines
+    foreign = fleet.registry.push("foreign:1", "one", "s390x")
+    image = fleet.registry.push("hello:1", "one")
+    large = fleet.registry.push("large:1", "one")
+    fleet.registry.require_login()
+    refused = fleet.operator.start({"hello.container": container(image)}, check=False)
+    assert refused.returncode == 1  # its tag cannot be resolved
+    fleet.registry.log_in(able, AUTH)
+
+    cluster.fleetctl("cordon", able.id)
+    fleet.operator.start({"hello.container": container(image)}, "--no-block")
+    fleet.expect("it wants a login", lambda: "registry_auth_file= in fleet.conf" in why_unplaced(fleet, HELLO))
+    cluster.fleetctl("uncordon", able.id)
+    fleet.expect("it runs where there is one", lambda: fleet.operator.placed().get(HELLO) == [able.id])
+
+    fleet.operator.start({"foreign.container": container(foreign)}, "--no-block")
+    fleet.expect("it is tried", lambda: "for the architecture s390x" in why_unplaced(fleet, "foreign.service"))
+
+    unable.run(["sh", "-c", f"echo registry_auth_file={AUTH} >> /etc/fleet/fleet.conf; systemctl restart fleet"])
+    fleet.registry.log_in(unable, AUTH)
+    unable.run(["mount", "-o", "remount,size=700k", "/var/lib/containers"])
+    cluster.fleetctl("cordon", able.id)
+    fleet.operator.start({"large.container": container(large)}, "--no-block")
+    fleet.expect("there is no room", lambda: "make room on the machine" in why_unplaced(fleet, "large.service"))
+    unable.run(["mount", "-o", "remount,size=1g", "/var/lib/containers"])
+    fleet.expect("there is now", lambda: fleet.operator.placed().get("large.service") == [unable.id])
+
+
+def test_a_restart_of_fleetd_ends_no_download(fleet: Fleet) -> None:
+    image = fleet.registry.push("hello:1", "one")
+    here = fleet.cluster.machines[1]
+    fleet.cluster.fleetctl("cordon", fleet.cluster.machines[0].id)
+    [path] = fleet.operator.write({"hello.container": container(image)})
+    fleet.cluster.fleetctl("submit", path)
+    fleet.registry.freeze()
+    fleet.cluster.fleetctl("start", "--no-block", "hello")
+
+    def pulls() -> list[str]:
+        listed = ["systemctl", "list-units", "--plain", "--no-legend", "--state=active", "fleet-pull-*"]
+        units = [line.split()[0] for line in here.run(listed).stdout.splitlines()]
+        return [here.show(unit, "InvocationID") for unit in units]
+
+    fleet.expect("it is being pulled", lambda: len(pulls()) == 1)
+    before = pulls()
+    fleet.expect("status says so", lambda: "is being downloaded" in fleet.cluster.fleetctl("explain", HELLO).stdout)
+    here.run(["systemctl", "restart", "fleet.service"])
+    fleet.cluster.wait_ready()
+    fleet.expect("it goes on", lambda: "is being downloaded" in fleet.cluster.fleetctl("explain", HELLO).stdout)
+    assert pulls() == before
+    fleet.cluster.fleetctl("unload", "hello")
+    fleet.expect("nobody waits for it any more", lambda: pulls() == [])
+    fleet.registry.freeze(thaw=True)
+    fleet.cluster.fleetctl("start", "hello")
+    assert names(here) == ["systemd-hello"]
 
 
 def test_a_unit_has_its_file_before_it_starts(new_cluster: Callable[..., Cluster], tmp_path: Path) -> None:

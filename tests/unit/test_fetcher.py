@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -120,8 +121,27 @@ async def test_programs_that_are_missing_are_named(host: Host) -> None:
 
 async def test_a_download_of_an_earlier_fleetd_is_waited_for(host: Host) -> None:
     (host.folder / "state").write_text("activating\n")
-    assert not await host.fetcher.find(IMAGE)
+    await host.fetcher.fetch(IMAGE)  # that one has failed
     assert host.calls.count("systemctl show") == 2
+    assert host.calls.count("podman pull") == 1
+    (host.folder / "state").write_text("deactivating\n")
+    await host.fetcher.fetch(IMAGE)  # that one has not
+    assert host.calls.count("podman pull") == 1
+    (host.folder / "systemctl").unlink()
+    await host.fetcher.fetch(IMAGE)
+    assert host.calls.count("podman pull") == 2
+
+
+async def test_nobody_waits_for_what_goes_on_in_its_unit(host: Host) -> None:
+    """It holds the pipes of systemd-run, which has gone."""
+    (host.folder / "systemd-run").write_text('#!/bin/sh\nsleep 20 &\necho $! > "$(dirname "$0")/pid"\nwait\n')
+    os.mkfifo(host.folder / "pid")
+    fetching = asyncio.create_task(host.fetcher.fetch(IMAGE))
+    pid = int(await asyncio.to_thread((host.folder / "pid").read_text))
+    fetching.cancel()
+    async with asyncio.timeout(10):
+        await asyncio.gather(fetching, return_exceptions=True)
+    os.kill(pid, signal.SIGKILL)
 
 
 async def test_a_download_that_nobody_waits_for_is_ended(host: Host) -> None:

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 from fleetd.model.machine import MachineMode, MachineSettings
 from fleetd.model.reason import WaitingForDownload
 from fleetd.model.unit import Unit, UnitState
-from fleetd.registry.records import MOVES, SETTINGS, STATES, UNITS
+from fleetd.registry.records import MOVES, PLACEMENTS, SETTINGS, STATES, UNITS
 from fleetd.scheduler.foresight import pretend
 from tests.unit.cluster_builder import INACTIVE, LAUNCHED, LOADED
 from tests.unit.rolling_cluster import RollingCluster, text_of
@@ -215,6 +215,19 @@ def test_other_content_may_come_where_the_image_of_the_former_could_not_be_had()
     cluster.write(UNITS, (A,), Unit(A, text_of("new"), LAUNCHED))
     cluster.come_to_rest()
     assert where(cluster) == ["m1"]
+
+
+def test_what_runs_where_it_goes_is_not_written_over() -> None:
+    """A copy that outlived a cut has there what it needs."""
+    cluster = cluster_with()
+    copy = replace(cluster.snapshot.placements[A]["m1"], machine="m2", superseded=True)
+    cluster.write(PLACEMENTS, ("m2", A), copy)
+    cluster.write(STATES, ("m2", A), cluster.snapshot.states[A]["m1"])
+    move(cluster, "m2")
+    cluster.run_leader()
+    assert "preparing" not in cluster.placement_states(A).values()
+    cluster.come_to_rest()
+    assert where(cluster) == ["m2"]
 
 
 def test_a_plan_takes_for_granted_that_downloads_succeed() -> None:

@@ -47,7 +47,7 @@ def place(proposal: Proposal) -> None:
         _review(proposal, plan)
         _settle(proposal, plan)
     for plan in allocated:
-        for machine in list(plan.placements):
+        for machine in [machine for machine, placement in plan.placements.items() if placement.prepares]:
             proposal.apply(plan, end_preparation(plan, machine))
     proposal.last += [SessionPlan(machine, session) for machine, session in proposal.snapshot.unsynced()]
 
