@@ -28,6 +28,7 @@ from fleetd.model.quadlet.translation import image_to_resolve, refuse_service, t
 from fleetd.model.unit_option import UnitOption
 from fleetd.model.unitfile import UnitFileError, check_options, parse_unit_file, render_unit_file
 
+RESOURCES_OF_TEMPLATE = {"data@_volume": "[Volume]\n", "net@_network": "[Network]\n"}
 IMAGE = "Image=reg.example/hello:1"
 
 
@@ -289,6 +290,15 @@ def test_volumes_and_networks_travel_with_the_container() -> None:
     assert values(options, "ExecStopPost")[-1] == "-/usr/bin/podman network rm systemd-net"
 
 
+def test_a_template_has_volumes_and_networks_of_its_instances() -> None:
+    options = container(
+        "Volume=data@.volume:/data", "Network=net@.network", file="web@.container", **RESOURCES_OF_TEMPLATE
+    )
+    assert has(arguments(options), "-v", "systemd-data-%i:/data")
+    assert has(arguments(options), "--network", "systemd-net-%i")
+    assert "/usr/bin/podman volume create systemd-data-%i" in values(options, "ExecStartPre")[-1]
+
+
 def test_a_unit_keeps_the_files_that_it_was_made_of() -> None:
     text = f"[Unit]\nDescription=x\n\n[Container]\n{IMAGE}\nVolume=data.volume:/d\n"
     volume = "[Volume]\nLabel=a=b\n"
@@ -377,6 +387,7 @@ def test_an_image_whose_tag_could_move_is_to_be_resolved(lines: list[str], image
         (["Copy=yes"], ["--opt", "copy"]),
         (["Copy=no"], ["--opt", "nocopy"]),
         (["User=1", "Group=2"], ["--opt", "o=uid=1,gid=2"]),
+        (["User=root", "Group=11"], ["--opt", "o=uid=0,gid=11"]),
         (
             ["Device=/dev/x", "Type=ext4", "Options=ro", "User=0"],
             ["--opt", "device=/dev/x", "--opt", "type=ext4", "--opt", "o=uid=0,ro"],

@@ -81,7 +81,9 @@ def make_resource_service(file: str, options: Sequence[UnitOption]) -> list[Unit
 
 
 def _default_name(file: str) -> str:
-    return f"systemd-{file.rpartition('.')[0]}"
+    """The name in podman; of a template that of its instance."""
+    stem = file.rpartition(".")[0]
+    return f"systemd-{stem.removesuffix('@')}{'-%i' * stem.endswith('@')}"
 
 
 def _flag(section: Section, key: str, option: str) -> list[str]:
@@ -132,6 +134,8 @@ def _local_options(volume: Section, device: str, kind: str) -> list[str]:
 
 def _number(volume: Section, key: str) -> int:
     value = volume.last(key)
+    if value == "root":
+        return 0  # on each machine
     if not _NUMBER.fullmatch(value) or int(value) >= 2**32:
         raise InvalidQuadlet(f"[Volume] {key}={value} is no number: write the id, since names differ among machines")
     return int(value)
