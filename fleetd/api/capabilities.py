@@ -9,11 +9,13 @@ from fleetd.model.download import FETCH
 from fleetd.model.group import UpdateAction
 from fleetd.model.isolation_options import ISOLATION, LOCK, isolation_options_of
 from fleetd.model.machine import Capability, Machine, outdated_machine
+from fleetd.model.names import is_template
 from fleetd.model.requirements import requirements_of
 from fleetd.model.unit_set import group_options_of
 from fleetd.registry.registry import Reader
 
 _UPDATE_ACTION = "UpdateAction"
+_ANY = "any@1.service"
 _WORDS = {
     Capability.DROPINS: "drop-ins",
     Capability.CORDON: "cordons and drains",
@@ -37,11 +39,25 @@ def needed_capability(before: Content | None, after: Content | None) -> Capabili
     has_action = any(_UPDATE_ACTION in text for text in _texts(after))
     if has_action and group_options_of(after).action is not UpdateAction.AUTO:
         return Capability.UPDATE_ACTION
-    if isolation_options_of(after, "any.service").is_set:
+    if isolation_options_of(after, _ANY).is_set:
         return Capability.ISOLATION
     if any(FETCH in text for text in _texts(after)) and requirements_of(after, "any@1.service").downloads:
         return Capability.DOWNLOADS
     return Capability.ANNOUNCEMENTS if announce_options_of(after, "any.service").services else None
+
+
+def refuse_short_isolation(name: str, before: Content | None, after: Content | None, agent_ttl_s: float) -> None:
+    """Raises ApiError if a unit is given less time than a machine may be silent: it would be stopped whenever the store
+    is late for a moment. `agent_ttl_s` is that of this fleetd, which the others have as well."""
+    if after is None or after == before:
+        return
+    asked = isolation_options_of(after, _ANY if is_template(name) else name)
+    if asked.is_set and asked.isolation_s < agent_ttl_s:
+        raise ApiError(
+            400,
+            f"{name}: {ISOLATION}={asked.isolation_s:g}s is shorter than agent_ttl={agent_ttl_s:g}s (fleet.conf), for "
+            f"which a machine may be silent: write {ISOLATION}={agent_ttl_s:g}s or more",
+        )
 
 
 def _texts(content: Content) -> tuple[str, ...]:

@@ -70,6 +70,7 @@ class Parts(msgspec.Struct, frozen=True):
     peers: "PeerStreams | None"
     event_mark_s: float
     epoch: StoreEpoch
+    agent_ttl_s: float
 
 
 def make_routes(parts: Parts) -> tuple[Route, ...]:
@@ -95,7 +96,9 @@ def make_routes(parts: Parts) -> tuple[Route, ...]:
 def _unit_routes(parts: Parts) -> tuple[Route, ...]:
     """Units and their states."""
     registry = parts.registry
-    units = Units(registry, parts.token_limit, parts.shadows, parts.quota, parts.audit, parts.unix_now)
+    units = Units(
+        registry, parts.token_limit, parts.shadows, parts.quota, parts.audit, parts.unix_now, parts.agent_ttl_s
+    )
     states, reports = States(registry, parts.token_limit), Reports(registry)
     operations = Operations(registry, units, parts.shadows)
     results, found = schema.Results, schema.UnitReports
@@ -119,7 +122,7 @@ def _change_routes(parts: Parts) -> tuple[Route, ...]:
     """What changes many units, or one after the other: moves, applies, rollouts, secrets."""
     registry, audit, unix_now = parts.registry, parts.audit, parts.unix_now
     moves = Moves(registry, audit, unix_now)
-    applies = Applies(registry, parts.quota, parts.shadows, audit, unix_now, parts.new_id)
+    applies = Applies(registry, parts.quota, parts.shadows, audit, unix_now, parts.new_id, parts.agent_ttl_s)
     rollouts = Rollouts(registry, applies.undo, audit, unix_now, parts.new_id)
     secrets = Secrets(registry, parts.sealing, rollouts.restart, audit, unix_now)
     return (

@@ -87,7 +87,7 @@ class Api:
     `trust` is the authority of the cluster, None where there is none. `workers` answers workers (worker/server.py),
     None where they cannot come. `servers` are those that a worker asks. `offload` runs long work in a thread, `sealing`
     seals secrets with this machine's key. `event_mark_s` is how long a stream of events may be silent. `epoch` is what
-    this fleetd knows of the store's.
+    this fleetd knows of the store's, `agent_ttl_s` for how long a machine may be silent.
     """
 
     def __init__(
@@ -116,6 +116,7 @@ class Api:
         peers: "PeerStreams | None" = None,
         event_mark_s: float = MARK_S,
         epoch: StoreEpoch | None = None,
+        agent_ttl_s: float = 0.0,
     ) -> None:
         self._registry = registry
         registry.record_events(EventLog(registry, unix_now, lambda: machine().session))
@@ -146,6 +147,7 @@ class Api:
             peers,
             event_mark_s,
             epoch if epoch is not None else StoreEpoch(registry, ""),
+            agent_ttl_s,
         )
         self.routes = (*make_routes(parts), *self._own_routes())
         self._resources: dict[tuple[str, str | None], dict[str, Route]] = {}  # by what is around the parameter

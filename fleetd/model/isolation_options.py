@@ -49,8 +49,8 @@ def parse_isolation(options: Iterable[UnitOption], name: UnitName) -> IsolationO
 def validate_isolation(options: Sequence[UnitOption], name: str = "") -> None:
     """Raises InvalidRequirements for the first value that cannot be carried out, and for what would let the unit run on
     or run twice all the same. Without a name, and for a template, what depends on the instance is taken to be well."""
-    parsed = parse_name(name if "." in name else "any.service")
-    if not parsed.is_instance:
+    parsed = parse_name(name if "." in name else "any@.service")
+    if parsed.is_template:
         parsed = msgspec.structs.replace(parsed, instance="1")
     asked = parse_isolation(options, parsed)
     if not asked.is_set:
@@ -128,7 +128,7 @@ def _parse_lock(value: str) -> UnitLock:
     slots = words[1] if len(words) == 2 else "1"
     if not _SLOTS.fullmatch(slots):
         raise InvalidRequirements(f'{LOCK}={value}: "{slots}" is no number of slots; write one such as 2')
-    lock = UnitLock(words[0], int(slots))
+    lock = UnitLock(words[0] if words else "", int(slots))
     if refusal := refuse_lock_name(lock.name):
         raise InvalidRequirements(f"{LOCK}={value}: {refusal}")
     if refusal := refuse_lock_terms(DEFAULT_ISOLATION_S, lock.slots):

@@ -269,6 +269,7 @@ class Node:
             sealing=self._environment.sealing,
             peers=self.peers,
             epoch=self._epoch,
+            agent_ttl_s=config.agent_ttl_s,
         )
 
     def _make_peer_streams(self) -> "PeerStreams":

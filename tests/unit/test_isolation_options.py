@@ -7,7 +7,7 @@ from fleetd.model.content import Content
 from fleetd.model.content_change import Impact, impact
 from fleetd.model.isolation import NOT_ISOLATED, IsolationOptions, UnitLock
 from fleetd.model.isolation_options import isolation_options_of
-from fleetd.model.lock import MOST_SLOTS
+from fleetd.model.lock import MOST_SLOTS, refuse_lock_name
 from fleetd.model.requirements import placed_requirements, requirements_of
 from fleetd.model.unitfile import parse_unit_file
 
@@ -147,3 +147,8 @@ SUM = "45s: IsolationSec=30s, IsolationStopSec=10s and 5s"
 )
 def test_what_it_means_is_said_with_the_sum(text: str, described: str) -> None:
     assert isolation_options_of(Content(text), "db.service").describe() == described
+
+
+def test_a_lock_without_a_name_is_refused() -> None:
+    assert refuse("[X-Fleet]\nLock=%i\n") == f"Lock=: {refuse_lock_name('')}"
+    assert isolation_options_of(Content("[X-Fleet]\nLock=%i\n"), "db.service") is NOT_ISOLATED

@@ -5,7 +5,7 @@ from functools import lru_cache
 
 from fleetd.api import schema
 from fleetd.api.audit import Audit, asked_unit
-from fleetd.api.capabilities import check_capability, needed_capability
+from fleetd.api.capabilities import check_capability, needed_capability, refuse_short_isolation
 from fleetd.api.http import ApiError, Request, Response, render_json
 from fleetd.api.joined_units import check_joined
 from fleetd.api.pagination import parse_page, read_page
@@ -65,6 +65,7 @@ class Units:
         quota: Quota,
         audit: Audit,
         unix_now: Callable[[], float],
+        agent_ttl_s: float,
     ) -> None:
         self._registry = registry
         self.quota = quota
@@ -73,6 +74,7 @@ class Units:
         self._shadows = shadows
         self.audit = audit
         self._unix_now = unix_now
+        self.agent_ttl_s = agent_ttl_s
 
     def author(self, actor: Actor) -> Author:
         """The author of changes that are made now."""
@@ -142,6 +144,7 @@ class Units:
         before, after = (unit.content if unit else None for unit in (change.before, change.after))
         if after != before:
             await check_joined(self._registry, [change.after], {})
+        refuse_short_isolation(change.operation.name, before, after, self.agent_ttl_s)
         if needed := needed_capability(before, after):
             await check_capability(self._registry, needed)
 

@@ -13,7 +13,7 @@ import msgspec
 from fleetd.api import schema
 from fleetd.api.apply_writes import write_sets_of
 from fleetd.api.audit import Audit
-from fleetd.api.capabilities import check_capability, needed_capability
+from fleetd.api.capabilities import check_capability, needed_capability, refuse_short_isolation
 from fleetd.api.http import ApiError, Request, Response, parse_json, render_json
 from fleetd.api.joined_units import check_joined
 from fleetd.api.quota import Quota
@@ -62,6 +62,7 @@ class Applies:
         audit: Audit,
         unix_now: Callable[[], float],
         new_id: Callable[[], str],
+        agent_ttl_s: float,
     ) -> None:
         self._registry = registry
         self._quota = quota
@@ -69,6 +70,7 @@ class Applies:
         self._audit = audit
         self._unix_now = unix_now
         self._new_id = new_id
+        self._agent_ttl_s = agent_ttl_s
 
     async def post(self, request: Request, _: str) -> Response:
         """Apply units that belong together: create and change them, and destroy what is not among them any more."""
@@ -187,6 +189,8 @@ class Applies:
                 await check_capability(reader, Capability.PROOFS)
             if any(unit.after and unit.after.dropins for unit in plan.written):
                 await check_capability(reader, Capability.DROPINS)
+            for unit in plan.written:
+                refuse_short_isolation(unit.name, None, unit.new_content, self._agent_ttl_s)
             for unit in plan.written:
                 if needed := needed_capability(None, unit.new_content):
                     await check_capability(reader, needed)

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, contextmanager
 
 from fleetd.api import schema
 from fleetd.api.audit import asked_unit
-from fleetd.api.capabilities import check_capability, needed_capability
+from fleetd.api.capabilities import check_capability, needed_capability, refuse_short_isolation
 from fleetd.api.http import ApiError, Request, Response, parse_json, render_json, to_api_error
 from fleetd.api.joined_units import check_joined
 from fleetd.api.templates import with_last_rollouts
@@ -68,6 +68,7 @@ class Operations:
                     before, after = (unit.content if unit else None for unit in (change.before, change.after))
                     if after is not None and after != before:
                         await check_joined(self._registry, [change.after], units)
+                    refuse_short_isolation(operation.name, before, after, self._units.agent_ttl_s)
                     if needed := needed_capability(before, after):
                         await self._check(needed, refusals)
                     await claims.enter_async_context(self._units.quota.admit(change.before, change.after))
