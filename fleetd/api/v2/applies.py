@@ -283,10 +283,14 @@ def _check_permission(plan: ApplyPlan, known: Known, actor: Actor, permission: P
 
 def _check_made(plan: ApplyPlan, known: Known) -> None:
     """Raises ApiError for a unit that is not what the container makes that it names as its source."""
+    found: set[str] = set()  # instances have the text of their template: it is checked once
     for unit in plan.written:
+        if unit.after is None or unit.after.text in found:
+            continue
         former = (known.units.get(name) for name in (unit.name, template_of(unit.name)))
-        if unit.after and (refusal := refuse_made(unit.after.text, [each.text for each in former if each])):
+        if refusal := refuse_made(unit.after.text, [each.text for each in former if each]):
             raise ApiError(400, f'unit "{unit.name}": {refusal}')
+        found.add(unit.after.text)
 
 
 def make_request(asked: schema.Apply, shadows: Callable[[str], str]) -> ApplyRequest:
