@@ -50,6 +50,10 @@ def _describe(event: schema.Event) -> str:
             return f"machine {machine} {event.step}"
         case EventKind.REBOOT:
             return f"reboot of machine {machine} {event.step}{_because(event)}"
+        case EventKind.LOCK if event.step == Step.RESTORED:
+            return f"lock {event.subject} is the first that is taken since the store was restored"
+        case EventKind.LOCK:
+            return f"lock {event.subject} was {event.step} without a release"
         case EventKind.JOINED | EventKind.LOST | EventKind.BACK | EventKind.LEFT:
             return f"machine {machine} {_MACHINE_WORDS[EventKind(event.kind)]}"
         case kind if kind == STATE:

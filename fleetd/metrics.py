@@ -106,6 +106,15 @@ EVENT_READERS_BEHIND = _counter(
     "fleet_event_readers_behind_total", "Streams of events that were ended because their readers were too slow"
 )
 
+LOCKS_HELD = _gauge("fleet_locks_held", "Sessions of locks that this server has given or renewed, and whose ttl runs")
+LOCK_WAITERS = _gauge("fleet_lock_waiters", "Clients that wait for a lock at this server")
+LOCKS_TAKEN = _counter(
+    "fleet_locks_taken_total", "Locks that this server has given, by whether they were waited for", "after"
+)
+LOCKS_LOST = _counter(
+    "fleet_locks_lost_total", "Places in locks that this server has found vanished, and given to others or cleared"
+)
+
 WORKERS = _gauge("fleet_workers_connected", "Workers that read their changes from this server")
 WORKER_ANSWERS = _counter(
     "fleet_worker_answers_total", "Answered requests of workers, by call and HTTP status", "call", "code"

@@ -16,11 +16,12 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     `end` (it ends for another reason, which `detail` says; go on with the last token).
 
     Of the cluster: `asked` (`by` somebody: `action` on `unit`, `machine` or `subject`), `placed` (`unit` on `machine`),
-    `moved` (from `former`), `unplaced`, `superseded`, `rollout` and `reboot` (a `step`), `drain`, and of machines
-    `joined`, `lost`, `back` and `left`. `at` is Unix time by the clock of the machine that has recorded it. `reason`
-    says why a unit is where it is, `message` the same as a sentence, `rejections` which machines do not take it.
-    `units` are those that a step of a rollout changes, `why` is the word for what has stopped a rollout or a reboot,
-    and `detail` what a machine says about it.
+    `moved` (from `former`), `unplaced`, `superseded`, `rollout` and `reboot` (a `step`), `drain`, `lock` (`lost`: its
+    holder, `detail`, has vanished without a release; `restored`: it is the first that is taken after a restore), and of
+    machines `joined`, `lost`, `back` and `left`. `at` is Unix time by the clock of the machine that has recorded it.
+    `reason` says why a unit is where it is, `message` the same as a sentence, `rejections` which machines do not take
+    it. `units` are those that a step of a rollout changes, `why` is the word for what has stopped a rollout or a
+    reboot, and `detail` what a machine says about it.
 
     `state`: a machine reports another state of a unit, in systemd's words (`load`, `active`, `sub`, `result`, `error`);
     all are '' once it reports the unit no longer.

@@ -10,13 +10,28 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager, suppress
-from typing import TypeVar
 
 import msgspec
 
+from fleetd import metrics
+from fleetd.api.lock_view import (
+    Asked,
+    Held,
+    KnownLock,
+    LockView,
+    News,
+    SessionGone,
+    SlotsDiffer,
+    Taken,
+    decode,
+    history_of,
+    lost_event,
+    restores_of,
+)
 from fleetd.membership.store_epoch import StoreEpoch
-from fleetd.model.decoding import UNREADABLE
+from fleetd.model.event import ClusterEvent, EventKind, Step
 from fleetd.model.lock import (
+    MOST_LOCKS,
     RENEW_PART,
     Claim,
     Decision,
@@ -29,6 +44,7 @@ from fleetd.model.lock import (
     begin_epoch,
     decide,
     find_other_slots,
+    find_overdue,
     read_session,
 )
 from fleetd.registry.records import MalformedRecord
@@ -50,89 +66,13 @@ from fleetd.store.protocol import (
     Unchanged,
 )
 
-R = TypeVar("R", LockRecord, LockEpoch)
-
 RETRY_S = 1.0
-MOST_GONE = 10_000  # holders whose keys are gone, of which is remembered since when
+MOST_GONE = 2 * MOST_LOCKS  # locks with holders whose keys are gone, of which is remembered since when
 MOST_TAKEN = 1000  # locks that were taken here last, of which is remembered what was written
 FRESH_S = 1.0  # how long after it has taken the lock a session need not ask the store whether it has it
 _EXPIRED = "its lease has expired or was revoked"
 
 log = logging.getLogger(__name__)
-
-
-class SlotsDiffer(Exception):
-    """Others take the lock to have another number of slots. The message is for people."""
-
-
-class SessionGone(Exception):
-    """The session does not hold the lock any more. The message says why."""
-
-
-class Asked(msgspec.Struct, frozen=True):
-    """What somebody asks for."""
-
-    name: str
-    ttl_s: float
-    slots: int
-    by: str = ""
-    holder: str = ""
-
-
-class LockView(msgspec.Struct, frozen=True):
-    """A lock as it was read: its sessions in the order of their creation, and its record. The lock may be taken under
-    the `guards`, which compare all else that was read. `epoch` is None while no lock may be taken, until `begins` at
-    least; `begins_epoch`: it has to be stored. It was read `at` this time by the machine's clock."""
-
-    sessions: tuple[Session, ...]
-    record: LockRecord
-    guards: tuple[Comparison, ...]
-    epoch: LockEpoch | None
-    begins: float
-    begins_epoch: bool
-    revision: int
-    at: float
-
-
-class Held(msgspec.Struct, frozen=True):
-    """A session that holds a lock. At `renewed`, by this fleetd's clock, the last renewal of its lease that was
-    answered was sent."""
-
-    session: SessionId
-    holder: Holder
-    renewed: float = 0.0
-
-
-class _Taken(msgspec.Struct):
-    """A lock that was taken here, the record that was written, and the store's epoch. `is_fresh` until the session was
-    renewed for the first time."""
-
-    held: Held
-    record: LockRecord
-    epoch: str
-    is_fresh: bool = True
-
-
-class _News:
-    """What a watch has told of the sessions of a lock and is not taken in yet. It `is_incomplete` if it may have missed
-    something."""
-
-    def __init__(self) -> None:
-        self.has_come = asyncio.Event()
-        self.events: list[Event] = []
-        self.is_incomplete = False
-
-    def clear(self) -> None:
-        """All is taken in."""
-        self.has_come.clear()
-        self.events.clear()
-        self.is_incomplete = False
-
-    def add(self, events: Sequence[Event]) -> None:
-        """Something has changed; without events, nobody knows what."""
-        self.events += events
-        self.is_incomplete |= not events
-        self.has_come.set()
 
 
 class Locking:
@@ -148,14 +88,21 @@ class Locking:
         self._now = now
         self._unix_now = unix_now
         self._lines: dict[str, tuple[asyncio.Lock, int]] = {}  # those who wait for a lock here, and how many
-        self._gone: dict[tuple[str, str], float] = {}  # (name, lease) of a holder → since when its key is gone
-        self._taken: dict[str, _Taken] = {}  # by the name of the lock, the last ones
+        self._gone: dict[str, dict[str, float]] = {}  # lock → lease of a holder → since when its key is gone
+        self._taken: dict[str, Taken] = {}  # by the name of the lock, the last ones
+        self._ends: dict[SessionId, float] = {}  # when the ttl of a session ends that was given or renewed here
         self._cleaning: set[asyncio.Task[None]] = set()
 
     @property
     def waiting(self) -> int:
         """How many wait here, for all locks."""
         return sum(count for _, count in self._lines.values())
+
+    @property
+    def held(self) -> int:
+        """How many sessions were given or renewed here, are not released, and in their TTLs."""
+        self._ends = {session: end for session, end in self._ends.items() if end > self._now()}
+        return len(self._ends)
 
     def is_waited_for(self, name: str) -> bool:
         """True if somebody waits here for this lock."""
@@ -170,7 +117,7 @@ class Locking:
         items = {item.key: item for item in found.items}
         keyed = await self._store.range(prefix)
         self._check_not_set_back(known, found.revision)
-        record = _decode(items.get(keys[0]), LockRecord) or LockRecord()
+        record = decode(items.get(keys[0]), LockRecord) or LockRecord()
         epoch, begins = self._begin_epoch(items)
         revisions = [items[key].mod_revision if key in items else 0 for key in keys]
         guards = [Unchanged(key, revision) for key, revision in zip(keys, revisions, strict=True)]
@@ -183,7 +130,8 @@ class Locking:
             tuple(guards),
             epoch,
             begins,
-            epoch != _decode(items.get(keys[1]), LockEpoch),
+            epoch != decode(items.get(keys[1]), LockEpoch),
+            epoch != decode(items.get(keys[1]), LockEpoch) and keys[1] in items,
             found.revision,  # the earlier one: a watch from there on also tells what came between the two reads
             self._now(),
         )
@@ -234,24 +182,26 @@ class Locking:
         found = await self._store.get_many(keys)
         self._check_not_set_back(known, found.revision)
         items = {item.key: item for item in found.items}
-        record = _decode(items.get(keys[1]), LockRecord) or LockRecord()
-        epoch, holder = _decode(items.get(keys[2]), LockEpoch), record.find(session.hex)
+        record = decode(items.get(keys[1]), LockRecord) or LockRecord()
+        epoch, holder = decode(items.get(keys[2]), LockEpoch), record.find(session.hex)
         if own not in items:
             raise SessionGone(_EXPIRED)
         if holder is None or items[own].create_revision != holder.created:
             raise SessionGone("it was released, or taken away with `fleetctl unlock --force`")
-        if epoch is None or epoch.number != holder.epoch or _entries(epoch.name) != _history(items, registry):
+        if epoch is None or epoch.number != holder.epoch or restores_of(epoch.name) != history_of(items, registry):
             raise SessionGone("the store was restored from a backup")
         try:  # only now: before, it could be the lease of anything, which somebody has made a session of
             await self._store.keep_alive(session.lease)
         except LeaseNotFound as error:
             raise SessionGone(_EXPIRED) from error
+        self._note_held(session, sent + holder.ttl_s)
         return Held(session, holder, sent)
 
     async def release(self, session: SessionId) -> bool:
         """Release a session, so that the next one has its place at once. False if it was not there. Its lease, which
         has no key any more, ends by itself."""
         key, record_key = self._prefix(session.name) + session.hex, self._record_key(session.name)
+        self._ends.pop(session, None)
         if (taken := self._taken.get(session.name)) is not None and taken.held.session == session:
             del self._taken[session.name]
             with suppress(Conflict):  # the record was written since
@@ -261,7 +211,7 @@ class Locking:
                 return True
         while True:
             found = {item.key: item for item in (await self._store.get_many([key, record_key])).items}
-            record = _decode(found.get(record_key), LockRecord) or LockRecord()
+            record = decode(found.get(record_key), LockRecord) or LockRecord()
             if key not in found and record.find(session.hex) is None:
                 return False
             guard = Unchanged(record_key, found[record_key].mod_revision if record_key in found else 0)
@@ -285,12 +235,13 @@ class Locking:
     def note_gone(self, name: str, sessions: Sequence[Session], record: LockRecord) -> dict[str, float]:
         """Remember since when holders of a lock are gone, and return that: lease → time."""
         present = {session.lease for session in sessions}
-        gone = {holder.lease for holder in record.holders} - present
-        for known in [known for known in self._gone if known[0] == name and known[1] not in gone]:
-            del self._gone[known]
+        now, former = self._now(), self._gone.pop(name, {})
+        gone = {holder.lease: former.get(holder.lease, now) for holder in record.holders if holder.lease not in present}
         if len(self._gone) >= MOST_GONE:
             self._gone.clear()  # they are waited for longer than they have to
-        return {lease: self._gone.setdefault((name, lease), self._now()) for lease in gone}
+        if gone:
+            self._gone[name] = gone
+        return gone
 
     async def _contend(self, asked: Asked, *, waits: bool) -> Held | None:
         """Take the lock with a session of its own; without `waits`, return None if that is not possible at once. Raises
@@ -317,7 +268,7 @@ class Locking:
     async def _wait_for_turn(
         self, asked: Asked, session: SessionId, created: int, renewed: float, *, waits: bool
     ) -> Held | None:
-        news = _News()
+        news = News()
         watching: asyncio.Task[None] | None = None
         expected: LockView | None = None
         try:
@@ -346,7 +297,7 @@ class Locking:
             if watching is not None:
                 watching.cancel()
 
-    async def _follow(self, asked: Asked, created: int, view: LockView, news: _News) -> LockView | None:
+    async def _follow(self, asked: Asked, created: int, view: LockView, news: News) -> LockView | None:
         """Wait for a change that may give a session its turn. Returns the lock after it as far as it can be told
         without a look into the store; None if it cannot."""
         while True:
@@ -399,13 +350,18 @@ class Locking:
             raise LeaseNotFound("the session's key is gone")
         if decision.record is None:
             return decision.until if decision.until is not None else math.inf, None
-        key = self._prefix(asked.name) + session.hex
-        epoch_key = self._registry.lock_epoch_key
+        key, epoch_key = self._prefix(asked.name) + session.hex, self._registry.lock_epoch_key
         operations: list[Operation] = [self._write(asked.name, decision.record)]
         if view.begins_epoch:
             operations.append(Put(epoch_key, msgspec.json.encode(view.epoch)))
+        guards: list[Comparison] = [CreatedAt(key, created), *view.guards]
+        lost = [holder for holder in view.record.holders if decision.record.find(holder.lease) is None]
+        events = [lost_event(asked.name, holder) for holder in lost]
+        if view.has_former_epoch:
+            events.append(ClusterEvent(EventKind.LOCK, subject=asked.name, step=Step.RESTORED))
+        self._add_events(events, guards, operations)
         sent, known = self._now(), self._epoch.highest_revision
-        writing = self._store.transact([CreatedAt(key, created), *view.guards], operations)
+        writing = self._store.transact(guards, operations)
         try:
             if sent - renewed < FRESH_S / 2:
                 revision = await writing
@@ -416,15 +372,45 @@ class Locking:
             return self._now(), None
         self._check_not_set_back(max(known, view.revision), revision)
         self._epoch.note_revision(revision)
+        metrics.LOCKS_LOST.inc(len(lost))
         held = Held(session, own, renewed)
         self._remember(held, decision.record)
         return 0.0, held
 
+    async def clear(self, name: str, lock: KnownLock) -> LockRecord:
+        """Take those out of the record whose places anybody could have; what is left. Raises Unavailable."""
+        gone = self.note_gone(name, lock.sessions, lock.record)
+        overdue = find_overdue(lock.sessions, lock.record, gone, self._now())
+        if not overdue:
+            return lock.record
+        left = lock.record.without(holder.lease for holder in overdue)
+        guards: list[Comparison] = [Unchanged(self._record_key(name), lock.revision)]
+        operations = [self._write(name, left)]
+        self._add_events([lost_event(name, holder) for holder in overdue], guards, operations)
+        with suppress(Conflict):
+            await self._store.transact(guards, operations)
+            metrics.LOCKS_LOST.inc(len(overdue))
+        return left
+
+    def _add_events(
+        self, events: Sequence[ClusterEvent], guards: list[Comparison], operations: list[Operation]
+    ) -> None:
+        """Have a transaction also record these events."""
+        if events and self._registry.record is not None:
+            recorded = self._registry.record(events)
+            guards += recorded.comparisons
+            operations += recorded.operations
+
     def _remember(self, held: Held, record: LockRecord) -> None:
+        self._note_held(held.session, held.renewed + held.holder.ttl_s)
         self._taken.pop(held.session.name, None)
         if len(self._taken) >= MOST_TAKEN:
             del self._taken[next(iter(self._taken))]  # the oldest one
-        self._taken[held.session.name] = _Taken(held, record, self._epoch.name)
+        self._taken[held.session.name] = Taken(held, record, self._epoch.name)
+
+    def _note_held(self, session: SessionId, until: float) -> None:
+        if len(self._ends) < 2 * MOST_LOCKS or self.held < 2 * MOST_LOCKS:
+            self._ends[session] = until
 
     def _find_fresh(self, session: SessionId) -> Held | None:
         """What this session holds if it took it here a moment ago, when its lease was renewed too; only once."""
@@ -436,10 +422,9 @@ class Locking:
         return taken.held if is_same and self._now() - taken.held.renewed < FRESH_S else None
 
     def _decide(self, name: str, own: Holder, sessions: Sequence[Session], view: LockView) -> Decision:
-        gone = {lease: since for (lock, lease), since in self._gone.items() if lock == name}
-        return decide(own, sessions, view.record, gone, view.at)
+        return decide(own, sessions, view.record, self._gone.get(name, {}), view.at)
 
-    async def _watch(self, name: str, revision: int, news: _News) -> None:
+    async def _watch(self, name: str, revision: int, news: News) -> None:
         """Tell each change of the lock's sessions after that revision."""
         while True:
             try:
@@ -458,8 +443,8 @@ class Locking:
     def _begin_epoch(self, items: dict[str, KeyValue]) -> tuple[LockEpoch | None, float]:
         """The epoch in which locks may be taken now, and when it may begin. The first one after it may stores it."""
         epoch, now = self._epoch, self._now()
-        stored = _decode(items.get(self._registry.lock_epoch_key), LockEpoch)
-        if epoch.set_back.is_set() or not epoch.name or _entries(epoch.name) != _history(items, self._registry):
+        stored = decode(items.get(self._registry.lock_epoch_key), LockEpoch)
+        if epoch.set_back.is_set() or not epoch.name or restores_of(epoch.name) != history_of(items, self._registry):
             return None, now + RETRY_S  # this fleetd has yet to take note of a restore
         return begin_epoch(
             stored, epoch.name, epoch.since, has_changed=epoch.has_changed, now=now, unix_now=self._unix_now()
@@ -513,23 +498,3 @@ class Locking:
         task = asyncio.create_task(clean())
         self._cleaning.add(task)
         task.add_done_callback(self._cleaning.discard)
-
-
-def _decode(item: KeyValue | None, kind: type[R]) -> R | None:
-    """The record in a key, None if there is none. Raises MalformedRecord."""
-    if item is None:
-        return None
-    try:
-        return msgspec.json.decode(item.value, type=kind)
-    except UNREADABLE as error:
-        raise MalformedRecord(f"{item.key} holds no record of a lock: {error}") from error
-
-
-def _entries(epoch: str) -> str:
-    """The restores in the name of an epoch."""
-    return epoch.partition("/")[2]
-
-
-def _history(items: dict[str, KeyValue], registry: Registry) -> str:
-    item = items.get(registry.history_key)
-    return item.value.decode("utf-8", "replace") if item else ""

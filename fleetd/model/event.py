@@ -35,6 +35,7 @@ class EventKind(StrEnum):
     JOINED = "joined"  # a machine takes part in the cluster: it was not known, or had been lost (machine)
     LOST = "lost"  # a machine is dead (machine)
     BACK = "back"  # a machine has registered anew before it was found dead: restarted or rebooted (machine)
+    LOCK = "lock"  # something has ended a lock but its holder (subject: the lock; step, detail: the holder)
     LEFT = "left"  # a machine was removed from the cluster, or has left it (machine, by)
 
 
@@ -48,6 +49,10 @@ class Step(StrEnum):
     RESUMED = "resumed"  # of a rollout
     STAYS = "stays"  # of a drain: a unit does not leave the machine
     DRAINED = "drained"  # of a drain: nothing is left on the machine
+    LOST = "lost"  # of a lock: its holder has vanished without a release, and its place is another's from now on
+    RESTORED = (
+        "restored"  # of a lock, the first that is taken after the store was restored: former holders count no more
+    )
     OVER = "over"  # of a reboot: the machine serves again, or nobody asks for the reboot any more
 
 
@@ -55,7 +60,7 @@ class ClusterEvent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One event. EventKind says which fields it has; the others are empty.
 
     `by` is who asked for it, `action` what (`submit`, `drain`). `machine` is where a unit is now, `former` where it
-    was. `subject` is what it is about if neither a unit nor a machine: the group of a rollout, the name of a secret.
+    was. `subject` is what it is about if neither a unit nor a machine: the group of a rollout, a secret, a lock.
     `id` is that of the rollout or reboot, or of the apply. `step` is a Step, or the phase that a rollout or reboot has
     entered. `units` are those that a rollout has changed. `rejections` count the machines that do not take a unit.
     """

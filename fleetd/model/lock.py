@@ -22,8 +22,10 @@ from fleetd.model.decoding import FORMAT, UNREADABLE, Count
 LEAST_TTL_S = 3.0
 LONGEST_TTL_S = 300.0  # so long nobody takes a lock after a restore: a holder that the store forgot may run on
 DEFAULT_TTL_S = 30.0
-MOST_SLOTS = 1000
-MOST_HOLDER = 128  # characters that a session says of itself
+MOST_SLOTS = 256  # all holders of a lock are in one record
+MOST_HOLDER = 128  # characters that a session says of itself, and that are kept of who asked
+MOST_LOCKS = 10_000  # of a cluster, held at a time
+SHARE_OF_LOCKS = MOST_LOCKS // 4  # that one user may hold
 
 # What a client does without an answer, in parts of the TTL since it sent the last renewal that was answered.
 RENEW_PART = 1 / 3
@@ -51,6 +53,18 @@ def refuse_lock_terms(ttl_s: float, slots: int) -> str:
         return f"a ttl of {ttl_s:g} s: it has to be from {LEAST_TTL_S:g} to {LONGEST_TTL_S:g} s"
     if not 1 <= slots <= MOST_SLOTS:
         return f"{slots} slots: a lock has from 1 to {MOST_SLOTS}"
+    return ""
+
+
+def refuse_another_lock(held: int, own: int) -> str:
+    """Why somebody who holds `own` locks of the `held` ones may not take another one, and what to do; or ''."""
+    remedy = (
+        "`fleetctl locks` lists them; end the commands that hold them, or take some away (`fleetctl unlock --force`)"
+    )
+    if held >= MOST_LOCKS:
+        return f"{held} locks are held in this cluster, and {MOST_LOCKS} may be: {remedy}"
+    if own >= SHARE_OF_LOCKS:
+        return f"you hold {own} locks of this cluster, and one user may hold {SHARE_OF_LOCKS}: {remedy}"
     return ""
 
 
@@ -187,6 +201,15 @@ def decide(
     return Decision(
         Claim.WAIT, None, tuple(slots), min((until for until in left.values() if until > now), default=None)
     )
+
+
+def find_overdue(
+    sessions: Iterable[Session], record: LockRecord, gone_since: Mapping[str, float], now: float
+) -> tuple[Holder, ...]:
+    """The holders whose keys have been gone for their TTL: they have stopped, and another one may have their places."""
+    present = {session.lease for session in sessions}
+    gone = (holder for holder in record.holders if holder.lease not in present)
+    return tuple(holder for holder in gone if gone_since.get(holder.lease, now) + holder.ttl_s <= now)
 
 
 def find_other_slots(

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from fleetd.api.http import Response, StreamedResponse
+from fleetd.api.v2.locks import MOST_WAITERS_OF_USER
 from fleetd.membership.store_epoch import StoreEpoch
 from fleetd.model.lock import LONGEST_TTL_S, Holder, LockRecord
 from fleetd.model.permission import Grant, Permission, Rights
@@ -217,15 +218,20 @@ async def test_a_lock_that_the_client_was_told_of_is_not_released_with_the_conne
     assert (await fleet.renew(held)).status == 200
 
 
-async def test_a_thousand_wait_and_one_at_a_time_has_it(fleet: Locks) -> None:
+async def test_many_wait_and_one_at_a_time_has_it(fleet: Locks) -> None:
     held = await fleet.take(ttl=300)
-    waiting = [await fleet.wait(ttl=300) for _ in range(1000)]
+    waiting = [await fleet.wait(ttl=300) for _ in range(MOST_WAITERS_OF_USER)]
     await asyncio.gather(*(one.line() for one in waiting))
     await settle()
     assert len((await fleet.registry.store.range("/fleet-locks/")).items) == 2  # one of this machine waits in the store
     tasks = [asyncio.create_task(one.last()) for one in waiting]
     tokens = [held["token"]]
-    for number in range(1000):
+    status, message = await fleet.refused(f"POST {LOCK}", {})
+    assert (status, message) == (
+        429,
+        "512 clients of yours wait for locks here, and 512 may: end some, or name another server (--endpoint)",
+    )
+    for number in range(MOST_WAITERS_OF_USER):
         await fleet.release(held)
         async with asyncio.timeout(PATIENCE_S):
             held = await tasks[number]  # in the order in which they came
@@ -326,7 +332,7 @@ async def test_who_may_operate_some_names_takes_locks_of_those(fleet: Locks) -> 
     [
         ("POST /fleet/v2/locks/a b", {}, "is no name of a lock"),
         (f"POST {LOCK}", {"ttl": 1}, "a ttl of 1 s: it has to be from 3 to 300 s"),
-        (f"POST {LOCK}", {"slots": 0}, "0 slots: a lock has from 1 to 1000"),
+        (f"POST {LOCK}", {"slots": 0}, "0 slots: a lock has from 1 to 256"),
         (f"POST {LOCK}", {"wait": -1}, "wait: -1"),
         (f"POST {LOCK}", {"holder": "x" * 129}, "128 characters"),
         (f"POST {LOCK}", {"ttl": "x"}, "unable to decode body"),

@@ -11,6 +11,8 @@ from fleetd.api.lock_schema import LockRequest
 from fleetd.model.lock import (
     DEFAULT_TTL_S,
     LONGEST_TTL_S,
+    MOST_LOCKS,
+    SHARE_OF_LOCKS,
     Claim,
     Holder,
     LockEpoch,
@@ -23,9 +25,11 @@ from fleetd.model.lock import (
     decide,
     find_holding,
     find_other_slots,
+    find_overdue,
     next_step,
     parse_session_id,
     read_session,
+    refuse_another_lock,
     refuse_lock_name,
     refuse_lock_terms,
 )
@@ -159,11 +163,11 @@ def test_no_names_of_locks(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("ttl_s", "slots", "word"),
-    [(2.9, 1, "ttl"), (301, 1, "ttl"), (float("nan"), 1, "ttl"), (5, 0, "slots"), (5, 1001, "1000")],
+    [(2.9, 1, "ttl"), (301, 1, "ttl"), (float("nan"), 1, "ttl"), (5, 0, "slots"), (5, 257, "256")],
 )
 def test_terms_that_no_lock_has(ttl_s: float, slots: int, word: str) -> None:
     assert word in refuse_lock_terms(ttl_s, slots)
-    assert refuse_lock_terms(3, 1) == refuse_lock_terms(300, 1000) == ""
+    assert refuse_lock_terms(3, 1) == refuse_lock_terms(300, 256) == ""
 
 
 def test_ids_of_sessions() -> None:
@@ -210,3 +214,18 @@ def test_a_client_ends_its_command_before_the_ttl() -> None:
     assert next_step(NOW, 30.0, NOW + 19.9) == (Step.RUN, NOW + 20.0)
     assert next_step(NOW, 30.0, NOW + 20.0) == (Step.TERM, NOW + 27.0)
     assert next_step(NOW, 30.0, NOW + 27.0)[0] is Step.KILL
+
+
+def test_how_many_locks_a_cluster_and_a_user_may_hold() -> None:
+    assert refuse_another_lock(MOST_LOCKS - 1, SHARE_OF_LOCKS - 1) == ""
+    assert refuse_another_lock(MOST_LOCKS, 0).startswith("10000 locks are held in this cluster, and 10000 may be: ")
+    own = refuse_another_lock(MOST_LOCKS - 1, SHARE_OF_LOCKS)
+    assert own.startswith("you hold 2500 locks of this cluster, and one user may hold 2500: ")
+    assert "fleetctl unlock --force" in own
+
+
+def test_who_is_overdue() -> None:
+    record = LockRecord((Holder("a", 1, 10.0, 1), Holder("b", 2, 10.0, 1), Holder("c", 3, 30.0, 1)))
+    found = find_overdue([Session("a", 1)], record, {"a": 0.0, "b": 5.0, "c": 5.0}, 15.0)
+    assert [holder.lease for holder in found] == ["b"]
+    assert find_overdue([], record, {}, 1e9) == (), "nobody has seen yet that they are gone"

@@ -2,18 +2,23 @@
 
 import asyncio
 import math
+import weakref
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
 
 import msgspec
 
+from fleetd import metrics
 from fleetd.api import schema
 from fleetd.api.audit import Audit
 from fleetd.api.http import ApiError, Request, Response, Route, StreamedResponse, parse_json, render_json
+from fleetd.api.lock_quota import LockQuota
 from fleetd.api.lock_schema import HELD, RELEASED, TIMEOUT, WAITING
-from fleetd.api.locking import Asked, Held, Locking, LockView, SessionGone, SlotsDiffer
+from fleetd.api.lock_view import Asked, Held, LockView, SessionGone, SlotsDiffer, read_all
+from fleetd.api.locking import Locking
 from fleetd.membership.store_epoch import StoreEpoch
-from fleetd.model.decoding import UNREADABLE
+from fleetd.model.event import ClusterEvent, EventKind
 from fleetd.model.lock import (
     LONGEST_TTL_S,
     MOST_HOLDER,
@@ -23,7 +28,6 @@ from fleetd.model.lock import (
     SessionId,
     find_holding,
     parse_session_id,
-    read_session,
     refuse_lock_name,
     refuse_lock_terms,
 )
@@ -35,7 +39,8 @@ from fleetd.store.protocol import Unavailable
 
 FIRST_MARK_S = 0.5  # a lock that is free needs no line that says that it is waited for
 MARK_S = 15.0  # how long an answer may be silent
-MOST_WAITERS = 4096
+MOST_WAITERS = 768  # of the connections that the API has; each takes about 20 KiB
+MOST_WAITERS_OF_USER = 512
 _LINES = (("Content-Type", "application/x-ndjson"),)
 
 
@@ -59,6 +64,8 @@ class Locks:
         self._mark_s = mark_s
         self._waiters: Counter[str] = Counter()  # by who waits
         self.locking = Locking(registry, epoch, now, unix_now)
+        self._quota = LockQuota(registry, self.locking, now)
+        show_locks(self.locking)
 
     def routes(self) -> tuple[Route, ...]:
         """The routes of locks."""
@@ -81,19 +88,30 @@ class Locks:
         _check(request, name)
         body = parse_json(request.body, schema.LockRequest)
         asked = parse_request(name, body, request.user)
+        user = request.actor.identity or request.user
+        if body.wait != 0:
+            self._check_waiters(user)
+        await self._quota.admit(name, asked.by)
         try:
             if body.wait == 0:
                 if (held := await self.locking.try_to_acquire(asked)) is not None:
+                    metrics.LOCKS_TAKEN.labels("no wait").inc()
                     self._audit.note(request.actor, "take lock", name)
                     return Response(200, _LINES, _encode(_describe_held(held)))
                 raise ApiError(409, f"lock {name} is not free: {describe_wait(await self.locking.read(name))}")
             await self.locking.check(asked)
         except SlotsDiffer as error:
             raise ApiError(412, str(error)) from error
-        user = request.actor.identity or request.user
-        if self._waiters[user] >= MOST_WAITERS // 4 or self._waiters.total() >= MOST_WAITERS:
-            raise ApiError(503, "this fleetd has as many clients that wait for locks as it takes: ask another one")
         return StreamedResponse(200, self._wait(request, asked, body.wait, user), _LINES)
+
+    def _check_waiters(self, user: str) -> None:
+        """Raises ApiError if as many clients wait here as may."""
+        remedy = "end some, or name another server (--endpoint)"
+        if self._waiters[user] >= MOST_WAITERS_OF_USER:
+            of_user = f"{self._waiters[user]} clients of yours wait for locks here"
+            raise ApiError(429, f"{of_user}, and {MOST_WAITERS_OF_USER} may: {remedy}")
+        if self._waiters.total() >= MOST_WAITERS:
+            raise ApiError(429, f"{MOST_WAITERS} clients wait for locks here, and no more may: {remedy}")
 
     async def _wait(self, request: Request, asked: Asked, wait: float | None, user: str) -> AsyncGenerator[bytes, None]:
         """The lines of an answer. Closed before the lock was given to the client, it gives it up."""
@@ -102,13 +120,12 @@ class Locks:
         taking = asyncio.create_task(self.locking.acquire(asked))
         is_given = False
         try:
-            first = True
+            pause_s, first_pause = FIRST_MARK_S, True
             while True:
-                pause_s = min(FIRST_MARK_S if first else self._mark_s, until - self._now())
-                await asyncio.wait([taking], timeout=max(0.0, pause_s))
-                first = False
+                await asyncio.wait([taking], timeout=max(0.0, min(pause_s, until - self._now())))
                 if taking.done():
                     held = taking.result()
+                    metrics.LOCKS_TAKEN.labels("no wait" if first_pause else "wait").inc()
                     self._audit.note(request.actor, "take lock", asked.name)
                     is_given = True  # the client may have it from now on, even if the connection ends at once
                     yield _encode(_describe_held(held))
@@ -116,6 +133,7 @@ class Locks:
                 if self._now() >= until:
                     yield _encode(schema.LockAnswer(TIMEOUT, detail=await self._describe_wait(asked.name)))
                     return
+                pause_s, first_pause = self._mark_s, False
                 yield _encode(schema.LockAnswer(WAITING, detail=await self._describe_wait(asked.name)))
         except (SlotsDiffer, MalformedRecord) as error:
             yield _encode(schema.LockAnswer(TIMEOUT, detail=str(error)))
@@ -155,19 +173,15 @@ class Locks:
 
     async def get_all(self, _: Request, __: str) -> Response:
         """List the locks that somebody holds or waits for."""
-        store, prefix = self._registry.store, self._registry.locks_prefix
-        records_prefix = self._registry.lock_records_prefix
-        kept = await store.range(records_prefix)
-        keyed = await store.range(prefix)
-        sessions: dict[str, list[Session]] = {}
-        for item in keyed.items:
-            name, slash, lease = item.key.removeprefix(prefix).rpartition("/")
-            if slash:
-                sessions.setdefault(name, []).append(read_session(lease, item.create_revision, item.value))
-        records = {item.key.removeprefix(records_prefix): _decode(item.value) for item in kept.items}
-        names = sorted(sessions.keys() | records.keys())
-        found = (self._describe(name, sessions.get(name, []), records.get(name, LockRecord())) for name in names)
-        return render_json(schema.Locks(tuple(found)))
+        found = await read_all(self._registry)
+        listed = []
+        for name, lock in sorted(found.items()):
+            record = lock.record
+            with suppress(Unavailable):
+                record = await self.locking.clear(name, lock)
+            if record.holders or lock.sessions:
+                listed.append(self._describe(name, lock.sessions, record))
+        return render_json(schema.Locks(tuple(listed)))
 
     async def delete(self, request: Request, name: str) -> Response:
         """Take a lock from all who hold it. They learn of it when they renew their sessions; another one may have it
@@ -178,11 +192,20 @@ class Locks:
         if not holding and not view.record.holders:
             raise ApiError(404, f"nobody holds lock {name}")
         lock = self._describe(name, list(view.sessions), view.record)
+        await self._note_eviction(request, lock)
         await self.locking.evict(holding)
         gone = self.locking.note_gone(name, [], view.record)
         left = [gone[holder.lease] + holder.ttl_s - self._now() for holder in view.record.holders]
         self._audit.note(request.actor, "take away lock", name)
         return render_json(schema.LockEviction(lock.holders, max([0.0, *left])))
+
+    async def _note_eviction(self, request: Request, lock: schema.Lock) -> None:
+        """Tell the readers of events who takes a lock from whom."""
+        holders = ", ".join(session.holder or session.by or "another program" for session in lock.holders)
+        event = ClusterEvent(EventKind.ASKED, by=request.user, action="unlock", subject=lock.name, detail=holders)
+        if (record := self._registry.record) is not None:
+            recorded = record([event])
+            await self._registry.store.transact(recorded.comparisons, recorded.operations)
 
     def _describe(self, name: str, sessions: list[Session], record: LockRecord) -> schema.Lock:
         sessions.sort(key=lambda session: session.created)
@@ -196,6 +219,13 @@ class Locks:
         return schema.Lock(name, min(slots, default=1), tuple(holders), len(sessions) - len(holding))
 
 
+def show_locks(locking: Locking) -> None:
+    """Have the metrics show these locks, as long as they are in use."""
+    seen = weakref.ref(locking)
+    metrics.LOCKS_HELD.set_function(lambda: float(found.held) if (found := seen()) else 0.0)
+    metrics.LOCK_WAITERS.set_function(lambda: float(found.waiting) if (found := seen()) else 0.0)
+
+
 def parse_request(name: str, body: schema.LockRequest, by: str) -> Asked:
     """What a request asks for. Raises ApiError."""
     if refusal := refuse_lock_terms(body.ttl, body.slots):
@@ -204,7 +234,7 @@ def parse_request(name: str, body: schema.LockRequest, by: str) -> Asked:
         raise ApiError(400, f"wait: {body.wait:g}: it is a number of seconds, 0 or more, or null")
     if len(body.holder) > MOST_HOLDER:
         raise ApiError(400, f"holder has more than {MOST_HOLDER} characters")
-    return Asked(name, body.ttl, body.slots, by, visible(body.holder))
+    return Asked(name, body.ttl, body.slots, by[:MOST_HOLDER], visible(body.holder)[:MOST_HOLDER])
 
 
 def describe_wait(view: LockView) -> str:
@@ -238,13 +268,6 @@ def _parse_session(request: Request, text: str) -> SessionId:
         raise ApiError(400, f'"{visible(text[:200])}" is no session of a lock')
     request.check_permission(Permission.OPERATE, [session.name])
     return session
-
-
-def _decode(value: bytes) -> LockRecord:
-    try:
-        return msgspec.json.decode(value, type=LockRecord)
-    except UNREADABLE:
-        return LockRecord()  # a list leaves it out
 
 
 def _encode(answer: schema.LockAnswer) -> bytes:
