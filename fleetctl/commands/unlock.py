@@ -11,7 +11,7 @@ from fleetd.model.lock import refuse_lock_name
 
 
 @new_command("unlock", usage="--force NAME...", completes=("locks",))
-@flag("--force", text="take the lock from whoever holds it: it is released by its holder otherwise")
+@flag("--force", text="take the lock from those who hold it; without this, only they release it")
 @click.argument("names", nargs=-1, required=True)
 def command(settings: Settings, names: tuple[str, ...], force: bool) -> int:
     """Takes locks from those who hold them. The command that runs with a lock is ended, at the next renewal.

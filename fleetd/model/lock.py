@@ -6,8 +6,8 @@ keys were created, the first one, or as many as there are slots. So `etcdctl loc
 fleet's sessions, and they behind it.
 
 A key that is gone does not mean that its session has stopped: a store that was frozen or restored drops leases of the
-living. So who holds the lock is also in a record without a lease. Only a release takes a holder out of it; whoever sees
-that the key of a holder is gone waits for the full TTL of that before taking its place.
+living. So who holds the lock is also in a record without a lease. Only a release takes a holder out of it; those who
+see that the key of a holder is gone wait for the full TTL of that before one of them takes its place.
 """
 
 import math

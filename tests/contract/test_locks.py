@@ -19,6 +19,7 @@ from fleetd.membership.store_epoch import StoreEpoch
 from fleetd.registry.registry import Registry
 from fleetd.store.etcd import EtcdStore
 from fleetd.store.instrumented import InstrumentedStore
+from tests.fleetctl.test_lock_recipes import examples
 
 PATIENCE_S = 60.0
 TTL_S = 30.0
@@ -117,6 +118,20 @@ async def test_fleet_waits_behind_etcdctl_and_has_the_lock_after_its_release(clu
     ours = await taking
     assert (await cluster.locking.renew(ours.session)).holder.token == ours.holder.token
     await cluster.locking.release(ours.session)
+
+
+async def test_the_example_in_the_manual_takes_a_lock_of_fleets(
+    cluster: Cluster, shared_etcd: EtcdServer, tmp_path: Path
+) -> None:
+    (line,) = (each for each in examples() if each.startswith("etcdctl"))
+    words = line.replace("/fleet-locks/", cluster.registry.locks_prefix).split()
+    ours = await cluster.take("backup")
+    words[-1:] = ["sh", "-c", "echo held"]
+    environment = {"ETCDCTL_API": "3", "PATH": "/usr/bin:/bin", "ETCDCTL_ENDPOINTS": shared_etcd.client_url}
+    etcdctl = Etcdctl(await asyncio.create_subprocess_exec(*words, env=environment, stdout=PIPE), str(tmp_path))
+    await cluster.sessions(2, "backup")
+    await cluster.locking.release(ours.session)
+    await etcdctl.held()
 
 
 async def test_both_take_turns_in_the_order_in_which_they_came(cluster: Cluster) -> None:

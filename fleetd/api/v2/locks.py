@@ -241,7 +241,7 @@ def describe_wait(view: LockView) -> str:
     """Whom or what the lock waits for, for people."""
     if view.epoch is None:
         return (
-            "the store was restored from a backup, and whoever held the lock may go on for "
+            "the store was restored from a backup, and who held the lock before may go on for "
             f"{LONGEST_TTL_S:g} s: {max(0.0, view.begins - view.at):.0f} s are left"
         )
     present = {session.lease for session in view.sessions}
