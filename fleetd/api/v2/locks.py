@@ -179,7 +179,7 @@ class Locks:
             record = lock.record
             with suppress(Unavailable):
                 record = await self.locking.clear(name, lock)
-            if record.holders or lock.sessions:
+            if record is lock.record or record.holders or lock.sessions:
                 listed.append(self._describe(name, lock.sessions, record))
         return render_json(schema.Locks(tuple(listed)))
 
