@@ -1,6 +1,7 @@
 """What is read of a lock, what is asked for, and what somebody has of it (locking.py takes and releases it)."""
 
 import asyncio
+import math
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -8,7 +9,7 @@ import msgspec
 
 from fleetd.model.decoding import UNREADABLE
 from fleetd.model.event import ClusterEvent, EventKind, Step
-from fleetd.model.lock import Holder, LockEpoch, LockRecord, Session, SessionId, read_session
+from fleetd.model.lock import Holder, LockEpoch, LockRecord, Session, SessionId, find_other_slots, read_session
 from fleetd.registry.records import MalformedRecord
 from fleetd.registry.registry import Registry
 from fleetd.store.protocol import Comparison, Event, KeyValue
@@ -98,6 +99,16 @@ class News:
         self.events += events
         self.is_incomplete |= not events
         self.has_come.set()
+
+
+def check_slots(asked: Asked, view: LockView, created: float = math.inf) -> None:
+    """Raises SlotsDiffer. `created` is the revision of the own session, behind which others do not count."""
+    slots = find_other_slots(view.sessions, view.record, asked.slots, created)
+    if slots is not None:
+        raise SlotsDiffer(
+            f"lock {asked.name} has {slots} slot{'s' * (slots != 1)} for those who hold it or wait for it, and not "
+            f"{asked.slots}: all have to say the same number (--slots)"
+        )
 
 
 async def read_all(registry: Registry) -> dict[str, KnownLock]:

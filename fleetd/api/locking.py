@@ -23,6 +23,7 @@ from fleetd.api.lock_view import (
     SessionGone,
     SlotsDiffer,
     Taken,
+    check_slots,
     decode,
     history_of,
     lost_event,
@@ -43,7 +44,6 @@ from fleetd.model.lock import (
     SessionValue,
     begin_epoch,
     decide,
-    find_other_slots,
     find_overdue,
     read_session,
 )
@@ -66,6 +66,7 @@ from fleetd.store.protocol import (
     Unchanged,
 )
 
+__all__ = ["Asked", "Held", "Locking", "SessionGone", "SlotsDiffer"]
 RETRY_S = 1.0
 MOST_GONE = 2 * MOST_LOCKS  # locks with holders whose keys are gone, of which is remembered since when
 MOST_TAKEN = 1000  # locks that were taken here last, of which is remembered what was written
@@ -154,7 +155,7 @@ class Locking:
 
     async def check(self, asked: Asked) -> None:
         """Raises SlotsDiffer, Unavailable, MalformedRecord if the lock cannot be waited for."""
-        self._check_slots(asked, await self.read(asked.name))
+        check_slots(asked, await self.read(asked.name))
 
     async def try_to_acquire(self, asked: Asked) -> Held | None:
         """Take the lock if that is possible at once. Raises SlotsDiffer, MalformedRecord, Unavailable."""
@@ -276,7 +277,7 @@ class Locking:
                 if expected is None:
                     news.clear()
                     view = await self.read(asked.name)
-                    self._check_slots(asked, view, created)
+                    check_slots(asked, view, created)
                 until, held = await self._claim(asked, session, created, renewed, expected or view)
                 if held is not None or not waits:
                     return held
@@ -369,7 +370,7 @@ class Locking:
                 revision, _ = await asyncio.gather(writing, self._store.keep_alive(session.lease))
                 renewed = sent
         except Conflict:
-            return self._now(), None
+            return 0.0, None
         self._check_not_set_back(max(known, view.revision), revision)
         self._epoch.note_revision(revision)
         metrics.LOCKS_LOST.inc(len(lost))
@@ -455,15 +456,6 @@ class Locking:
         if revision < known:
             self._epoch.note_set_back(self._epoch.name)
             raise Unavailable("the store was restored from a backup: locks wait until that is noted")
-
-    def _check_slots(self, asked: Asked, view: LockView, created: float = math.inf) -> None:
-        """Raises SlotsDiffer. `created` is the revision of the own session, behind which others do not count."""
-        slots = find_other_slots(view.sessions, view.record, asked.slots, created)
-        if slots is not None:
-            raise SlotsDiffer(
-                f"lock {asked.name} has {slots} slot{'s' * (slots != 1)} for those who hold it or wait for it, and not "
-                f"{asked.slots}: all have to say the same number (--slots)"
-            )
 
     def _write(self, name: str, record: LockRecord) -> Operation:
         key = self._record_key(name)
