@@ -86,6 +86,9 @@ export async function readRollouts(groups = []) {
 export const readServices = (index, wait, signal) =>
   ask("GET", `${V2}/services${index ? `?index=${index}&wait=${wait}s` : ""}`, undefined, signal);
 
+export const readLocks = async () => (await ask("GET", `${V2}/locks`)).locks;
+export const takeLockAway = (name) => ask("DELETE", `${V2}/locks/${encodeURIComponent(name)}`);
+
 /** The reports of these units; those that do not exist are left out. */
 export const readReports = async (names) => (await ask("POST", `${V2}/reports`, { names })).units ?? [];
 

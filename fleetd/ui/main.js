@@ -3,6 +3,7 @@
 import { h, facts, table } from "./dom.js";
 import { Feed } from "./feed.js";
 import { makeEvents, makeMachines, makeServices, makeUnits } from "./lists.js";
+import { LocksView } from "./locks.js";
 import { MachineView } from "./machine.js";
 import { summarise } from "./machines.js";
 import { UnitView } from "./unit.js";
@@ -16,6 +17,7 @@ const VIEWS = [
   ["machines", "Machines", makeMachines],
   ["units", "Units", makeUnits],
   ["services", "Services", makeServices],
+  ["locks", "Locks", () => new LocksView()],
   ["rollouts", "Rollouts", () => new RolloutsView()],
   ["upkeep", "Drains and reboots", () => new UpkeepView()],
   ["events", "Events", makeEvents],

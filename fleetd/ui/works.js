@@ -38,7 +38,7 @@ export function drainTable(report) {
 }
 
 /** Reads what is under way again and again while anything is. */
-class WorksView {
+export class WorksView {
   constructor(title) {
     this.title = title;
     this.body = h("div", {}, h("p", { class: "quiet" }, "Asking fleetd …"));

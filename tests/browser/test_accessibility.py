@@ -14,6 +14,7 @@ VIEWS = (
     "units?group=1",
     "services",
     "services?group=0",
+    "locks",
     "rollouts",
     "upkeep",
     "events",

@@ -24,7 +24,7 @@ from tests.certificates import TestAuthority, TestTrust
 from tests.scripted_inspector import entry
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.long, pytest.mark.xdist_group("browser")]
-VIEWS = ("machines", "units", "services", "rollouts", "upkeep", "events", "unit/db.service", f"machine/{M1}")
+VIEWS = ("machines", "units", "services", "locks", "rollouts", "upkeep", "events", "unit/db.service", f"machine/{M1}")
 MARKUP = "<img src=x onerror=\"document.title='taken'\"><script>document.title='taken'</script>"
 
 
