@@ -15,13 +15,14 @@ class Requests:
     answered or not.
 
     `answered`: of each request that was answered with 200, when it was sent (seconds since the first) and the body of
-    the answer; `failures`: of each other one, the same and what became of it. `longest_s`: how long one took at most.
+    the answer; `failures`: of each other one, the same and what became of it. `longest_s`: how long one took at most;
+    `began_s`: time.monotonic() of the first.
     """
 
     def __init__(self, address: str, port: int, per_second: int = PER_SECOND) -> None:
         self.answered: list[tuple[float, str]] = []
         self.failures: list[tuple[float, str]] = []
-        self.longest_s = 0.0
+        self.longest_s = self.began_s = 0.0
         self._where = (address, port)
         self._pause_s = 1 / per_second
         self._ended = threading.Event()
@@ -46,7 +47,7 @@ class Requests:
         return {body for _, body in self.answered}
 
     async def _run(self) -> None:
-        self._began_s = due_s = time.monotonic()
+        self.began_s = due_s = time.monotonic()
         async with asyncio.TaskGroup() as group:
             while not self._ended.is_set():
                 group.create_task(self._ask())
@@ -59,12 +60,12 @@ class Requests:
             async with asyncio.timeout(TIMEOUT_S):
                 status, body = await self._get()
         except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
-            self.failures.append((sent_s - self._began_s, str(error) or type(error).__name__))
+            self.failures.append((sent_s - self.began_s, str(error) or type(error).__name__))
         else:
             if status.split()[1:2] == ["200"]:
-                self.answered.append((sent_s - self._began_s, body))
+                self.answered.append((sent_s - self.began_s, body))
             else:
-                self.failures.append((sent_s - self._began_s, status or "no answer"))
+                self.failures.append((sent_s - self.began_s, status or "no answer"))
         self.longest_s = max(self.longest_s, time.monotonic() - sent_s)
 
     async def _get(self) -> tuple[str, str]:
