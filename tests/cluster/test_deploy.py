@@ -72,7 +72,9 @@ def check_none_failed(requests: Requests) -> None:
 def test_the_folder_has_no_fault(deployed: Deployed) -> None:
     files = sorted(str(path) for path in FOLDER.iterdir() if path.suffix != ".md")
     result = deployed.cluster.machines[0].run(["fleetctl", "verify", *files])
-    assert (result.stdout, result.stderr) == ("", "")
+    assert result.stdout == ""
+    (note,) = result.stderr.splitlines()
+    assert note.startswith("scheduler.service runs while it holds the lock scheduler, which others get if")
     applied = deployed.cluster.fleetctl("apply", str(FOLDER))
     assert "unchanged" in applied.stdout
     assert applied.stderr == ""
@@ -186,6 +188,16 @@ def waiting(deployed: Deployed) -> list[str]:
     return next(([row[0], row[-1]] for row in rows if row[0] == "backup"), [])
 
 
-def test_there_is_one_scheduler(deployed: Deployed) -> None:
-    deployed.expect("it runs", lambda: "scheduler.service" in deployed.operator.placed())
-    assert len(deployed.operator.processes(["scheduler.service"])) == 1
+def test_there_is_one_scheduler_and_another_machine_takes_over(deployed: Deployed) -> None:
+    runs = [machine for machine, _ in wait_for_one(deployed)]
+    machine = next(each for each in deployed.cluster.machines if each.name in runs)
+    assert "with token" in deployed.cluster.fleetctl("journal", "scheduler").stdout
+    machine.run(["systemctl", "stop", "scheduler.service"])
+    deployed.expect("another one runs it", lambda: machine.name not in [each for each, _ in wait_for_one(deployed)])
+
+
+def wait_for_one(deployed: Deployed) -> list[tuple[str, str]]:
+    """The machine on which the scheduler runs."""
+    find = deployed.operator.processes
+    deployed.expect("one runs", lambda: len(find(["scheduler.service"])) == 1)
+    return list(find(["scheduler.service"]))
