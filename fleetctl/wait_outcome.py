@@ -222,7 +222,7 @@ def _current_allocation(report: schema.UnitReport, generation: int) -> schema.Al
         is_new = allocation.result == _REFUSED and not runs(allocation)  # if it runs, it may be of an earlier change
         settle_s = FAILED_S if is_new else FAILED_BEFORE_S
         return Failed(f"failed on {place}: {output.indented(allocation.error)}", settle_s)
-    if allocation is not None and allocation.note:
+    if allocation is not None and allocation.note.startswith("waits "):
         return Pending(f"it {output.printable(allocation.note)}, on {place}", is_urgent=True)
     return Pending(f"{place} has not carried it out yet")
 

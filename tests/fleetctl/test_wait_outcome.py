@@ -78,6 +78,16 @@ SITUATIONS: list[tuple[Check, UnitReport, WaitOutcome]] = [
     (check_launched, report(allocation("failed", generation=4)), Pending(f"{AT} has not carried it out yet")),
     (check_launched, report(allocation("active", generation=4)), Pending(f"{AT} has not carried it out yet")),
     (check_launched, report(), NOT_YET),
+    (
+        check_launched,
+        report(allocation("inactive", generation=0, note="waits for the image i, which is being downloaded")),
+        Pending(f"it waits for the image i, which is being downloaded, on {AT}", is_urgent=True),
+    ),
+    (
+        check_launched,
+        report(allocation("active", generation=4, note="not announced: its check fails")),
+        Pending(f"{AT} has not carried it out yet"),
+    ),
     # Superseded and orphaned allocations.
     (check_launched, report(allocation("active", machine=M2, superseded=True)), NOT_YET),
     (check_launched, report(allocation("active", orphaned=True)), NOT_YET),
