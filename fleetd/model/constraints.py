@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import msgspec
 
-from fleetd.model.download import FETCH, Download, fetches_of, image_of, refuse_fetches
+from fleetd.model.download import FETCH, Download, fetches_of, refuse_fetches
 from fleetd.model.fleet_options import FLEET_SECTION, OPTIONS
 from fleetd.model.globs import Globs, share_globs
 from fleetd.model.isolation import NOT_ISOLATED, IsolationOptions
@@ -82,9 +82,18 @@ def parse_requirements(options: Iterable[UnitOption], name: UnitName) -> Require
         "is_oneshot": _is_oneshot(options),
         "restarts_with": unit_names(options, name, RESTART_OPTIONS),
         "restarts": _served_by(options, name),
-        "downloads": (*image_of(options), *asked.downloads),
+        "downloads": (*_images(options), *asked.downloads),
     }
     return msgspec.structs.replace(asked, **found) if any(found.values()) else asked
+
+
+def _images(options: tuple[UnitOption, ...]) -> tuple[Download, ...]:
+    """The image of the container that the unit was made of."""
+    if not any(option.section.startswith("X-Source ") for option in options):
+        return ()
+    from fleetd.model.container_image import image_of  # imported late: most units are no containers
+
+    return image_of(options)
 
 
 def find_earlier(options: Iterable[UnitOption], name: UnitName, requirements: Requirements) -> tuple[str, ...]:

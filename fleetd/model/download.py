@@ -2,13 +2,9 @@
 names (Fetch=)."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import msgspec
-
-from fleetd.model.image import is_digest, refuse_image
-from fleetd.model.quadlet.source import resolved_image, source_value
-from fleetd.model.unit_option import UnitOption
 
 FETCH = "Fetch"
 MAX_FETCHES = 16  # of one unit
@@ -37,14 +33,6 @@ class Download(msgspec.Struct, frozen=True, order=True, gc=False):
 
 class FetchFailed(Exception):
     """A machine cannot have a download. The message says why, as a predicate of the machine."""
-
-
-def image_of(options: Sequence[UnitOption]) -> tuple[Download, ...]:
-    """The image that a unit with these options needs. One without a digest may be another one at each pull, and so is
-    left to podman."""
-    image = resolved_image(options) or source_value(options, "Container", "Image")
-    name, _, digest = image.partition("@")
-    return (Download(image),) if is_digest(digest) and not refuse_image(name) else ()
 
 
 def parse_fetch(text: str) -> Download:

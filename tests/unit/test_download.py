@@ -4,9 +4,10 @@ import pytest
 
 from fleetd.model.admission import refuse_content
 from fleetd.model.confinement import Limits, refuse
+from fleetd.model.container_image import image_of
 from fleetd.model.content import Content
 from fleetd.model.content_change import Impact, impact
-from fleetd.model.download import MAX_CAUSE, MAX_FETCHES, Download, describe_failure, image_of
+from fleetd.model.download import MAX_CAUSE, MAX_FETCHES, Download, describe_failure
 from fleetd.model.requirements import requirements_of
 from fleetd.model.unitfile import parse_unit_file
 
