@@ -13,7 +13,7 @@ from fleetd.store import worker_wire as wire
 from fleetd.store.protocol import Store
 from fleetd.store.worker import Forbidden, WorkerStore
 
-ASK_AGAIN_S = 1.0  # between the requests of a worker that waits
+ASK_AGAIN_S = 4.0  # between the requests of a worker that waits; a server forgets it after FORGET_S
 
 
 class ServerLocks:

@@ -41,9 +41,9 @@ rm -f finished
 : > isolated
 names=
 while read -r limit name; do names="$names $name"; done < units
-[ -e stopped ] || { timeout 1 $CTL is-active $names > .stopped; mv .stopped stopped; }
+[ -e stopped ] || { timeout 1 $CTL is-active -- $names > .stopped; mv .stopped stopped; }
 $CTL start --no-block fleet-isolated.target
-$CTL stop --no-block $names
+$CTL stop --no-block -- $names
 read -r up idle < /proc/uptime
 began=${up%.*}${up#*.}
 echo "this machine is cut off from its cluster, so these units are stopped:$names"
@@ -52,9 +52,9 @@ while :; do
   read -r up idle < /proc/uptime
   passed=$((${up%.*}${up#*.} - began))
   while read -r limit name; do
-    case $($CTL is-active "$name") in inactive | failed | unknown) continue ;; esac
+    case $($CTL is-active -- "$name") in inactive | failed | unknown) continue ;; esac
     left="$left $name"
-    [ "$passed" -lt "$limit" ] || $CTL kill --signal=KILL "$name"
+    [ "$passed" -lt "$limit" ] || $CTL kill --signal=KILL -- "$name"
   done < units
   [ -n "$left" ] || break
   [ "$passed" -lt LIMIT ] || { echo "cannot be stopped:$left"; break; }

@@ -121,6 +121,31 @@ def test_the_socket_of_a_worker_shows_what_is_there_and_refuses_the_rest(workers
     assert workers.worker.main_pid(UNIT)
 
 
+def test_a_worker_takes_the_lock_of_a_unit_by_its_servers_and_stops_it_when_it_is_cut_off(workers: Workers) -> None:
+    locked = "Lock=the-one\nIsolationSec=6s\nIsolationStopSec=2s"
+    server, worker = workers.servers[0], workers.worker
+    workers.start("ours.service", f"{locked}\nMachineMetadata=role=worker")
+    assert worker.main_pid("ours.service")
+    workers.start("theirs.service", f"{locked}\nMachineID={server.id}")
+    assert server.main_pid("theirs.service") == 0
+    assert f"held by ours.service on {worker.id[:8]}" in workers.fleetctl("explain", "theirs.service").stdout
+    workers.fleetctl("stop", "ours.service")
+    workers.cluster.wait_until("the server has the lock", lambda: server.main_pid("theirs.service") != 0)
+    workers.fleetctl("start", "ours.service")
+    assert worker.main_pid("ours.service") == 0
+    workers.fleetctl("stop", "theirs.service")
+    workers.cluster.wait_until("the worker has the lock", lambda: worker.main_pid("ours.service") != 0)
+    workers.fleetctl("start", "theirs.service")
+    worker.cut_network()
+    workers.cluster.wait_until("the server has it again", lambda: server.main_pid("theirs.service") != 0, 60.0)
+    assert worker.main_pid("ours.service") == 0
+    worker.heal_network()
+    workers.wait_registered()
+    workers.fleetctl("destroy", "theirs.service")
+    workers.cluster.wait_until("the worker has it, too", lambda: worker.main_pid("ours.service") != 0, 60.0)
+    workers.fleetctl("destroy", "ours.service")
+
+
 def test_a_worker_is_given_the_secrets_of_its_units_and_no_others(workers: Workers) -> None:
     cluster, etcdctl = workers.cluster, workers.cluster.etcd.etcdctl
     cluster.wait_until(
