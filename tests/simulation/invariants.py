@@ -26,7 +26,7 @@ from tests.simulation.drain_invariants import DrainsKeepTheBudget, KeptPlacesAre
 from tests.simulation.event_invariants import EventsTellWhatWasDone
 from tests.simulation.event_reader import EachEventIsReadOnceInOrder
 from tests.simulation.handover_invariants import StartFirstIsAskedFor, StartFirstKeepsWhatRuns
-from tests.simulation.isolation_invariants import SinglesRunOnce
+from tests.simulation.isolation_invariants import ASKED, LocksAreKept, SinglesRunOnce
 from tests.simulation.limit_invariants import LimitsAreKept, held_contents, may_not_stay, takes
 from tests.simulation.placement_invariants import ConflictsApart, CordonedMachinesGetNothingNew, OneMachinePerUnit
 from tests.simulation.reboot_invariants import RebootsKeepTheBudget, RebootsTakeTurns, WhatStaysIsWaitedFor
@@ -198,8 +198,8 @@ class Rule2OrdersAlone(Checker):
         found = self.world.machines[machine]
         if placement is None:
             return self.records.synced.get(found.id) is not None
-        if may_not_stay(found, name):
-            return True
+        if may_not_stay(found, name) or (name in ASKED and ASKED[name].lock):
+            return True  # what runs without its lock is stopped
         if placement.superseded:
             return False
         replaced = held_contents(found).get(name) != placement.content
@@ -487,4 +487,5 @@ CHECKERS: tuple[type[Checker], ...] = (
     NothingHealthyStopsForADownload,
     Rule8NobodyStorms,
     SinglesRunOnce,
+    LocksAreKept,
 )

@@ -1,5 +1,5 @@
-"""Runs with units that must not run twice (IsolationSec=) and clocks that differ: their faults are drawn from a seed of
-their own, so that other seeds stay as they are."""
+"""Runs with units that must not run twice (IsolationSec=), or under a lock (Lock=), and clocks that differ: their
+faults are drawn from a seed of their own, so that other seeds stay as they are."""
 
 from random import Random
 
@@ -8,7 +8,7 @@ import tests.simulation.expectations  # noqa: F401 (adds a verb)
 from tests.simulation.actions import Action
 from tests.simulation.faults import FAULTS, OPERATIONS, draw_machines
 from tests.simulation.run import RunResult, run_actions
-from tests.simulation.units import EDITIONS, ISOLATED
+from tests.simulation.units import EDITIONS, ISOLATED, LOCKED
 
 LENGTH_S = 700.0
 WARM_UP_S = 30.0
@@ -25,27 +25,33 @@ _OPERATIONS = frozenset(
 def draw_isolation_actions(seed: int) -> tuple[Action, ...]:
     """The actions of this seed's run, in order."""
     random = Random(f"isolation faults {seed}")
+    names = units_of(seed)
     faults = [each for each in FAULTS if each[1] not in _WITHOUT and random.random() < random.choice((0.4, 0.9))]
     faults += [each for each in FAULTS if each[1] in ("cut", "snapshot", "restore")]
     operations = [each for each in OPERATIONS if each[1] in _OPERATIONS]
     pause_s, share = random.choice((5.0, 12.0, 25.0)), random.choice((0.15, 0.4))
     actions = [Action(0.5, "drift", (machine, random.choice(DRIFTS))) for machine in draw_machines(seed)]
-    actions += [Action(1.0, "start", (name,)) for name in ISOLATED if random.random() < 0.8]
+    actions += [Action(1.0, "start", (name,)) for name in names if random.random() < 0.8]
     at_s = WARM_UP_S
     while at_s < LENGTH_S:
         table = operations if random.random() < share else faults
         _, verb_, draw = random.choices(table, weights=[weight for weight, _, _ in table])[0]
         args, for_s = draw(random)
         if verb_ in _OF_UNITS or verb_ in _OPERATIONS:
-            args = _about_isolated(random, verb_, args)
+            args = _about_isolated(random, names, verb_, args)
         actions.append(Action(round(at_s, 2), verb_, args, for_s))
         at_s += random.expovariate(1 / pause_s)
     return tuple(actions)
 
 
-def _about_isolated(random: Random, verb_: str, args: tuple[str, ...]) -> tuple[str, ...]:
+def units_of(seed: int) -> tuple[str, ...]:
+    """The units of this seed's run: those with IsolationSec=, or those with a lock."""
+    return tuple(LOCKED if seed % 2 else ISOLATED)
+
+
+def _about_isolated(random: Random, names: tuple[str, ...], verb_: str, args: tuple[str, ...]) -> tuple[str, ...]:
     """The same about a unit of these runs, where it is about a unit."""
-    name = random.choice(tuple(ISOLATED))
+    name = random.choice(names)
     if verb_ in ("start", "edit"):
         return (name, str(random.randint(1, EDITIONS)))
     if verb_ == "move":
@@ -54,5 +60,6 @@ def _about_isolated(random: Random, verb_: str, args: tuple[str, ...]) -> tuple[
 
 
 def run_isolation_seed(seed: int) -> RunResult:
-    """Run this seed."""
-    return run_actions(draw_isolation_actions(seed), seed=seed, machines=draw_machines(seed))
+    """Run this seed. With locks it is judged by what must never happen alone."""
+    actions, machines = draw_isolation_actions(seed), draw_machines(seed)
+    return run_actions(actions, seed=seed, machines=machines, converges=seed % 2 == 0)

@@ -29,6 +29,7 @@ from fleetd.model.confinement import NO_LIMITS
 from fleetd.model.machine import Capability, Machine
 from fleetd.model.machine_identity import MachineIdentity
 from fleetd.process.node import HostEnvironment, Node
+from fleetd.process.unit_locks import take_locks_by_servers
 from fleetd.process.worker_store import open_worker_store, reconnect_when_distrusted
 from fleetd.registry.records import MACHINE_IDENTITIES
 from fleetd.registry.registry import Registry
@@ -289,7 +290,8 @@ class SimulatedMachine:
             fetcher=self.fetcher,
         )
         trust = None if self.trust is None or self.is_worker else self.trust.open_server(store, self._is_fatal)
-        self.node = Node(self._config(), store, self.systemd, machine, environment, 0, trust, worker_trust)
+        locks = take_locks_by_servers(store) if self.is_worker else None
+        self.node = Node(self._config(), store, self.systemd, machine, environment, 0, trust, worker_trust, locks)
         if trust is not None:
             trust.on_revoked = trust.on_distrusted = self._close_revoked
         self.node.start()

@@ -43,14 +43,18 @@ def run_actions(
     is_fatal: Callable[[str, str], bool] = lambda machine, moment: False,
     convergence_s: float = CONVERGENCE_S,
     life_s: float = 0.0,
+    converges: bool = True,
 ) -> RunResult:
     """Run these actions on a new cluster of these machines, let it converge, and check. `seed` decides which messages
     are lost, `config` are the lines of fleet.conf; `is_fatal` decides whether a machine's fleetd dies just before or
-    just after a write; certificates live for `life_s` (0: there are none)."""
+    just after a write; certificates live for `life_s` (0: there are none). With
+    `converges` false, the run ends with the last action, and is judged by what must never happen alone."""
     with simulation_directory() as path:
 
         async def run() -> RunResult:
-            return await _run(World(path, seed, machines, config, is_fatal, life_s), actions, convergence_s)
+            return await _run(
+                World(path, seed, machines, config, is_fatal, life_s), actions, convergence_s if converges else None
+            )
 
         return run_cluster(run())
 
@@ -77,14 +81,14 @@ def run_scenario(scenario: Scenario) -> RunResult:
     )
 
 
-async def _run(world: World, actions: Sequence[Action], convergence_s: float) -> RunResult:
+async def _run(world: World, actions: Sequence[Action], convergence_s: float | None) -> RunResult:
     try:
         for machine in world.machines.values():
             await machine.boot()
         for action in actions:
             if await _passes(world, action.at_s):
                 await perform(world, action)
-        if world.failure is None:
+        if world.failure is None and convergence_s is not None:
             await converge(world, convergence_s)
         return RunResult(world.failure, tuple(world.lines), world.digest, world.now_s)
     finally:

@@ -87,6 +87,14 @@ async def run_twice_what_must_not(world: World) -> None:
     other.systemd._units.queue_start(name)
 
 
+async def run_under_a_lock_that_another_has(world: World) -> None:
+    await world.operators.submit("locked.service", TargetState.LAUNCHED, 1)
+    await asyncio.sleep(5)
+    machine = world.machines["m2"]
+    await machine.systemd.write({"locked-single.service": unit_text("locked-single.service")})
+    machine.systemd._units.queue_start("locked-single.service")
+
+
 async def write_without_office(world: World) -> None:
     wire = world.machines["m2"].wire
     assert wire
@@ -355,6 +363,7 @@ VIOLATIONS: tuple[tuple[str, Violation], ...] = (
     ("OneMachinePerUnit", place_twice),
     ("ConflictsApart", place_conflicting),
     ("SinglesRunOnce", run_twice_what_must_not),
+    ("LocksAreKept", run_under_a_lock_that_another_has),
     ("CordonedMachinesGetNothingNew", ignore_a_cordon),
     ("DrainsKeepTheBudget", drain_to_nowhere),
     ("DrainsKeepTheBudget", drain_beyond_the_budget),

@@ -65,6 +65,16 @@ ISOLATED = {
     "alone@1.service": f"{_SERVICE}[X-Fleet]\nIsolationSec=30s\nFailoverDelay=1min\n",
 }
 
+# The same for what runs under a lock. Two units share one; of the global one, one machine runs it.
+LOCKED = {
+    "locked-single.service": f"{_SERVICE}[X-Fleet]\nLock=one\nIsolationSec=20s\nFailoverDelay=1min\n",
+    "locked.service": f"{_SERVICE}[X-Fleet]\nLock=one\n",
+    "pool-1.service": f"{_SERVICE}[X-Fleet]\nLock=pool 2\n",
+    "pool-2.service": f"{_SERVICE}[X-Fleet]\nLock=pool 2\n",
+    "pool-3.service": "[Service]\nExecStart=/bin/daemon\nExecStop=/bin/sleep 20\n[X-Fleet]\nLock=pool 2\n",
+    "chosen.service": f"{_SERVICE}[X-Fleet]\nGlobal=true\nLock=chosen\n",
+}
+
 SECRET = "db.pw"  # what secret.service names
 
 ROLLED = "roll@.service"  # a group that is changed one member after the other
@@ -86,7 +96,7 @@ def unit_dropins(edition: int = 1) -> tuple[DropIn, ...]:
 def unit_text(name: str, edition: int = 1) -> str:
     """The unit file of this name, as fleet renders it."""
     line = _LINES.get(edition, "")
-    described = (UNITS | TIED | ISOLATED)[name].replace(_IMAGE, image_of(edition))
+    described = (UNITS | TIED | ISOLATED | LOCKED)[name].replace(_IMAGE, image_of(edition))
     text = f"[Unit]\nDescription=edition {edition}\n{described}[Service]\n{line}\n"
     return render_unit_file(parse_unit_file(text))
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 _SHARED = ("cluster", "history")  # keys that are of no machine, and of interest to each
 _TRUST = ("authorities", "revocations")
 
+LOCK_KEYS = "/fleet-lock"  # begins the keys of locks, beside the prefix of the cluster
+
 
 def served_for_s(world: "World", machine: "SimulatedMachine") -> float:
     """For how long the machine has been well, and if it is a worker, its certificate has not been refused, and one
@@ -50,6 +52,8 @@ class WorkersHaveTheirOwnOnly(Checker):
             return
         access = find_access(self.world.registry.prefix, machine.id)
         for operation in operations:
+            if operation.key.startswith(LOCK_KEYS):
+                continue  # the server takes the lock of a unit, by its placement, with a session of its own
             lease = operation.lease if isinstance(operation, Put) else 0
             if lease and operation.key == self.world.registry.lease_key(lease):
                 if operation.value != machine.id.encode():  # type: ignore[union-attr]
