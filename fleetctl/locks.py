@@ -89,7 +89,7 @@ class Locks:
                     if answer.state == HELD:
                         return _read_held(answer)
                     if answer.state != WAITING:
-                        raise NotFree(output.printable(answer.detail))
+                        raise NotFree(f"lock {name} was not to be had in time: {output.printable(answer.detail)}")
                     if not has_answered:
                         output.note(f"waiting for lock {name}: {output.printable(answer.detail)}")
                     has_answered = True

@@ -50,7 +50,7 @@ def command(
     Exits with the status of the command (128 and its signal, if one has ended it); 1 if the lock is not free, 124 if it
     was lost, 125 if fleetctl fails, 126 if the command cannot be run and 127 if there is none.
     """
-    from fleetctl.locked_command import LOST_STATUS, run_with_lock
+    from fleetctl.locked_command import LOST_STATUS, NAME, run_with_lock
     from fleetctl.locks import Locks, NotFree
     from fleetctl.prepared_command import PreparedCommand
 
@@ -58,6 +58,8 @@ def command(
         raise CommandFailed("--try does not wait: leave out --wait, or --try", status=2)
     name, words = parse_words(words)
     request = make_request(ttl, slots, 0.0 if flags["try"] else wait)
+    if request.wait is None and slots == 1 and os.environ.get(NAME) == name:
+        output.note(f"this runs with lock {name} already: it waits for itself, unless that one has ended")
     with closing(PreparedCommand(words)) as prepared:
         locks = Locks(open_client(settings))
         try:

@@ -146,7 +146,7 @@ def test_who_does_not_wait_is_told_who_has_it(
     assert status == 1
     assert f"lock backup is not free: held by {os.uname().nodename}:{holder.pid}" in stderr
     status, _, stderr = run("lock", "-E", "75", "--wait=1s", "backup", "true")
-    assert (status, "held by" in stderr) == (75, True)
+    assert (status, "lock backup was not to be had in time: held by" in stderr) == (75, True)
     assert run("lock", "--slots=2", "backup", "true")[0] == 125
     (row,) = list_locks(here)
     assert (row["lock"], row["state"], row["holder"]) == ("backup", "held", f"{os.uname().nodename}:{holder.pid}")
@@ -154,6 +154,25 @@ def test_who_does_not_wait_is_told_who_has_it(
     holder.terminate()
     assert holder.wait(PATIENCE_S) == 128 + signal.SIGTERM
     assert list_locks(here) == []
+
+
+def test_the_command_has_the_standard_streams(served: Served) -> None:
+    command = [sys.executable, "-m", "fleetctl.cli", "lock", "backup", "--", "sh", "-c", "cat; echo said >&2"]
+    environment = {**os.environ, "FLEETCTL_ENDPOINT": served.unix}
+    done = subprocess.run(
+        command, env=environment, cwd=CHECKOUT, input="given", capture_output=True, text=True, timeout=PATIENCE_S
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "given", "said\n")
+
+
+def test_a_command_that_asks_for_the_lock_that_it_runs_with_is_told_so(served: Served, tmp_path: Path) -> None:
+    inner = f"exec {sys.executable} -m fleetctl.cli lock backup true 2> {tmp_path}/said"
+    holder = served.start("lock", "backup", "--", "sh", "-c", inner)
+    said = tmp_path / "said"
+    wait_for(lambda: said.exists() and "waiting for lock backup: held by" in said.read_text())
+    assert "this runs with lock backup already: it waits for itself" in said.read_text()
+    holder.kill()
+    holder.communicate(timeout=PATIENCE_S)
 
 
 def test_one_after_the_other_runs(served: Served, tmp_path: Path) -> None:
