@@ -5,12 +5,13 @@ restart of a running unit, the third one a daemon-reload. The same holds for the
 """
 
 from fleetd.model.content import DropIn, make_dropins
+from fleetd.model.quadlet.translation import translate
 from fleetd.model.unitfile import parse_unit_file, render_unit_file
 
 EDITIONS = 3
 
 _SERVICE = "[Service]\nExecStart=/bin/daemon\n"
-_IMAGE = f"registry:5000/boxed@sha256:{'0' * 64}"  # of edition 0
+BOXED = "boxed.service"
 
 UNITS = {
     "web@1.service": _SERVICE,
@@ -40,9 +41,7 @@ UNITS = {
         "[Service]\nExecStart=/bin/daemon\nLoadCredential=db.pw:/run/fleet/credentials.sock\n"
         "[X-Fleet]\nSecret=db.pw\nUpdateSettleSec=2s\nUpdateDeadlineSec=30s\n"
     ),
-    "boxed.service": (  # each edition has another image
-        f"{_SERVICE}[X-Image]\nImage={_IMAGE}\n[X-Source boxed.container Container]\nImage=registry:5000/boxed:1\n"
-    ),
+    BOXED: "[Container]\nImage=registry:5000/boxed:1\n",  # each edition has another image
     "local.service": _SERVICE,  # machine 2 has a unit of this name of its own
 }
 
@@ -96,14 +95,16 @@ def unit_dropins(edition: int = 1) -> tuple[DropIn, ...]:
 def unit_text(name: str, edition: int = 1) -> str:
     """The unit file of this name, as fleet renders it."""
     line = _LINES.get(edition, "")
-    described = (UNITS | TIED | ISOLATED | LOCKED)[name].replace(_IMAGE, image_of(edition))
-    text = f"[Unit]\nDescription=edition {edition}\n{described}[Service]\n{line}\n"
-    return render_unit_file(parse_unit_file(text))
+    text = f"[Unit]\nDescription=edition {edition}\n{(UNITS | TIED | ISOLATED | LOCKED)[name]}[Service]\n{line}\n"
+    options = parse_unit_file(text)
+    if name == BOXED:
+        options = translate("boxed.container", options, lambda _: None, image_of(edition))
+    return render_unit_file(options)
 
 
 def image_of(edition: int) -> str:
     """The image that this edition of boxed.service needs."""
-    return f"{_IMAGE[:-1]}{edition}"
+    return f"registry:5000/boxed@sha256:{edition:064x}"
 
 
 def rolled_text(edition: int) -> str:
