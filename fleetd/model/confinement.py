@@ -20,6 +20,7 @@ from fleetd.model.machine import Machine
 from fleetd.model.names import (
     InvalidName,
     expand_specifiers,
+    is_of_fleet,
     is_reserved,
     is_systemd_name,
     is_template,
@@ -74,8 +75,8 @@ def refuse(limits: Limits, name: str, content: Content) -> str:
             shown = ", ".join(map(visible, limits.accept[:_SHOWN])) + ", …" * (len(limits.accept) > _SHOWN)
             return f"accepts only {shown}" + (f", and not the alias {foreign}" if foreign != name else "")
     why = judge(name, content).refusal if limits.confine else ""
-    if limits.confine and not why and any(each.sha256 for each in requirements_of(content, name).downloads):
-        why = "Fetch= is not allowed: it is root that downloads and keeps the file"
+    if limits.confine and not why and (downloads := requirements_of(content, name).downloads):
+        why = f"{downloads[0]} is not downloaded: root would do it, and keep it here"
     return f"confines its units: {why}" if why else ""
 
 
@@ -217,7 +218,10 @@ def _check(name: str, section: str, key: str, value: str) -> tuple[str, ...]:
         return ()
     if key in _STARTING and section == "Unit":
         return tuple(_check_started(name, key, word) for word in value.split())
-    if key in _COMMANDS and section == "Service":
+    if key in _ORDERING and section == "Unit":
+        for word in value.split():
+            _check_other(name, key, word)
+    elif key in _COMMANDS and section == "Service":
         _check_command(key, value)
     elif key in _DIRECTORIES and section == "Service":
         for word in value.split():
@@ -241,6 +245,16 @@ def _check_started(name: str, key: str, word: str) -> str:
     return other
 
 
+def _check_other(name: str, key: str, word: str) -> None:
+    """A unit that takes long to stop holds up those that it is ordered after, also when they start: fleet's own would
+    not stop others in time, or not be restarted."""
+    other = expand_specifiers(word, parse_name(name))
+    if is_of_fleet(other) or not _OTHER.fullmatch(other):
+        raise _Refused(
+            f"{key}={visible(word)} is not allowed; other units are, without quotes, but those of fleet itself"
+        )
+
+
 def _check_command(key: str, value: str) -> None:
     words = value.split()
     starts = words[:1] + [words[at + 1] for at, word in enumerate(words[:-1]) if word == ";"]
@@ -252,6 +266,8 @@ def _check_command(key: str, value: str) -> None:
 
 
 _STARTING = frozenset(("Wants", "Requires", "BindsTo"))
+_ORDERING = frozenset(("After", "Requisite", "PartOf"))
+_OTHER = re.compile(r"[A-Za-z0-9:_.@\\-]+", re.ASCII)
 _COMMANDS = frozenset(
     ("ExecCondition", "ExecStartPre", "ExecStart", "ExecStartPost", "ExecReload", "ExecStop", "ExecStopPost")
 )
@@ -286,7 +302,7 @@ _REASONS = {
 _ANY_VALUE = {
     "Unit": frozenset(
         (
-            *("Description", "Documentation", "After", "Requisite", "PartOf", "CollectMode", "StopWhenUnneeded"),
+            *("Description", "Documentation", "CollectMode", "StopWhenUnneeded"),
             *("StartLimitIntervalSec", "StartLimitInterval", "StartLimitBurst"),
             *("ConditionPathExists", "ConditionPathIsDirectory", "ConditionPathIsMountPoint", "ConditionFileNotEmpty"),
             *("ConditionPathIsReadWrite", "ConditionFileIsExecutable", "ConditionDirectoryNotEmpty"),

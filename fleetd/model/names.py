@@ -11,8 +11,13 @@ UNIT_TYPES = TEMPLATE_TYPES | {"automount", "busname", "device", "mount", "scope
 DEFAULT_SUFFIX = ".service"
 SYSTEMD_MAX_NAME_LENGTH = 255
 
+# fleet's own units on a machine: fleetd, what it leaves behind, what stops units, and what is run for a moment.
+_OF_FLEET = (
+    *("fleet.", "fleet-park.", "fleet-lease.", "fleet-isolate.", "fleet-isolated."),
+    *("fleet-fetch-", "fleet-look-", "fleet-podman-", "fleet-pull-", "fleet-remove-"),
+)
 # What a machine needs to run fleet itself. No unit of the cluster may take these names.
-RESERVED = ("fleet.", "fleet-park.", "dbus.", "systemd-")
+RESERVED = (*_OF_FLEET, "dbus.", "systemd-")
 
 # systemd's own units that need no file: it makes them, of sessions, users and what the kernel mounts.
 _WITHOUT_FILE = re.compile(
@@ -131,6 +136,11 @@ def with_default_suffix(argument: str) -> str:
 def is_reserved(name: str) -> bool:
     """True if the name belongs to a unit that runs the machine itself: fleet never writes, starts or stops it."""
     return name.startswith(RESERVED) or _WITHOUT_FILE.fullmatch(name) is not None
+
+
+def is_of_fleet(name: str) -> bool:
+    """True if the name belongs to a unit of fleet's own on a machine."""
+    return name.startswith(_OF_FLEET)
 
 
 def expand_specifiers(value: str, name: UnitName) -> str:

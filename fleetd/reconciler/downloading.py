@@ -33,7 +33,10 @@ def find_needed(
     needed: dict[str, tuple[Download, ...]] = {}
     for name, seen in observed.items():
         placement = placements.get(name)
-        if placement is None or not (placement.prepares or (name in changed and _is_to_be_here(placement, seen))):
+        is_wanted = placement is not None and (
+            not seen.refusal if placement.prepares else name in changed and _is_to_be_here(placement, seen)
+        )
+        if placement is None or not is_wanted:
             continue
         downloads = requirements_of(placement.content, name).downloads
         if not placement.prepares and not (name in jobs and placement.target is TargetState.LAUNCHED):

@@ -136,9 +136,9 @@ def test_another_file_restarts_the_unit() -> None:
     assert impact(before, after) == (Impact.RESTART, "Fetch= changed")
 
 
-def test_a_machine_that_confines_its_units_fetches_nothing() -> None:
+def test_a_machine_that_confines_its_units_downloads_nothing_as_root() -> None:
     content = Content(fetching(f"{URL} sha256:{HASH}"))
-    assert "Fetch= is not allowed" in refuse(Limits(confine=True), "web.service", content)
+    assert f"the file {URL} is not downloaded" in refuse(Limits(confine=True), "web.service", content)
     assert refuse(Limits(), "web.service", content) == ""
 
 

@@ -44,6 +44,7 @@ def placed(target: object = LAUNCHED, **fields: bool) -> dict[str, Placement]:
         (placed(LOADED), [STOP], Observed(), {}),
         (placed(INACTIVE), [STOP], Observed(), {}),
         (placed(INACTIVE, prepares=True), [], Observed(), NEEDED),
+        (placed(INACTIVE, prepares=True), [], Observed(refusal="this machine accepts only db-*"), {}),
         (placed(superseded=True), [STOP], Observed(), {}),
         ({}, [STOP], Observed(), {}),
         ({WEB: Placement("m1", WEB, "[Service]\nExecStart=/bin/x\n", LAUNCHED, 5)}, [START], Observed(), {}),

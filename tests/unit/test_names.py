@@ -156,6 +156,12 @@ def test_a_suffix_is_added_to_an_argument_without_one(argument, name):
     [
         "fleet.service",
         "fleet.socket",
+        "fleet-lease.service",
+        "fleet-isolate.service",
+        "fleet-isolated.target",
+        "fleet-pull-0123456789abcdef.service",
+        "fleet-fetch-0123456789abcdef.service",
+        "fleet-podman-events.service",
         "dbus.service",
         "systemd-journald.service",
         "init.scope",
@@ -181,6 +187,8 @@ def test_names_of_units_that_run_the_machine_are_reserved(name):
     [
         "fleetd.service",
         "my-fleet.service",
+        "fleet-ui.service",
+        "fleet-puller.service",
         "dbus-proxy.service",
         "systemd.service",
         "user-api.service",
