@@ -199,7 +199,8 @@ class HostFetcher:
         unit = unit_of(download, kind)
         properties = [f"--property={limit}" for limit in (*LIMITS, *more, f"RuntimeMaxSec={within_s:g}")]
         run = [self._systemd_run, *self._scope, f"--unit={unit}", f"--description=fleet: {kind} {download.source}"]
-        run += ["--wait", "--pipe", "--collect", "--quiet", *properties, "--", *command]
+        run += ["--wait", "--pipe", "--collect", "--quiet", *properties, "--"]
+        run += [word.replace("$", "$$") for word in command]  # systemd would put variables of its own there
         try:
             status, written, said = await _run(run)
         except OSError as error:

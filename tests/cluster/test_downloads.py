@@ -148,7 +148,8 @@ def test_a_unit_has_its_file_before_it_starts(new_cluster: Callable[..., Cluster
     cluster = new_cluster(machines=2)
     operator = Operator(cluster, tmp_path)
     server = cluster.machines[0]
-    server.run(["sh", "-c", "mkdir /run/www; echo one > /run/www/one; echo two > /run/www/two"])
+    two = "two-$$-${HOME}-$HOME"  # which systemd would take for variables
+    server.run(["sh", "-c", f"mkdir /run/www; echo one > /run/www/one; echo two > '/run/www/{two}'"])
     httpd = ["busybox", "httpd", "-f", "-p", "8001", "-h", "/run/www"]
     server.run(["systemd-run", "--quiet", "--collect", "--unit=httpd", *httpd])
     url = f"http://{server.address}:8001"
@@ -167,10 +168,10 @@ def test_a_unit_has_its_file_before_it_starts(new_cluster: Callable[..., Cluster
     there = operator.other_machine(here)
     assert read_on(here) == "one\n"
     pid = here.main_pid("reader.service")
-    bad = operator.start(unit("two", "three\n"), "--replace", check=False)
+    bad = operator.start(unit(two, "three\n"), "--replace", check=False)
     assert "another hash" in bad.stderr
     assert (here.main_pid("reader.service"), read_on(here)) == (pid, "one\n")
-    operator.start(unit("two", "two\n"), "--replace")
+    operator.start(unit(two, "two\n"), "--replace")
     assert read_on(here) == "two\n"
     cluster.fleetctl("drain", here.id)
     assert operator.placed()["reader.service"] == [there.id]

@@ -97,6 +97,12 @@ async def test_an_image_is_pulled_in_a_unit_with_limits(host: Host) -> None:
         assert words in pull
 
 
+async def test_what_systemd_would_take_for_a_variable_is_passed_on_as_it_is(host: Host) -> None:
+    with pytest.raises(FetchFailed):
+        await host.fetcher.fetch(Download("http://[::1]:9/$$a-${HOME}", FILE.sha256, "app.raw"))
+    assert "fleetd.process.fetch_command http://[::1]:9/$$$$a-$${HOME} " in host.calls
+
+
 async def test_a_pull_that_fails_says_why(host: Host) -> None:
     (host.folder / "fails").write_text("Trying\nError: manifest unknown")
     with pytest.raises(FetchFailed, match=f"cannot get the image {IMAGE.source}: manifest unknown: push it"):
