@@ -28,15 +28,18 @@ def revoke_subject(world: World, action: Action) -> None:
         world.spawn(world.operators.revoke_person(name))
         return
     machine.begin_trouble("revocation")
-    world.spawn(world.operators.remove_machine(machine.id, force=True))
-    world.begin(f"removal of {name}", action.for_s, lambda: world.spawn(_join_again(machine)))
+    removal = asyncio.ensure_future(world.operators.remove_machine(machine.id, force=True))
+    world.spawn(removal)
+    world.begin(f"removal of {name}", action.for_s, lambda: world.spawn(_join_again(world, machine, removal)))
 
 
-async def _join_again(machine: SimulatedMachine) -> None:
-    """Have a machine that was removed join as soon as it is up, and whatever interrupts it."""
+async def _join_again(world: World, machine: SimulatedMachine, removal: asyncio.Future[None]) -> None:
+    """Have a machine that was removed join as soon as it is up, and whatever interrupts it; and again, if the server
+    that gave it a certificate had not heard of the removal."""
     assert machine.trust is not None
     former = machine.trust.certificate
-    while machine.trust.certificate == former:
+    await asyncio.wait([removal])
+    while machine.trust.certificate == former or not await machine.trust.counts(world.records.revocations.values()):
         if machine.is_up:
             machine.run_errand(machine.join())
         await asyncio.sleep(_RETRY_S)

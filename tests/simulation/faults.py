@@ -6,6 +6,7 @@ The same seed gives the same list. actions.py carries them out.
 from collections.abc import Callable
 from random import Random
 
+import tests.simulation.announcement_actions
 import tests.simulation.certificate_actions
 import tests.simulation.download_actions
 import tests.simulation.limit_actions
@@ -156,6 +157,14 @@ def _limits(random: Random) -> tuple[tuple[str, ...], float | None]:
     return (_machine(random), *words), None
 
 
+def _checks(random: Random) -> tuple[tuple[str, ...], float | None]:
+    return (_machine(random), *random.choice(((), (), ("hang",)))), _long(random)
+
+
+def _flapping(random: Random) -> tuple[tuple[str, ...], float | None]:
+    return (_machine(random), random.choice(("4", "13", "30"))), _long(random)
+
+
 def _person(random: Random) -> tuple[tuple[str, ...], float | None]:
     return (random.choice(("person/ann", "person/bob")),), None
 
@@ -229,6 +238,8 @@ FAULTS: tuple[tuple[int, str, Draw], ...] = (
     (3, "fail-downloads", _on_machine),
     (2, "slow-downloads", _on_machine),
     (2, "lose-downloads", _on_machine_at_once),
+    (5, "fail-checks", _checks),
+    (3, "flap-checks", _flapping),
 )
 
 

@@ -321,7 +321,8 @@ class Rule3TheLastCopyStays(Checker):
             if not takes(record, path.names[1]):
                 continue
             id_, name = path.names
-            runs_here = any(n == name and self.world.machines[m].id == id_ for m, n in self.world.processes)
+            here = self.world.registered(id_)  # the leader knows nothing of a clone of it
+            runs_here = here is not None and (here.name, name) in self.world.processes
             elsewhere = [m for m, n in self.world.ran_lately() if n == name and self.world.machines[m].id != id_]
             if runs_here and not elsewhere:
                 self.fail(f"the only allocation of {name} that runs, on {id_}, is told to stop as superseded")

@@ -36,7 +36,6 @@ from fleetd.registry.registry import Registry
 from fleetd.store.embedded import inline
 from fleetd.store.protocol import Store
 from fleetd.testing.scripted_fetcher import ScriptedFetcher
-from fleetd.testing.scripted_prober import ScriptedProber
 from fleetd.testing.simulated_systemd import SYSTEM_UNITS
 from fleetd.trust.sealing_process import Sealing
 from fleetd.trust.worker import WorkerTrust
@@ -46,6 +45,7 @@ from tests.simulation.machine_systemd import MachineSystemd
 from tests.simulation.machine_trust import MachineTrust
 from tests.simulation.sealing import seal
 from tests.simulation.server import StoreServer
+from tests.simulation.watched_prober import WatchedProber
 from tests.simulation.wire import IsFatal, Link, Observer, Wire
 from tests.simulation.worker_line import Breakable, Connection, LineHooks, WorkerLine
 
@@ -133,7 +133,7 @@ class SimulatedMachine:
         self.connections: dict[Breakable, None] = {}  # of workers, with its fleetd
         self._hooks = hooks
         self._directory = directory
-        self.prober = ScriptedProber(lambda check: self.failing_check)
+        self.prober = WatchedProber(lambda check: self.failing_check)
         self.failing_check: str | None = ""  # why all checks fail here, '' if they pass, None if they hang
         self.fetcher = ScriptedFetcher(lambda download: self.failing_downloads, takes_s=3.0)
         self.lost_downloads_s = -math.inf  # when somebody last removed what was downloaded here

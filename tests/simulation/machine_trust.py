@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fleetd.model.certificate import MACHINE, SERVER, WORKER, CertificateIdentity, split_pem
+from fleetd.model.certificate import MACHINE, SERVER, WORKER, CertificateIdentity, Revocation, is_revoked, split_pem
 from fleetd.process.worker_store import LearnedServers
 from fleetd.registry.registry import Registry
 from fleetd.store.protocol import Store
@@ -77,6 +77,15 @@ class MachineTrust:
     def certificate(self) -> str:
         """The machine's certificate, '' if it has none."""
         return self._files().read_certificate()
+
+    async def counts(self, revocations: Iterable[Revocation]) -> bool:
+        """True if none of these is of the machine's certificate."""
+        files = self._files()
+        try:
+            own, _ = await self.signer.inspect(files.read_certificate(), files.read_authorities())
+        except (ValueError, SigningFailed):
+            return False
+        return not is_revoked(own, revocations)
 
     def open_server(self, store: Store, is_fatal: IsFatal) -> TrustKeeper:
         """The keeper of a server's fleetd, over its connection to the store."""

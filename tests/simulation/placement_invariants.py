@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from fleetd.model.names import is_template, matches_glob
 from fleetd.model.placement import Placement
-from fleetd.model.reason import KEPT
+from fleetd.model.reason import KEPT, NotMoved
 from fleetd.model.requirements import requirements_of
 from fleetd.registry.records import PLACEMENTS, SETTINGS, RecordKey
 from fleetd.store.protocol import Event
@@ -72,7 +72,7 @@ class CordonedMachinesGetNothingNew(Checker):
         state = self.records.states.get((machine, name))
         is_on_many = is_template(name) or requirements_of(placement.content, name).is_global
         decision = self.records.decisions.get(name)
-        has_returned = decision is not None and decision.reason == KEPT
+        has_returned = decision is not None and (decision.reason == KEPT or isinstance(decision.reason, NotMoved))
         if not is_on_many and not has_returned and not (state is not None and state.runs):
             self.fail(f"{name} is placed on {machine}, which is cordoned")
 

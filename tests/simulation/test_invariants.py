@@ -180,6 +180,16 @@ async def announce_what_does_not_run(world: World) -> None:
     await asyncio.sleep(60)
 
 
+async def announce_what_its_machine_knows_to_fail(world: World) -> None:
+    await world.operators.submit("named.service", TargetState.LAUNCHED, 1)
+    await asyncio.sleep(40)
+    ((_, id_, unit),) = world.records.services
+    world.machine(id_).failing_check = "connection refused"
+    await asyncio.sleep(16)
+    await write(world, Put(f"/fleet/services/named/{id_}/{unit}", encode(RECORD)))
+    await asyncio.sleep(2)
+
+
 async def stop_what_is_announced(world: World) -> None:
     await asyncio.sleep(20)
     await write(world, Put(f"/fleet/services/x/{M1}/{WEB}", encode(RECORD)))
@@ -389,6 +399,7 @@ VIOLATIONS: tuple[tuple[str, Violation], ...] = (
     ("DisruptionBudgetIsKept", change_two_at_once),
     ("SecretsComeFirst", start_without_its_secret),
     ("OnlyTheHealthyAreAnnounced", announce_what_does_not_run),
+    ("OnlyTheHealthyAreAnnounced", announce_what_its_machine_knows_to_fail),
     ("WithdrawalComesFirst", stop_what_is_announced),
     ("DownloadsComeFirst", start_without_its_image),
     ("NothingHealthyStopsForADownload", stop_for_an_image_that_is_not_there),

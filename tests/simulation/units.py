@@ -43,6 +43,9 @@ UNITS = {
     ),
     BOXED: "[Container]\nImage=registry:5000/boxed:1\n",  # each edition has another image
     "local.service": _SERVICE,  # machine 2 has a unit of this name of its own
+    "named.service": f"{_SERVICE}[X-Fleet]\nAnnounce=8080\nCheck=tcp:8080\n",
+    "plain.service": f"{_SERVICE}[X-Fleet]\nAnnounce=named 8081\nMachineOf=named.service\n",
+    "called.service": f"{_SERVICE}[X-Fleet]\nGlobal=true\n",  # each edition announces another name
 }
 
 # For scenarios alone. Whether tied.service runs fleet does not decide: systemd stops it with its requirement.
@@ -50,8 +53,6 @@ TIED = {
     "tied.service": (
         f"[Unit]\nRequires=web@3.service\nAfter=web@3.service\n{_SERVICE}[X-Fleet]\nMachineOf=web@3.service\n"
     ),
-    "named.service": f"{_SERVICE}[X-Fleet]\nAnnounce=8080\nCheck=tcp:8080\n",
-    "plain.service": f"{_SERVICE}[X-Fleet]\nAnnounce=named 8081\nMachineOf=named.service\n",
 }
 
 # For scenarios, and for seeds of their own: what must not run twice.
@@ -81,9 +82,10 @@ ROLLED_UNITS = ("roll@1.service", "roll@2.service", "roll@3.service")
 _ROLLED = "Instances=3\nUpdateSettleSec=2s\nUpdateDeadlineSec=30s\n"
 
 BROKEN = 4  # an edition that systemd refuses to start
-NAMED = 5  # it, and those after it, announce the name "roll"
+NAMED = 5  # it, and those after it, differ in Environment= alone, and announce the name "roll"
 
 _LINES = {2: "Environment=EDITION=2", 3: "MemoryMax=1G"}
+_CALLED = {1: "Announce=8082", 2: "Announce=another 8082\nCheck=http:8082/", 3: "Announce=8082\nAnnounce=other 8083"}
 
 
 def unit_dropins(edition: int = 1) -> tuple[DropIn, ...]:
@@ -95,8 +97,9 @@ def unit_dropins(edition: int = 1) -> tuple[DropIn, ...]:
 def unit_text(name: str, edition: int = 1) -> str:
     """The unit file of this name, as fleet renders it."""
     line = _LINES.get(edition, "")
-    text = f"[Unit]\nDescription=edition {edition}\n{(UNITS | TIED | ISOLATED | LOCKED)[name]}[Service]\n{line}\n"
-    options = parse_unit_file(text)
+    described = (UNITS | TIED | ISOLATED | LOCKED)[name]
+    announced = f"[X-Fleet]\n{_CALLED[edition]}\n" if name == "called.service" else ""
+    options = parse_unit_file(f"[Unit]\nDescription=edition {edition}\n{described}{announced}[Service]\n{line}\n")
     if name == BOXED:
         options = translate("boxed.container", options, lambda _: None, image_of(edition))
     return render_unit_file(options)
@@ -109,10 +112,11 @@ def image_of(edition: int) -> str:
 
 def rolled_text(edition: int) -> str:
     """The unit file of the template whose instances are changed one after the other. Those of the second edition start
-    where they move before they stop where they were."""
+    where they move before they stop where they were; those of the third one announce themselves."""
     line = _LINES.get(edition, "")
+    announced = "Announce=909%i\nCheck=tcp:909%i\n" if edition == 3 else ""
     service = "[Service]\nType=simple\n" if edition == BROKEN else _SERVICE
-    options = "Handover=start-first\n" if edition == 2 else ""
+    handover = "Handover=start-first\n" if edition == 2 else ""
     if edition >= NAMED:
-        line, options = f"Environment=EDITION={edition}", "Announce=8080\nCheck=tcp:8080\n"
-    return f"[Unit]\nDescription=edition {edition}\n{service}{line}\n[X-Fleet]\n{_ROLLED}{options}"
+        line, announced = f"Environment=EDITION={edition}", "Announce=8080\nCheck=tcp:8080\n"
+    return f"[Unit]\nDescription=edition {edition}\n{service}{line}\n[X-Fleet]\n{_ROLLED}{handover}{announced}"

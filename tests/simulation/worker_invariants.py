@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _SHARED = ("cluster", "history")  # keys that are of no machine, and of interest to each
 _TRUST = ("authorities", "revocations")
+_PUBLIC = "services"
 
 LOCK_KEYS = "/fleet-lock"  # begins the keys of locks, beside the prefix of the cluster
 
@@ -64,6 +65,8 @@ class WorkersHaveTheirOwnOnly(Checker):
             refusal = access.refuse_put(operation.key, lease) if is_put else access.refuse_delete(operation.key)
             if refusal:
                 self.fail(f"a server writes {operation.key} for {writer}: {refusal}")
+            if is_put and operation.key.startswith(f"{self.world.registry.prefix}{_PUBLIC}/"):
+                continue  # on no lease, whoever announces it
             if is_put and self.world.lease_owners.get(lease) != machine.id:
                 self.fail(f"a server writes {operation.key} for {writer} on lease {lease}, which is not its own")
 
@@ -71,7 +74,7 @@ class WorkersHaveTheirOwnOnly(Checker):
         machine, prefix = self.world.machines[worker], self.world.registry.prefix
         for key in _keys(worker_wire.decode_body(body, worker_wire.CALLS[call].answer)):
             kind, *names = key.removeprefix(prefix).split("/")
-            is_shared = kind in _SHARED or (kind == "trust" and names[0] in _TRUST)
+            is_shared = kind in (*_SHARED, _PUBLIC) or (kind == "trust" and names[0] in _TRUST)
             if not key.startswith(prefix) or not (is_shared or names[:1] == [machine.id]):
                 self.fail(f"{worker} is told of {key}")
 

@@ -198,6 +198,12 @@ class World:
         """The machine of this id."""
         return next(machine for machine in self.machines.values() if machine.id == id_)
 
+    def registered(self, id_: str) -> SimulatedMachine | None:
+        """The machine that is registered under this id: a clone has another address."""
+        record = self.records.machines.get(id_)
+        found = (machine for machine in self.machines.values() if machine.id == id_)
+        return next((machine for machine in found if record is not None and machine.address == record.address), None)
+
     # Faults, and their end.
 
     def begin(self, name: str, for_s: float | None, end: Callable[[], Awaitable[None] | None]) -> None:
@@ -206,10 +212,12 @@ class World:
             timer.cancel()
         self._endings[name] = end
         if for_s is not None:
-            self._timers[name] = self.loop.call_later(for_s, self._end_fault, name)
+            self._timers[name] = self.loop.call_later(for_s, self.end_fault, name)
 
-    def _end_fault(self, name: str) -> None:
-        self._timers.pop(name, None)
+    def end_fault(self, name: str) -> None:
+        """End the fault of this name now, if there is one."""
+        if timer := self._timers.pop(name, None):
+            timer.cancel()
         end = self._endings.pop(name, None)
         if end is not None:
             self.say(f"end of {name}")
@@ -220,7 +228,7 @@ class World:
     def end_faults(self) -> None:
         """End all faults."""
         for name in list(self._endings):
-            self._end_fault(name)
+            self.end_fault(name)
 
     def spawn(self, work: Awaitable[None]) -> None:
         """Run something in the background."""
