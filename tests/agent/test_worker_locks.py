@@ -84,6 +84,41 @@ async def test_it_keeps_its_place_while_it_asks_and_loses_it_when_it_does_not(cl
     assert len((await cluster.locking.read("other")).sessions) == 1
 
 
+async def test_a_server_leaves_what_it_gave_to_a_worker_that_renews_it_with_another(cluster: Cluster) -> None:
+    taken = await cluster.take()
+    other = Caller(cluster.store, locking=cluster.locking, now=asyncio.get_running_loop().time)
+    renewal = wire.LockRequest(action=wire.RENEW_LOCK, session=taken.session)
+    for _ in range(3):
+        assert (await other.ask("lock", renewal)).session == taken.session
+        await asyncio.sleep(10)
+    cluster.worker.api.close()
+    await asyncio.sleep(1)
+    assert (await other.ask("lock", renewal)).session == taken.session
+    other.api.close()
+
+
+async def test_a_session_that_is_gone_is_given_once(cluster: Cluster) -> None:
+    taken = await cluster.take()
+    other = Caller(cluster.store, locking=cluster.locking, now=asyncio.get_running_loop().time)
+    await other.ask("lock", wire.LockRequest(action=wire.RELEASE_LOCK, session=taken.session))
+    assert (await cluster.take()).session == taken.session  # this server has not heard of it
+    assert (await cluster.ask(wire.RENEW_LOCK, session=taken.session)).gone
+    assert (await cluster.take()).session != taken.session
+    other.api.close()
+
+
+async def test_a_server_that_ends_gives_up_what_nobody_was_told_of(cluster: Cluster) -> None:
+    held = await cluster.locking.try_to_acquire(Asked("only", 30.0, 1, "", "backup"))
+    assert held is not None
+    await cluster.take()
+    await cluster.locking.release(held.session)
+    await asyncio.sleep(1)
+    assert (await cluster.locking.read("only")).record.holders
+    cluster.worker.api.close()
+    await asyncio.sleep(1)
+    assert (await cluster.locking.read("only")).record.holders == ()
+
+
 async def test_it_has_no_other_lock_and_renews_and_releases_none_of_others(cluster: Cluster) -> None:
     held = await cluster.locking.try_to_acquire(Asked("other", 30.0, 1, "machine m2", "web.service on m2"))
     assert held is not None

@@ -26,11 +26,13 @@ FORGET_S = 15.0  # after so long without a request a place in the line is given 
 
 
 class _Place(msgspec.Struct):
-    """The place of one unit in a line."""
+    """The place of one unit in a line. Once `is_given`, the worker was told the session: it may renew that with another
+    server, so that it is not ours to release."""
 
     options: IsolationOptions
     taking: "asyncio.Task[Held]"
     forgetting: asyncio.TimerHandle | None = None
+    is_given: bool = False
 
 
 class WorkerLocks:
@@ -49,6 +51,8 @@ class WorkerLocks:
     async def answer(self, machine: str, request: wire.LockRequest) -> wire.LockAnswer:
         """The answer, but for the store's revision and history. Raises Forbidden, StoreError, ValueError."""
         asked_s, age_s = asyncio.get_running_loop().time(), 0.0
+        if request.session:
+            self._forget_given(machine, request.session)
         try:
             match request.action:
                 case wire.TAKE_LOCK:
@@ -56,11 +60,9 @@ class WorkerLocks:
                 case wire.RENEW_LOCK:
                     session = await self._find_own(machine, request.session)
                     age_s = max(0.0, asked_s - (await self._locking.renew(session)).renewed)
-                    self._forget_given(session)
                 case wire.RELEASE_LOCK:
                     session = await self._find_own(machine, request.session)
                     await self._locking.release(session)
-                    self._forget_given(session)
                 case _:
                     raise ValueError(f"{request.action!r} is nothing that is done with a lock")
         except (SlotsDiffer, SessionGone, MalformedRecord) as error:
@@ -86,9 +88,10 @@ class WorkerLocks:
         if place.taking.cancelled():
             return _answer(gone="the place in the line was given up")
         if error := place.taking.exception():
-            del self._places[key]
+            self._give_up(key)
             raise error
         held = place.taking.result()
+        place.is_given = True
         return _answer(session=str(held.session), token=held.holder.token)
 
     async def _find_options(self, machine: str, unit: str) -> IsolationOptions:
@@ -113,15 +116,11 @@ class WorkerLocks:
             raise Forbidden("another one holds this lock")
         return session
 
-    def _forget_given(self, session: SessionId) -> None:
-        """The worker has the answer that gave it this session."""
+    def _forget_given(self, machine: str, session: str) -> None:
+        """The worker has the answer that gave it this session, and asks for another one if it cannot use it."""
         for key, place in list(self._places.items()):
-            taking = place.taking
-            is_given = taking.done() and not taking.cancelled() and not taking.exception()
-            if is_given and taking.result().session == session:
-                if place.forgetting:
-                    place.forgetting.cancel()
-                del self._places[key]
+            if key[0] == machine and place.is_given and str(place.taking.result().session) == session:
+                self._give_up(key)
 
     def _expect_again(self, key: tuple[str, str], place: _Place) -> None:
         if place.forgetting:
@@ -134,8 +133,9 @@ class WorkerLocks:
             return
         if place.forgetting:
             place.forgetting.cancel()
-        place.taking.add_done_callback(self._abandon)
-        place.taking.cancel()
+        if not place.is_given:
+            place.taking.add_done_callback(self._abandon)
+            place.taking.cancel()
 
     def _abandon(self, taking: "asyncio.Task[Held]") -> None:
         if not taking.cancelled() and not taking.exception():
