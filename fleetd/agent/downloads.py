@@ -179,6 +179,7 @@ class Downloads:
             pause_s = min(2 * before.pause_s, LONGEST_PAUSE_S)
         log.warning("this machine %s", why, extra={"units": ", ".join(units), "pause_s": pause_s})
         failure = _Failure(why, pause_s, now_s + pause_s, dict.fromkeys(units))
+        self._failures = {old: each for old, each in self._failures.items() if now_s < each.until_s + FORGOTTEN_S}
         self._failures[download] = failure
         asyncio.get_running_loop().call_at(failure.until_s, self._come_due, download, failure)
 

@@ -194,7 +194,9 @@ class IsolationKeeper:
         for name in observed:
             self._held_back.pop(name, None)
         written = self._executor.isolating
-        locked = [name for name in observed if self._is_locked(name, written.get(name), isolating(name))]
+        changing = {action.unit for action in plan}  # not what still waits for its image with the content that it has
+        placed = {name: isolating(name) for name in observed if name in changing}
+        locked = [name for name in observed if self._is_locked(name, written.get(name), placed.get(name))]
         plan = stop_unlocked(plan, observed, written, locked)
         admission = admit(plan, isolating, is_open, [name for name in observed if self._holds(name, isolating(name))])
         kept = admission.plan
@@ -212,11 +214,11 @@ class IsolationKeeper:
     def _holds(self, name: str, options: IsolationOptions) -> bool:
         return self._locks is not None and self._locks.holds(name, options)
 
-    def _is_locked(self, name: str, written: IsolationOptions | None, placed: IsolationOptions) -> bool:
+    def _is_locked(self, name: str, written: IsolationOptions | None, placed: IsolationOptions | None) -> bool:
         """True if what runs holds the lock that it is to have, as it is written and as it is placed."""
         if written is None or not self._holds(name, written):
             return False
-        return placed.lock is None or self._holds(name, placed)
+        return placed is None or placed.lock is None or self._holds(name, placed)
 
     async def _include(self) -> bool:
         """Have the lease name the units that are asked for as well. Returns False if it cannot be held."""

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -88,7 +89,8 @@ class UnitLocks:
         self._wanted: dict[str, IsolationOptions] = {}  # units that wait
         self._words: dict[str, str] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}  # by unit: it takes its lock, or renews it
-        self._turns: dict[str, asyncio.Lock] = {}  # by name of a lock: one unit at a time waits for it elsewhere
+        # By the name of a lock, while units here wait for it: one at a time does so elsewhere.
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._freed = asyncio.Event()  # the next lock of this machine is free for another of its units
         self._releasing: dict[asyncio.Task[None], None] = {}
 

@@ -68,6 +68,19 @@ async def test_it_runs_on_until_the_image_of_its_new_content_is_there(machine: M
     assert (await until_active(machine, WEB, 2)).error == ""
 
 
+async def test_it_runs_on_until_then_also_where_it_gets_another_lock(machine: MachineUnderTest) -> None:
+    await machine.start()
+    await machine.place(WEB, 1, text=container(IMAGE) + "[X-Fleet]\nLock=only\n")
+    await until_active(machine, WEB, 1)
+    machine.fetcher.takes_s = 30.0
+    machine.systemd.calls.clear()
+    await machine.place(WEB, 2, text=container(NEW) + "[X-Fleet]\nLock=other\n")
+    await machine.until(lambda states: states[WEB].note != "")
+    await asyncio.sleep(10)
+    assert machine.asked_to_act() == []
+    assert (await until_active(machine, WEB, 2)).error == ""
+
+
 async def test_a_rollout_hears_that_it_failed(machine: MachineUnderTest) -> None:
     await machine.start()
     await machine.place(WEB, 1, text=container(IMAGE))
