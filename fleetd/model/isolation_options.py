@@ -26,7 +26,10 @@ LEAST_ISOLATION_S, LONGEST_ISOLATION_S = 3.0, 120.0
 LEAST_STOP_S, LONGEST_STOP_S = 1.0, 60.0
 
 _SLOTS = re.compile("[0-9]{1,6}", re.ASCII)
-_FALSE = frozenset({"no", "false", "n", "f", "off", "0"})  # systemd's words
+# systemd's words.
+_FALSE, _TRUE = frozenset({"no", "false", "n", "f", "off", "0"}), frozenset({"yes", "true", "y", "t", "on", "1"})
+_KILL_MODES = frozenset({"", "control-group", "mixed", "process", "none"})  # '' is the first of them
+_KILL_SIGNALS = frozenset({"", "SIGKILL", "KILL", "9"})
 _OPTIONS = (ISOLATION, STOP, LOCK)
 
 
@@ -95,17 +98,25 @@ def isolation_options_of(content: Content, name: str) -> IsolationOptions:
 
 def _refuse_what_outlives(options: Sequence[UnitOption], option: str) -> None:
     """Raises InvalidRequirements for what has systemd leave processes of a stopped unit running."""
-    service = {each.name: each.value.strip() for each in options if each.section == "Service"}
-    if service.get("KillMode") in ("process", "none"):
+    leaves = "which leaves processes running when the unit stops"
+    modes, kills, signals = (_values(options, name) for name in ("KillMode", "SendSIGKILL", "FinalKillSignal"))
+    if (mode := _last_of(modes, _KILL_MODES)) in ("process", "none"):
         raise InvalidRequirements(
-            f"{option} cannot be used with KillMode={service['KillMode']}, which leaves processes running when the "
-            "unit stops: write control-group or mixed"
+            f"{option} cannot be used with KillMode={mode}, {leaves}: write control-group or mixed"
         )
-    if service.get("SendSIGKILL", "").lower() in _FALSE:
-        raise InvalidRequirements(
-            f"{option} cannot be used with SendSIGKILL=no, which leaves processes running when the unit stops: remove "
-            "it"
-        )
+    if _last_of(map(str.lower, kills), _FALSE | _TRUE) in _FALSE:  # '' does not take it back
+        raise InvalidRequirements(f"{option} cannot be used with SendSIGKILL=no, {leaves}: remove it")
+    if other := next((each for each in signals if each not in _KILL_SIGNALS), ""):
+        raise InvalidRequirements(f"{option} cannot be used with FinalKillSignal={other}, {leaves}: remove it")
+
+
+def _values(options: Sequence[UnitOption], name: str) -> list[str]:
+    return [each.value.strip() for each in options if each.section == "Service" and each.name == name]
+
+
+def _last_of(given: Iterable[str], values: frozenset[str]) -> str:
+    """The value that counts for systemd: the last one of these. It passes over any other one."""
+    return next((value for value in reversed(list(given)) if value in values), "")
 
 
 def _parse_span(option: str, given: Mapping[str, str], least_s: float, most_s: float, default_s: float) -> float:

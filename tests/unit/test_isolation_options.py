@@ -92,6 +92,21 @@ def test_units_without_the_options_require_what_they_did() -> None:
             "IsolationSec cannot be used with SendSIGKILL=no, which leaves processes running when the unit stops: "
             "remove it",
         ),
+        (  # systemd passes over what it does not know, and goes by the value before
+            f"[Service]\nKillMode=process\nKillMode=MIXED\n{ISOLATED}",
+            "IsolationSec cannot be used with KillMode=process, which leaves processes running when the unit stops: "
+            "write control-group or mixed",
+        ),
+        (
+            f"[Service]\nSendSIGKILL=No\nSendSIGKILL=\nSendSIGKILL=maybe\n{ISOLATED}",
+            "IsolationSec cannot be used with SendSIGKILL=no, which leaves processes running when the unit stops: "
+            "remove it",
+        ),
+        (
+            f"[Service]\nFinalKillSignal=CONT\nFinalKillSignal=\n{ISOLATED}",
+            "IsolationSec cannot be used with FinalKillSignal=CONT, which leaves processes running when the unit "
+            "stops: remove it",
+        ),
         (
             f"{ISOLATED}Global=true\n",
             "IsolationSec cannot be used with Global, which runs the unit on each machine: with Lock=NAME it runs on "
@@ -114,7 +129,8 @@ def test_only_services_are_isolated(suffix: str) -> None:
 
 
 def test_what_goes_well_with_them() -> None:
-    assert refuse(f"[Service]\nKillMode=mixed\nSendSIGKILL=yes\n{ISOLATED}FailoverDelay=1h\nAnnounce=db 5432\n") == ""
+    service = "[Service]\nKillMode=mixed\nSendSIGKILL=yes\nFinalKillSignal=SIGKILL\n"
+    assert refuse(f"{service}{ISOLATED}FailoverDelay=1h\nAnnounce=db 5432\n") == ""
     assert refuse("[Service]\nKillMode=process\nKillMode=\n[X-Fleet]\nLock=db 2\nGlobal=true\n") == ""
     assert refuse("[Service]\nKillMode=process\n") == ""
 
