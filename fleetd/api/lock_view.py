@@ -25,6 +25,10 @@ class SessionGone(Exception):
     """The session does not hold the lock any more. The message says why."""
 
 
+class OthersSession(Exception):
+    """Somebody else has taken the session. The message is for people."""
+
+
 class Asked(msgspec.Struct, frozen=True):
     """What somebody asks for."""
 
@@ -108,6 +112,18 @@ def check_slots(asked: Asked, view: LockView, created: float = math.inf) -> None
         raise SlotsDiffer(
             f"lock {asked.name} has {slots} slot{'s' * (slots != 1)} for those who hold it or wait for it, and not "
             f"{asked.slots}: all have to say the same number (--slots)"
+        )
+
+
+def check_owner(by: str | None, session: SessionId, record: LockRecord, item: KeyValue | None) -> None:
+    """Raises OthersSession if the session, whose key is `item`, was taken by somebody else than `by` (None: nobody
+    asks)."""
+    holder = record.find(session.hex)
+    owner = holder.by if holder else read_session(session.hex, 0, item.value).value.by if item else ""
+    if by not in (None, owner):
+        raise OthersSession(
+            f"lock {session.name}: {owner or 'another program'} has taken this session, and may be at work; to have "
+            f"it stop, and the lock free after that: fleetctl unlock --force {session.name}"
         )
 
 

@@ -23,6 +23,7 @@ from fleetd.api.lock_view import (
     SessionGone,
     SlotsDiffer,
     Taken,
+    check_owner,
     check_slots,
     decode,
     history_of,
@@ -198,12 +199,13 @@ class Locking:
         self._note_held(session, sent + holder.ttl_s)
         return Held(session, holder, sent)
 
-    async def release(self, session: SessionId) -> bool:
+    async def release(self, session: SessionId, by: str | None = None) -> bool:
         """Release a session, so that the next one has its place at once. False if it was not there. Its lease, which
-        has no key any more, ends by itself."""
+        has no key any more, ends by itself. With `by`, raises OthersSession unless that is who has taken it."""
         key, record_key = self._prefix(session.name) + session.hex, self._record_key(session.name)
         self._ends.pop(session, None)
-        if (taken := self._taken.get(session.name)) is not None and taken.held.session == session:
+        taken = self._taken.get(session.name)
+        if taken is not None and taken.held.session == session and by in (None, taken.held.holder.by):
             del self._taken[session.name]
             with suppress(Conflict):  # the record was written since
                 left = self._write(session.name, taken.record.without([session.hex]))
@@ -215,6 +217,7 @@ class Locking:
             record = decode(found.get(record_key), LockRecord) or LockRecord()
             if key not in found and record.find(session.hex) is None:
                 return False
+            check_owner(by, session, record, found.get(key))
             guard = Unchanged(record_key, found[record_key].mod_revision if record_key in found else 0)
             operations: list[Operation] = [Delete(key)]
             if record.find(session.hex) is not None:

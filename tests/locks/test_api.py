@@ -9,14 +9,18 @@ import msgspec
 import pytest
 
 from fleetd.api.http import Response, StreamedResponse
+from fleetd.api.locking import Locking
+from fleetd.api.schema import USER_HEADER
+from fleetd.api.unit_lock import ask_for_unit
 from fleetd.api.v2.locks import MOST_WAITERS_OF_USER
 from fleetd.membership.store_epoch import StoreEpoch
+from fleetd.model.isolation import IsolationOptions, UnitLock
 from fleetd.model.lock import LONGEST_TTL_S, Holder, LockRecord
 from fleetd.model.permission import Grant, Permission, Rights
 from fleetd.registry.registry import Registry
 from fleetd.store.embedded import EmbeddedStore, inline
 from fleetd.store.protocol import CreatedAt, Delete, Put
-from tests.api.conftest import Fleet
+from tests.api.conftest import JSON, Fleet
 from tests.virtual_time import START_S
 
 LOCK = "/fleet/v2/locks/backup"
@@ -90,6 +94,11 @@ async def fleet() -> AsyncIterator[Locks]:
     await store.close()
 
 
+def named(who: str) -> tuple[tuple[str, str], ...]:
+    """The header of somebody with this name."""
+    return (*JSON, (USER_HEADER, who))
+
+
 async def settle(seconds: float = 0.001) -> None:
     await asyncio.sleep(seconds)
 
@@ -104,6 +113,38 @@ async def test_a_lock_is_taken_at_once_and_listed(fleet: Locks) -> None:
     assert (lock["name"], lock["slots"], lock["waiting"]) == ("backup", 1, 0)
     (holder,) = lock["holders"]
     assert (holder["session"], holder["holder"], holder["token"]) == (held["session"], "host:1", held["token"])
+
+
+async def test_nobody_releases_what_another_one_holds(fleet: Locks) -> None:
+    """The next one would have the lock at once, while who holds it is at work."""
+    now = asyncio.get_running_loop().time
+    locking = Locking(fleet.registry, fleet.epoch, now, now)
+    of_unit = await locking.acquire(ask_for_unit("web.service", IsolationOptions(lock=UnitLock("backup")), "m1"))
+    for who in ("ann", ""):
+        status, message = await fleet.refused(f"DELETE /fleet/v2/lock-sessions/{of_unit.session}", headers=named(who))
+        assert (status, "machine m1 has taken this session" in message) == (403, True)
+        assert "fleetctl unlock --force backup" in message
+    assert len((await fleet.list())[0]["holders"]) == 1
+    await locking.release(of_unit.session)
+    of_ann = json.loads((await fleet.ask(f"POST {LOCK}", {"wait": 0}, named("ann"))).body)
+    path = f"DELETE /fleet/v2/lock-sessions/{of_ann['session']}"
+    assert (await fleet.ask(path, headers=named("ben"))).status == 403
+    assert (await fleet.ask(path, headers=named("ann"))).status == 200
+
+
+async def test_nobody_releases_the_place_of_another_one_who_waits(fleet: Locks) -> None:
+    await fleet.take()
+    waiting: Any = await fleet.ask(f"POST {LOCK}", {}, named("ann"))
+    line = asyncio.create_task(anext(waiting.chunks))
+    await settle(1)
+    own = next(
+        item for item in (await fleet.registry.store.range("/fleet-locks/backup/")).items if b"ann" in item.value
+    )
+    session = f"backup.{own.key.rpartition('/')[2]}"
+    assert (await fleet.ask(f"DELETE /fleet/v2/lock-sessions/{session}", headers=named("ben"))).status == 403
+    assert (await fleet.ask(f"DELETE /fleet/v2/lock-sessions/{session}", headers=named("ann"))).status == 200
+    line.cancel()
+    await waiting.chunks.aclose()
 
 
 async def test_nobody_keeps_a_lease_that_is_not_of_the_session(fleet: Locks) -> None:

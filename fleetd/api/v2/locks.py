@@ -15,7 +15,7 @@ from fleetd.api.audit import Audit
 from fleetd.api.http import ApiError, Request, Response, Route, StreamedResponse, parse_json, render_json
 from fleetd.api.lock_quota import LockQuota
 from fleetd.api.lock_schema import HELD, RELEASED, TIMEOUT, WAITING
-from fleetd.api.lock_view import Asked, Held, LockView, SessionGone, SlotsDiffer, read_all
+from fleetd.api.lock_view import Asked, Held, LockView, OthersSession, SessionGone, SlotsDiffer, read_all
 from fleetd.api.locking import Locking
 from fleetd.membership.store_epoch import StoreEpoch
 from fleetd.model.event import ClusterEvent, EventKind
@@ -165,9 +165,13 @@ class Locks:
         return render_json(msgspec.structs.replace(_describe_held(held), age=max(0.0, self._now() - held.renewed)))
 
     async def release(self, request: Request, text: str) -> Response:
-        """Release a session: the lock is free at once."""
+        """Release a session, as the one who has taken it: the lock is free at once."""
         session = _parse_session(request, text)
-        if not await self.locking.release(session):
+        try:
+            is_released = await self.locking.release(session, request.user[:MOST_HOLDER])
+        except OthersSession as error:
+            raise ApiError(403, str(error)) from error
+        if not is_released:
             raise ApiError(404, f"lock {session.name} is not held by this session any more")
         return render_json(schema.LockAnswer(RELEASED, str(session)))
 
