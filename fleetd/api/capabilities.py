@@ -36,14 +36,15 @@ def needed_capability(before: Content | None, after: Content | None) -> Capabili
     """What a fleetd has to know so as not to run this content, where it is new, in another way than it says."""
     if after is None or after == before:
         return None
-    has_action = any(_UPDATE_ACTION in text for text in _texts(after))
-    if has_action and group_options_of(after).action is not UpdateAction.AUTO:
-        return Capability.UPDATE_ACTION
+    # The newest first: a fleetd that knows one of these knows those after it as well.
     if isolation_options_of(after, _ANY).is_set:
         return Capability.ISOLATION
-    if any(FETCH in text for text in _texts(after)) and requirements_of(after, "any@1.service").downloads:
+    if any(FETCH in text for text in _texts(after)) and requirements_of(after, _ANY).downloads:
         return Capability.DOWNLOADS
-    return Capability.ANNOUNCEMENTS if announce_options_of(after, "any.service").services else None
+    if announce_options_of(after, _ANY).services:
+        return Capability.ANNOUNCEMENTS
+    has_action = any(_UPDATE_ACTION in text for text in _texts(after))
+    return Capability.UPDATE_ACTION if has_action and group_options_of(after).action is not UpdateAction.AUTO else None
 
 
 def refuse_short_isolation(name: str, before: Content | None, after: Content | None, agent_ttl_s: float) -> None:

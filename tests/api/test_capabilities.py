@@ -54,3 +54,13 @@ async def test_a_start_of_a_unit_that_has_an_update_action_already_is_no_new_con
     assert (await fleet.ask(f"PUT /fleet/v1/units/{WEB}", body)).status == 201
     await fleet.put(OLD, OLD.id)
     assert (await fleet.ask(f"PUT /fleet/v1/units/{WEB}", {"desiredState": "launched"})).status == 204
+
+
+@pytest.mark.parametrize("option", ["UpdateAction=none", "Announce=web 80"])
+async def test_what_is_newest_of_it_has_to_be_known_everywhere(fleet: Fleet, option: str) -> None:
+    known = dict.fromkeys(Capability, True) | {Capability.DOWNLOADS: False}
+    await fleet.put(Machine("m1", version="2.0", capabilities=known), "m1")
+    text = f"{SERVICE}[X-Fleet]\n{option}\nFetch=https://files/x sha256:{'0' * 64}\n"
+    status, said = await fleet.refused("POST /fleet/v2/apply", {"units": [{"name": WEB, "text": text}]})
+    assert status == 409
+    assert said.startswith("Fetch= cannot be used yet: machine m1 ")
