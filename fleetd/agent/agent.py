@@ -12,13 +12,10 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from fleetd import metrics
 from fleetd.agent.announcer import Announcer, FindPlace
 from fleetd.agent.credentials import Credentials
 from fleetd.agent.desired_state import DesiredState
-from fleetd.agent.diagnostics import NO_REASON, Diagnostics
 from fleetd.agent.downloads import Downloads
 from fleetd.agent.executor import Executor
 from fleetd.agent.fetcher import Fetcher, LeftToPodman
@@ -26,25 +23,22 @@ from fleetd.agent.isolation import IsolationKeeper
 from fleetd.agent.ledger import Ledger, StoreSeen
 from fleetd.agent.observer import Observer
 from fleetd.agent.prober import HostProber, Prober
-from fleetd.agent.proof_timers import ProofTimers
 from fleetd.agent.publisher import StatePublisher
 from fleetd.agent.reboot_orders import RebootOrders
+from fleetd.agent.reporter import Reporter
 from fleetd.agent.unit_locks import TakesLocks
 from fleetd.agent.unit_retries import UnitRetries
 from fleetd.aio import Backoff, Pace
 from fleetd.membership.registration import Registration
 from fleetd.membership.store_epoch import StoreChange, StoreEpoch
 from fleetd.model.confinement import NO_LIMITS, Limits
-from fleetd.model.job_result import WAITS_FOR_LOCK
 from fleetd.model.placement import Placement
 from fleetd.model.reboot import RebootRefusal
-from fleetd.model.unit import Proof, UnitState
+from fleetd.model.unit import UnitState
 from fleetd.reconciler.actions import Write
 from fleetd.reconciler.after_restore import is_orphan_still, plan_adoption
 from fleetd.reconciler.machine_plan import find_recorded, plan_machine
-from fleetd.reconciler.observed import Desired, Observed, is_settled
-from fleetd.reconciler.proof import Announced, explain, judge_health
-from fleetd.reconciler.reported_state import find_result, needs_explanation, report
+from fleetd.reconciler.observed import Desired, Observed
 from fleetd.reconciler.socket_pairs import with_pairs
 from fleetd.registry.registry import Registry
 from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager
@@ -111,14 +105,11 @@ class Agent:
         self._trust = StoreTrust.UNKNOWN
         self._store_change = StoreChange.NONE  # since the units here were last adopted
         self._epoch_name = ""
-        self._refused: dict[str, None] = {}  # units that this machine refuses
-        self._held: dict[str, None] = {}  # units whose actions have to wait
         self._rechecked_s = -RECHECK_S
         self._epoch = epoch
         self._desired = DesiredState(registry, machine_id, self._wake.set, epoch)
         self._publisher = StatePublisher(registry, machine_id, registration, epoch.note_revision)
         self._retries = UnitRetries(self._mark_one)
-        self._proof_timers = ProofTimers(self._mark_one)
         credentials = None
         if credentials_directory:
             credentials = Credentials(registry, machine_id, credentials_directory, find_seal_key)
@@ -135,7 +126,6 @@ class Agent:
             self._desired.find_downloads,
         )
         self._reboot_orders = RebootOrders(systemd, ledger, boot_id, on_refused_reboot)
-        self._diagnostics = Diagnostics(systemd, self._mark_one)
         self._announcer = Announcer(
             machine_id,
             registry,
@@ -160,6 +150,18 @@ class Agent:
         self._observer = Observer(
             systemd, ledger, self._desired, self._executor, self._retries, self._downloads.failure
         )
+        self._reporter = Reporter(
+            systemd,
+            ledger,
+            self._desired,
+            self._executor,
+            self._retries,
+            self._downloads,
+            self._isolation,
+            self._announcer,
+            self._publisher,
+            self._mark_one,
+        )
 
     # For the rest of the daemon.
 
@@ -177,11 +179,10 @@ class Agent:
                 tasks.create_task(self._work())
         finally:
             self._retries.close()
-            self._proof_timers.close()
             self._announcer.close()
             self._isolation.close()
             self._publisher.close()
-            await self._diagnostics.close()
+            await self._reporter.close()
             await self._downloads.close()
 
     async def publish_all(self, lease: int) -> None:
@@ -231,9 +232,10 @@ class Agent:
     def _recheck_refused(self) -> None:
         """Nothing signals that the obstacle to a unit has gone, so look from time to time."""
         now_s = asyncio.get_running_loop().time()
-        if self._refused and now_s >= self._rechecked_s + RECHECK_S:
+        refused = self._reporter.refused
+        if refused and now_s >= self._rechecked_s + RECHECK_S:
             self._rechecked_s = now_s
-            self._mark(self._refused)
+            self._mark(refused)
 
     async def running_units(self) -> tuple[str, ...]:
         """Return the names of fleet's units that run now, in order. Raises ManagerUnavailable."""
@@ -390,7 +392,7 @@ class Agent:
         if trust is StoreTrust.RESTORED:
             await self._adopt(observed)
         elif trust is StoreTrust.UNKNOWN:
-            self._report(observed)
+            self._reporter.report(observed)
             self._trust = trust
         else:
             await self._reconcile(observed, removes_unplaced=trust is StoreTrust.CURRENT)
@@ -404,17 +406,15 @@ class Agent:
         allowed = await self._isolation.admit(possible, observed, desired.placements, is_acknowledged=removes_unplaced)
         plan = self._announcer.hold_back(allowed, observed, desired.placements)
         acted_on = dict.fromkeys(action.unit for action in plan)
-        for name in observed:
-            self._held.pop(name, None)
-        self._held |= {action.unit: None for action in wanted if action.unit not in acted_on}
-        self._report({name: seen for name, seen in observed.items() if name not in acted_on})
+        self._reporter.hold(observed, [action.unit for action in wanted if action.unit not in acted_on])
+        self._reporter.report({name: seen for name, seen in observed.items() if name not in acted_on})
         for name in acted_on:
-            self._diagnostics.forget(name)
+            self._reporter.forget_failure(name)
             self._downloads.done(name)
         with_new_notes = await self._executor.apply(plan)
         recorded = find_recorded(desired, plan, observed)
         done = {name: seen for name, seen in recorded.items() if not self._retries.is_waiting(name)}
-        self._report(done)
+        self._reporter.report(done)
         self._announcer.decide_rest(except_for=acted_on)
         self._mark((*(name for name in acted_on if name not in done), *with_new_notes))
         if any(isinstance(action, Write) for action in plan):
@@ -441,71 +441,3 @@ class Agent:
             if name not in observed or is_orphan_still(placements.get(name), observed[name])
         ]
         self._ledger.put_orphans(tuple(still))
-
-    # Reporting.
-
-    def _report(self, observed: Mapping[str, Observed]) -> None:
-        for name, seen in observed.items():
-            placement = self._desired.placements.get(name)
-            if is_settled(placement, seen):
-                self._retries.forget(name)
-            self._announcer.follow(name, placement, seen)
-            result = find_result(seen, self._retries.job_result(name))
-            if self._isolation.waits(name):
-                result = WAITS_FOR_LOCK
-            is_explained = needs_explanation(seen, result)
-            proof = self._judge(name, placement, seen, result)
-            is_unhealthy = seen.active == "failed" or (proof is not None and proof.failed != "")
-            self._diagnostics.update(name, has_failed=is_explained or (seen.ours and is_unhealthy))
-            if is_explained and self._diagnostics.is_pending(name):
-                continue  # the refusal only says that a setting is bad; the explanation says which
-            state = report(
-                placement,
-                seen,
-                error=self._find_error(name, is_explained),
-                result=result,
-                note=self._isolation.note(name) or self._downloads.note(name) or self._executor.note(name),
-                orphan=name in self._ledger.orphans,
-                proof=self._explain_proof(name, proof),
-                unannounced=self._announcer.unannounced(name),
-                is_prepared=self._downloads.is_ready(name),
-            )
-            if state is not None and state.refusal:
-                self._refused[name] = None
-            else:
-                self._refused.pop(name, None)
-            self._publisher.set(name, state)
-
-    def _judge(self, name: str, placement: Placement | None, seen: Observed, result: str) -> Proof | None:
-        """Return whether the unit is healthy, if that is asked, and look again when time alone may change it. What has
-        still to wait before it is changed is not judged: its deadline has not begun."""
-        error = self._downloads.failure(name, placement) if name in self._held else self._retries.error(name)
-        if name in self._held and result != WAITS_FOR_LOCK:
-            self._proof_timers.set(name, None)
-            if not error:
-                return None
-            seen = msgspec.structs.replace(seen, waiting=True)
-        announced = Announced(self._announcer.settled_s(name), self._announcer.unannounced(name))
-        judgement = judge_health(placement, seen, error=error, result=result, announced=announced)
-        self._proof_timers.set(name, judgement.due_s)
-        return judgement.proof
-
-    def _explain_proof(self, name: str, proof: Proof | None) -> Proof | None:
-        """Return the answer with the cause of a failure in full. It waits for that: the leader acts on the first
-        answer."""
-        if proof is None or not proof.failed or self._retries.error(name) == proof.failed:
-            return proof
-        if self._diagnostics.is_pending(name):
-            return None
-        explained = self._diagnostics.text(name)
-        return explain(proof, "" if explained == NO_REASON else explained)
-
-    def _find_error(self, name: str, is_explained: bool) -> str:
-        """Return why the unit, or an action for it, failed. systemd's explanation of the unit, where there is one, says
-        more than the error with which it refused the action."""
-        if name in self._held and (why := self._downloads.failure(name, self._desired.placements.get(name))):
-            return f"this machine {why}"
-        refused, explained = self._retries.error(name), self._diagnostics.text(name)
-        if is_explained and explained not in ("", NO_REASON):
-            return explained
-        return refused or explained
