@@ -32,7 +32,8 @@ from fleetd.config.config import parse_config
 from fleetd.config.options import Address
 from fleetd.model.machine import Machine
 from fleetd.model.unit_option import UnitOption
-from fleetd.process.node import HostEnvironment, Node
+from fleetd.process.host_environment import HostEnvironment
+from fleetd.process.node import Node
 from fleetd.registry.registry import Registry
 from fleetd.store.etcd import EtcdStore
 from fleetd.store.instrumented import InstrumentedStore

@@ -37,9 +37,10 @@ from fleetd.model.machine import Capability, Machine
 from fleetd.model.user_instance import user_boot_id, user_machine_id
 from fleetd.process import deferred_parking, identity, log_format, sdnotify
 from fleetd.process.directories import runtime_directory, state_directory, trust_directory
+from fleetd.process.host_environment import HostEnvironment
 from fleetd.process.host_keys import HostKeys
 from fleetd.process.journal_entry import JournalEntries
-from fleetd.process.node import HostEnvironment, Node
+from fleetd.process.node import Node
 from fleetd.registry.records import KeySpace
 from fleetd.store.etcd import EtcdStore
 from fleetd.store.etcd_tls import EtcdTls

@@ -6,23 +6,17 @@ daemon.py, the simulator and the benchmarks each build Nodes.
 
 import asyncio
 import logging
-import time
-import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from fleetd import metrics
 from fleetd.agent.agent import Agent
-from fleetd.agent.answers import Answers, Inspects
-from fleetd.agent.fetcher import Fetcher
+from fleetd.agent.answers import Answers
 from fleetd.agent.ledger import Ledger
-from fleetd.agent.prober import Prober
 from fleetd.agent.unit_locks import TakesLocks
-from fleetd.aio import Offload
 from fleetd.api import schema
 from fleetd.api.connection_limits import reserve_read, wait_for_listing_slot
 from fleetd.api.locking import Locking
@@ -37,6 +31,7 @@ from fleetd.model.confinement import Limits
 from fleetd.model.machine import Machine, MachineMode, MachineSettings, dialled_address, effective_metadata
 from fleetd.model.quota import Usage
 from fleetd.model.reason import render_rejection
+from fleetd.process.host_environment import HostEnvironment
 from fleetd.process.machine_facts import MachineFacts
 from fleetd.process.seal_key import publish_seal_key
 from fleetd.process.unit_locks import ServerLocks
@@ -48,7 +43,6 @@ from fleetd.scheduler.failover_delays import FailoverPolicy
 from fleetd.scheduler.reboot_policy import RebootPolicy
 from fleetd.store.protocol import Store, StoreError
 from fleetd.systemd.protocol import ManagerUnavailable, ServiceManager
-from fleetd.trust.sealing_process import Sealing
 
 if TYPE_CHECKING:
     from fleetd.agent.answer_streams import Dial
@@ -68,51 +62,6 @@ SETTINGS_TIMEOUT_S = 1.0
 HANDOVER_S = 5.0
 READY_TIMEOUT_S = 3.0
 NAMES_FILE = "names"  # in the runtime directory: what fleet-dns answers from
-
-
-async def _leave_unparked(parking: Parking) -> None:
-    """The default: nothing parks the machine later."""
-
-
-async def _is_elsewhere(_host: str) -> bool:
-    """The default: no name is this machine's."""
-    return False
-
-
-class HostEnvironment(msgspec.Struct, frozen=True):
-    """What a Node gets from the process it runs in; the simulator supplies its own.
-
-    `runtime` is a directory that a reboot empties. `own_unit` is fleetd's systemd unit, '' if systemd does not
-    supervise it. `park_later` has a process that outlives this one park the machine once the store answers
-    (deferred_parking.py). `find_address` returns the current address, '' if there is none or it is not to be followed;
-    `find_host_keys` the public keys of the machine's SSH server; `find_reboot_need` why the machine wants to be
-    rebooted, '' if it does not; `is_own_host` whether others reach this machine by that name or address. `host_name` is
-    its own name, '' if it has none. `unix_now` is the wall clock in seconds; `new_id` returns a unique string. `audit`
-    keeps the fields of an entry for each change through the API. `sealing` seals and opens secrets with this machine's
-    key; without it, the machine takes no unit that has any. `inspector` reads what units log here and what systemd says
-    of them, for users who ask through the API; without it, such requests are not answered. `prober` carries out the
-    checks of units (Check=); None: on this host. `boot_now` is the machine's boot clock, by which systemd's lease ends;
-    None: the event loop's. `fetcher` downloads what units need before they start; None: nothing.
-    """
-
-    runtime: Path
-    open_ledger: Callable[[Path], Ledger] = Ledger
-    own_unit: str = ""
-    find_address: Callable[[], str] = lambda: ""
-    find_host_keys: Callable[[], tuple[str, ...]] = lambda: ()
-    find_reboot_need: Callable[[], str] = lambda: ""
-    is_own_host: Callable[[str], Awaitable[bool]] = _is_elsewhere
-    host_name: str = ""
-    unix_now: Callable[[], float] = time.time
-    new_id: Callable[[], str] = lambda: uuid.uuid4().hex
-    offload: Offload = asyncio.to_thread
-    park_later: Callable[[Parking], Awaitable[None]] = _leave_unparked
-    audit: Callable[[Mapping[str, str]], None] = lambda fields: None
-    sealing: Sealing | None = None
-    inspector: Inspects | None = None
-    prober: Prober | None = None
-    boot_now: Callable[[], float] | None = None
-    fetcher: Fetcher | None = None
 
 
 class Node:

@@ -23,7 +23,8 @@ from fleetd.model.requirements import requirements_of
 from fleetd.model.secret import SecretRef
 from fleetd.model.unit import TargetState, Unit
 from fleetd.model.unit_set import UnitSet
-from fleetd.process.node import HostEnvironment, Node
+from fleetd.process.host_environment import HostEnvironment
+from fleetd.process.node import Node
 from fleetd.registry.records import SECRETS
 from fleetd.registry.registry import Registry
 from fleetd.simulation.secrets import make_secret, needed_secrets, pretend_sealing, seal_key_of

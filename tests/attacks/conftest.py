@@ -16,7 +16,8 @@ from fleetd.model.certificate import WORKER
 from fleetd.model.machine import Machine
 from fleetd.model.machine_identity import MachineIdentity
 from fleetd.model.unit import TargetState, Unit
-from fleetd.process.node import HostEnvironment, Node
+from fleetd.process.host_environment import HostEnvironment
+from fleetd.process.node import Node
 from fleetd.registry.records import encode
 from fleetd.registry.registry import Registry
 from fleetd.store.embedded import EmbeddedStore

@@ -12,7 +12,8 @@ from fleetd.api.server import Server
 from fleetd.config.config import parse_config
 from fleetd.config.options import Address
 from fleetd.model.machine import Capability, Machine
-from fleetd.process.node import HostEnvironment, Node
+from fleetd.process.host_environment import HostEnvironment
+from fleetd.process.node import Node
 from fleetd.registry.registry import Registry
 from fleetd.store.embedded import EmbeddedStore
 from fleetd.testing.simulated_systemd import SimulatedSystemd

@@ -23,7 +23,8 @@ from fleetd.model.machine import Capability, Machine
 from fleetd.model.machine_identity import MachineIdentity
 from fleetd.model.permission import EVERY_RIGHT
 from fleetd.model.unit import TargetState, Unit
-from fleetd.process.node import HostEnvironment, Node
+from fleetd.process.host_environment import HostEnvironment
+from fleetd.process.node import Node
 from fleetd.registry.records import MACHINES, UNITS
 from fleetd.registry.registry import Registry
 from fleetd.store.protocol import Put, Unavailable

@@ -13,7 +13,8 @@ from fleetd.config.config import parse_config
 from fleetd.model.machine import Capability, Machine
 from fleetd.model.machine_request import JournalQuery, MachineRequest
 from fleetd.model.unit import TargetState, Unit
-from fleetd.process.node import HostEnvironment, Node
+from fleetd.process.host_environment import HostEnvironment
+from fleetd.process.node import Node
 from fleetd.registry.records import MACHINES, STATES, UNITS
 from fleetd.registry.registry import Registry
 from fleetd.store.embedded import EmbeddedStore

@@ -15,7 +15,8 @@ from fleetd.config.options import Address
 from fleetd.model.authorities import REVOKED_AHEAD_S
 from fleetd.model.certificate import Revocation, TrustedAuthority
 from fleetd.model.machine import Machine
-from fleetd.process.node import HostEnvironment, Node
+from fleetd.process.host_environment import HostEnvironment
+from fleetd.process.node import Node
 from fleetd.process.worker_store import reconnect_when_distrusted
 from fleetd.registry.registry import Registry
 from fleetd.store.protocol import Delete, Unavailable

@@ -28,7 +28,8 @@ from fleetd.model.certificate import WORKER
 from fleetd.model.confinement import NO_LIMITS
 from fleetd.model.machine import Capability, Machine
 from fleetd.model.machine_identity import MachineIdentity
-from fleetd.process.node import HostEnvironment, Node
+from fleetd.process.host_environment import HostEnvironment
+from fleetd.process.node import Node
 from fleetd.process.unit_locks import take_locks_by_servers
 from fleetd.process.worker_store import open_worker_store, reconnect_when_distrusted
 from fleetd.registry.records import MACHINE_IDENTITIES

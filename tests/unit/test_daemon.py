@@ -12,7 +12,8 @@ from fleetd.api.http import Request
 from fleetd.config.config import parse_config
 from fleetd.model.machine import Machine
 from fleetd.process.daemon import AlreadyRunning, claim_machine, unit_of_process
-from fleetd.process.node import READY_TIMEOUT_S, HostEnvironment, Node
+from fleetd.process.host_environment import HostEnvironment
+from fleetd.process.node import READY_TIMEOUT_S, Node
 from fleetd.store.embedded import EmbeddedStore
 from fleetd.store.protocol import KeyValue, Unavailable
 from fleetd.testing.simulated_systemd import SimulatedSystemd

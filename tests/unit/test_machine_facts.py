@@ -12,7 +12,8 @@ from fleetd.model.machine import Machine, MachineMode
 from fleetd.model.placement import Placement
 from fleetd.model.reboot import Reboot, RebootPhase
 from fleetd.model.unit import TargetState
-from fleetd.process.node import HostEnvironment, Node
+from fleetd.process.host_environment import HostEnvironment
+from fleetd.process.node import Node
 from fleetd.registry.records import MACHINES, Synced
 from fleetd.registry.registry import Registry
 from fleetd.store.embedded import EmbeddedStore

@@ -11,7 +11,8 @@ import pytest
 from fleetd.api.http import Request
 from fleetd.config.config import parse_config
 from fleetd.model.machine import Capability, Machine
-from fleetd.process.node import HostEnvironment, Node
+from fleetd.process.host_environment import HostEnvironment
+from fleetd.process.node import Node
 from fleetd.registry.records import MACHINES
 from fleetd.store.embedded import EmbeddedStore
 from fleetd.testing.simulated_systemd import SimulatedSystemd

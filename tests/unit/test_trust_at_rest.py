@@ -12,7 +12,8 @@ from fleetd.api.http import Request
 from fleetd.config.config import Config, parse_config
 from fleetd.model.machine import Machine
 from fleetd.process import directories
-from fleetd.process.node import HostEnvironment, Node
+from fleetd.process.host_environment import HostEnvironment
+from fleetd.process.node import Node
 from fleetd.process.trusting import refuse_store
 from fleetd.registry.records import MACHINES
 from fleetd.store.embedded import inline

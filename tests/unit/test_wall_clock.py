@@ -9,7 +9,8 @@ import pytest
 from fleetd.config.config import parse_config
 from fleetd.model.machine import Machine
 from fleetd.model.unit import TargetState, Unit
-from fleetd.process.node import HostEnvironment, Node
+from fleetd.process.host_environment import HostEnvironment
+from fleetd.process.node import Node
 from fleetd.registry.registry import Registry
 from fleetd.store.embedded import EmbeddedStore, inline
 from fleetd.testing.simulated_systemd import SimulatedSystemd

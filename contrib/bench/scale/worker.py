@@ -19,7 +19,8 @@ from fleetd.api.server import Server
 from fleetd.config.config import parse_config
 from fleetd.config.options import Address
 from fleetd.model.machine import Machine
-from fleetd.process.node import HostEnvironment, Node
+from fleetd.process.host_environment import HostEnvironment
+from fleetd.process.node import Node
 from fleetd.process.worker_store import servers_in_turn
 from fleetd.registry.records import KeySpace
 from fleetd.store.etcd import EtcdStore
