@@ -24,8 +24,12 @@ class FetchedFiles:
         return self.directory / ".sha256" / download.sha256
 
     def has(self, download: Download) -> bool:
-        """True if the file is here. It was compared with its hash when it came."""
-        return self.path_of(download).is_file()
+        """True if the file is here as it came, when it was compared with its hash. What a unit that is root has written
+        to since, as a RootImage= that it has mounted, is of no use to others."""
+        try:
+            return self.path_of(download).stat().st_mtime_ns == 0
+        except OSError:
+            return False
 
     def make_room(self) -> None:
         """Make the directory in which files are put. Raises OSError."""

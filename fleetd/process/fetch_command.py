@@ -44,6 +44,7 @@ def fetch(url: str, sha256: str, path: Path, *, max_bytes: int = MAX_BYTES, room
             _write(url, sha256, file, max_bytes, room_bytes)
             os.fchmod(file.fileno(), 0o644)
             file.flush()
+            os.utime(file.fileno(), (0, 0))  # FetchedFiles knows by that whether somebody has written to it since
             os.fsync(file.fileno())
         new.replace(path)
     except _Failed as error:

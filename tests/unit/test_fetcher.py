@@ -77,6 +77,7 @@ class Host:
         files = FetchedFiles(self.state / "fetched")
         files.make_room()
         files.path_of(FILE).write_bytes(CONTENT)
+        os.utime(files.path_of(FILE), (0, 0))
         self.open()
 
 
@@ -196,6 +197,23 @@ def test_a_unit_finds_its_files_and_no_others(host: Host) -> None:
     host.fetcher.forget("db.service")
     host.fetcher.forget("never.service")
     assert [each.name for each in (host.state / "fetched").iterdir()] == [".sha256"]
+
+
+async def test_what_a_unit_has_written_to_is_of_no_use_to_others(host: Host) -> None:
+    port = await _serve_once()
+    download = Download(f"http://127.0.0.1:{port}/app.raw", FILE.sha256, "app.raw")
+    host.put_file()
+    host.fetcher.prepare("web.service", (download,))
+    assert await host.fetcher.find(download)
+    with open(host.state / "fetched/web.service/app.raw", "r+b") as file:
+        file.write(b"evil")
+    assert not await host.fetcher.find(download)
+    await host.fetcher.fetch(download)
+    host.fetcher.prepare("db.service", (download,))
+    assert (host.state / "fetched/db.service/app.raw").read_bytes() == CONTENT
+    assert (host.state / "fetched/web.service/app.raw").read_bytes() != CONTENT  # until it starts the next time
+    host.fetcher.prepare("web.service", (download,))
+    assert (host.state / "fetched/web.service/app.raw").read_bytes() == CONTENT
 
 
 def test_another_file_takes_the_name(host: Host) -> None:
