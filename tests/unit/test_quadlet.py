@@ -392,6 +392,8 @@ def test_an_image_whose_tag_could_move_is_to_be_resolved(lines: list[str], image
             ["Device=/dev/x", "Type=ext4", "Options=ro", "User=0"],
             ["--opt", "device=/dev/x", "--opt", "type=ext4", "--opt", "o=uid=0,ro"],
         ),
+        (["Options=size=1g", "User=2"], ["--opt", "o=uid=2,size=1g"]),
+        (["UID=7", "GID=root"], ["--uid", "7", "--gid", "0"]),
         (["Label=b=1 a=2"], ["--label", "a=2", "--label", "b=1"]),
         (["PodmanArgs=--x y"], ["--x", "y"]),
     ],
@@ -498,8 +500,20 @@ REFUSED = [
     ("[Container]\nImage=i\n[Service]\nType=simple\n", "Type=simple is not possible for a container"),
     ("[Container]\nImage=i\n[Service]\nKillMode=none\n", "KillMode=none would leave parts"),
     ("[Container]\nImage=i\n[Service]\nExecStart=/bin/true\n", "ExecStart= is made of .Container."),
+    (
+        "[Container]\nImage=i\n[Service]\nUser=web\n",
+        "User=web is not possible .* since podman runs as root: .*User= in",
+    ),
+    ("[Container]\nImage=i\n[Service]\nDynamicUser=Yes\n", "DynamicUser=Yes is not possible for a container"),
     ("[Unit]\nAfter=x.pod\n[Container]\nImage=i\n", "After=x.pod: fleet has no such units"),
 ]
+
+
+@pytest.mark.parametrize("line", ["User=root", "User=0", "User=", "DynamicUser=no", "Group=adm"])
+def test_a_service_whose_podman_stays_root_may_say_so(line: str) -> None:
+    options = convert(f"[Container]\n{IMAGE}\n[Service]\n{line}\n")
+    key, _, value = line.partition("=")
+    assert values(options, key) == [value]
 
 
 @pytest.mark.parametrize(("text", "message"), REFUSED)
@@ -515,7 +529,7 @@ def test_what_no_service_can_be_made_of_is_refused_with_the_remedy(text: str, me
         ("[Volume]\nDriver=image\n", "Driver=image needs an image"),
         ("[Volume]\nDriver=image\nImage=a.build\n", "Image=a.build names another file"),
         ("[Volume]\nType=ext4\n", "Type= needs Device="),
-        ("[Volume]\nOptions=ro\n", "Options= needs Device="),
+        ("[Volume]\nUID=me\n", "UID=me is no number"),
         ("[Volume]\nUser=me\n", "User=me is no number"),
         ("[Volume]\nGroup=4294967296\n", "Group=4294967296 is no number"),
     ],

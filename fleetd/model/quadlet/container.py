@@ -22,7 +22,7 @@ from fleetd.model.quadlet.keys import (
 )
 from fleetd.model.quadlet.mounts import parse_mount
 from fleetd.model.quadlet.resources import Resource, check_image
-from fleetd.model.quadlet.section import Section
+from fleetd.model.quadlet.section import YES, Section
 from fleetd.model.quadlet.service import SERVICE, UNIT, Service, absolute, begin_service, podman_of
 from fleetd.model.quadlet.users import user_options
 from fleetd.model.quadlet.words import join_words
@@ -111,9 +111,25 @@ class _Container:
                 f"[Service] KillMode={mode} would leave parts of the container behind: remove it, or "
                 "write mixed or control-group"
             )
+        self._refuse_user()
         for key in _WRITTEN_HERE:
             if service.last(SERVICE, key) is not None:
                 raise InvalidQuadlet(f"[Service] {key}= is made of [Container]: remove it, and write Exec= there")
+
+    def _refuse_user(self) -> None:
+        """podman is root's: as another user it could not even write its files in /run."""
+        service = Section(SERVICE, self._service.options)
+        user = service.last("User")
+        if service.last("DynamicUser").lower() in YES:
+            key = "DynamicUser"
+        elif user not in ("", "0", "root"):
+            key = "User"
+        else:
+            return
+        raise InvalidQuadlet(
+            f"[Service] {key}={service.last(key)} is not possible for a container, since podman runs as root: remove "
+            "it, and name the user of the container with User= in [Container]"
+        )
 
     def _image(self) -> list[str]:
         """What runs, as the last word: an image, or a folder of the machine after the option that says so."""

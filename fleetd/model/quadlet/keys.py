@@ -23,6 +23,8 @@ STRINGS = {
     "StopSignal": "--stop-signal",
     "StopTimeout": "--stop-timeout",
     "Pull": "--pull",
+    "ImageVolume": "--image-volume",
+    "Umask": "--umask",
     "Memory": "--memory",
     "Retry": "--retry",
     "RetryDelay": "--retry-delay",
@@ -89,8 +91,8 @@ _CONTAINER_KEYS = frozenset(
 )
 _VOLUME_KEYS = frozenset(
     {
-        *("ContainersConfModule", "Copy", "Device", "Driver", "GlobalArgs", "Group", "Image", "Label", "Options"),
-        *("PodmanArgs", "ServiceName", "Type", "User", "VolumeName"),
+        *("ContainersConfModule", "Copy", "Device", "Driver", "GID", "GlobalArgs", "Group", "Image", "Label"),
+        *("Options", "PodmanArgs", "ServiceName", "Type", "UID", "User", "VolumeName"),
     }
 )
 _NETWORK_KEYS = frozenset(

@@ -109,6 +109,8 @@ def _make_volume(file: str, volume: Section) -> Resource:
         words += ["--opt", f"image={image}"]
     else:
         words += _local_options(volume, device, kind)
+    for key, option in (("UID", "--uid"), ("GID", "--gid")):
+        words += [option, str(_number(volume, key))] if volume.last(key) else []
     words += [*_pairs(volume, "Label", "--label"), *volume.words("PodmanArgs")]
     mounted = device if kind == "bind" else ""
     return Resource("volume", name, podman_of(volume), tuple(words), mounted=mounted)
@@ -120,15 +122,14 @@ def _local_options(volume: Section, device: str, kind: str) -> list[str]:
     copies = volume.boolean("Copy")
     if copies is not None:
         words += ["--opt", "copy" if copies else "nocopy"]
-    mount_options = volume.last("Options")
-    if not device and (kind or mount_options):
-        raise InvalidQuadlet(f"[Volume] {'Type' if kind else 'Options'}= needs Device=: name what is mounted")
+    if kind and not device:
+        raise InvalidQuadlet("[Volume] Type= needs Device=: name what is mounted")
     words += ["--opt", f"device={device}"] if device else []
     words += ["--opt", f"type={kind}"] if kind else []
     owners = [
         f"{option}={_number(volume, key)}" for key, option in (("User", "uid"), ("Group", "gid")) if volume.last(key)
     ]
-    given = ",".join([*owners, *([mount_options] if mount_options else [])])
+    given = ",".join(filter(None, [*owners, volume.last("Options")]))
     return [*words, "--opt", f"o={given}"] if given else words
 
 

@@ -7,7 +7,7 @@ from fleetd.model.quadlet.words import split_words
 from fleetd.model.unit_option import UnitOption
 from fleetd.model.unitfile import WHITESPACE, join_continued
 
-_YES = ("1", "yes", "y", "true", "t", "on")
+YES = ("1", "yes", "y", "true", "t", "on")
 _NO = ("0", "no", "n", "false", "f", "off")
 
 
@@ -63,9 +63,9 @@ class Section:
         value = self.last(key).lower()
         if not value:
             return None
-        if value not in (*_YES, *_NO):
+        if value not in (*YES, *_NO):
             raise InvalidQuadlet(f"[{self.name}] {key}={value} is neither yes nor no: write one of them")
-        return value in _YES
+        return value in YES
 
     def _split(self, key: str, value: str) -> list[str]:
         try:
