@@ -133,6 +133,24 @@ async def test_it_has_no_other_lock_and_renews_and_releases_none_of_others(clust
     assert (await cluster.ask(wire.RENEW_LOCK, session="x"))[0] == wire.MALFORMED
 
 
+async def test_it_has_one_slot_of_a_lock_whatever_its_root_asks_for(cluster: Cluster) -> None:
+    text = TEXT.replace("only", "pool 3")
+    for unit in (UNIT, "web-2.service"):
+        placement = Placement(OWN, unit, text, TargetState.LAUNCHED, 5)
+        await cluster.store.transact([], [cluster.registry.put(placement, OWN, unit)])
+    taken, second = await asyncio.gather(cluster.take(), cluster.ask(wire.TAKE_LOCK, unit="web-2.service"))
+    assert taken.session
+    for _ in range(3):
+        assert (await cluster.ask(wire.RENEW_LOCK, session=taken.session)).gone == ""
+        assert (await cluster.take()).words == f"held by {UNIT} on {OWN[:8]}"
+        second = await cluster.ask(wire.TAKE_LOCK, unit="web-2.service")
+        assert (second.session, second.words) == ("", f"held by {UNIT} on {OWN[:8]}")
+        await asyncio.sleep(10)
+    assert len((await cluster.locking.read("pool")).sessions) == 1
+    await asyncio.sleep(60)  # the session has ended, as after a reboot of the worker
+    assert (await cluster.take()).session not in ("", taken.session)
+
+
 async def test_another_number_of_slots_is_told(cluster: Cluster) -> None:
     assert await cluster.locking.try_to_acquire(Asked("only", 30.0, 3, "", "backup"))
     assert "3 slots" in (await cluster.take()).gone

@@ -72,18 +72,20 @@ class WorkerLocks:
     async def _take(self, machine: str, unit: str) -> wire.LockAnswer:
         """Who asks for the same again, because an answer was lost, gets the same."""
         options = await self._find_options(machine, unit)
+        assert options.lock is not None
         key = machine, unit
         place = self._places.get(key)
         if place is not None and place.options != options:
             self._give_up(key)
             place = None
         if place is None:
+            if words := await self._find_other(machine, options.lock.name):
+                return _answer(words=words)
             taking = asyncio.create_task(self._locking.acquire(ask_for_unit(unit, options, machine)))
             place = self._places[key] = _Place(options, taking)
         self._expect_again(key, place)
         await asyncio.wait([place.taking], timeout=ANSWER_S)
         if not place.taking.done():
-            assert options.lock is not None
             return _answer(words=describe_wait(await self._locking.read(options.lock.name)))
         if place.taking.cancelled():
             return _answer(gone="the place in the line was given up")
@@ -93,6 +95,18 @@ class WorkerLocks:
         held = place.taking.result()
         place.is_given = True
         return _answer(session=str(held.session), token=held.holder.token)
+
+    async def _find_other(self, machine: str, lock: str) -> str:
+        """Whom a lock is held by that this machine has already, or waits for, with another session; '' if it has none.
+        Of a lock with several slots, a machine has one: else a worker's root could have all of them."""
+        view = await self._locking.read(lock)
+        present = {session.lease for session in view.sessions}
+        waits = any(
+            key[0] == machine and place.options.lock is not None and place.options.lock.name == lock
+            for key, place in self._places.items()
+        )
+        has_it = any(each.by == owner_of(machine) and each.lease in present for each in view.record.holders)
+        return describe_wait(view) if waits or has_it else ""
 
     async def _find_options(self, machine: str, unit: str) -> IsolationOptions:
         """What the unit asks for, as it is placed there. Raises Forbidden if it is not to run there with a lock."""
