@@ -10,7 +10,7 @@ from tests.attacks.target import Target, request
 
 SERVICE = "[Service]\nExecStart=/bin/true\n"
 OPTIONS = [{"section": "Service", "name": "ExecStart", "value": "/bin/true"}]
-VIEW, OPERATE, OWN_NAMES = "view", "view,operate", "submit:web-*"
+VIEW, OPERATE, OWN_NAMES, EVERYTHING = "view", "view,operate", "submit:web-*", "admin"
 UNITS = {
     "db.service": SERVICE,
     "db@.service": SERVICE,
@@ -34,6 +34,7 @@ def operation(name: str, **fields: Any) -> dict[str, Any]:
 
 
 REPLACES = "[X-Fleet]\nReplaces=db.service\n"
+LOCK = "[X-Fleet]\nLock="
 ALIAS = "[Install]\nAlias=db.service\n"
 REQUIRED = "[Install]\nRequiredBy=db.service\n"
 
@@ -81,6 +82,43 @@ CONTENT = [
         applied("web-2.service", f"{SERVICE}[Install]\nAlias=web-3.service\nAlias=db.service\n"),
     ),
     (OWN_NAMES, "everything", "PUT /fleet/v1/units/web-2.service", {"options": option("X-Fleet", "Replaces", "*")}),
+    (
+        OWN_NAMES,
+        "run with a lock of others",
+        "PUT /fleet/v1/units/web-2.service",
+        {"options": option("X-Fleet", "Lock", "db 2")},
+    ),
+    (OWN_NAMES, "the same by a drop-in", "POST /fleet/v2/apply", applied("web-2.service", SERVICE, f"{LOCK}db\n")),
+    (
+        OWN_NAMES,
+        "a lock of others before one's own",
+        "POST /fleet/v2/apply",
+        applied("web-2.service", f"{SERVICE}{LOCK}db\nLock=web-2\n"),
+    ),
+    (
+        OWN_NAMES,
+        "an instance whose lock is of others",
+        "PUT /fleet/v1/units/web-x@db.service",
+        {"options": option("X-Fleet", "Lock", "%i")},
+    ),
+    (OWN_NAMES, "take a lock of others", "POST /fleet/v2/locks/db", {"wait": 0}),
+    (OWN_NAMES, "wait for a lock of others", "POST /fleet/v2/locks/db", {}),
+    (OWN_NAMES, "take a lock of others away", "DELETE /fleet/v2/locks/db", None),
+    (OWN_NAMES, "renew a lock of others", "PUT /fleet/v2/lock-sessions/db.1", None),
+    (OWN_NAMES, "release a lock of others", "DELETE /fleet/v2/lock-sessions/db.1", None),
+    (EVERYTHING, "stop what runs isolated", "PUT /fleet/v1/units/fleet-isolate.service", {"options": OPTIONS}),
+    (
+        EVERYTHING,
+        "hold up all downloads of an image",
+        "PUT /fleet/v1/units/fleet-pull-0123456789abcdef.service",
+        {"options": OPTIONS},
+    ),
+    (
+        EVERYTHING,
+        "the name of the service that stops units",
+        "POST /fleet/v2/apply",
+        applied("web-2.service", f"{SERVICE}[Install]\nAlias=fleet-lease.service\n"),
+    ),
     (OWN_NAMES, "empty a set of others", "POST /fleet/v2/apply", {"set": "theirs", "prune": True, "confirmed": True}),
     (OWN_NAMES, "take over what is others'", "POST /fleet/v2/apply", applied("db.service", set="mine", takeOver=True)),
     (
@@ -156,6 +194,7 @@ async def test_a_template_of_ones_own_gives_its_instances_nothing_of_others(boun
     bounded.rights = parse_rights(OWN_NAMES)
     for line in (
         "[X-Fleet]\nReplaces=%i.service\n",
+        "[X-Fleet]\nLock=%i\n",
         "[Install]\nAlias=%i.service\n",
         "[Install]\nRequiredBy=%i.service\n",
     ):
