@@ -29,6 +29,7 @@ _SLOTS = re.compile("[0-9]{1,6}", re.ASCII)
 # systemd's words.
 _FALSE, _TRUE = frozenset({"no", "false", "n", "f", "off", "0"}), frozenset({"yes", "true", "y", "t", "on", "1"})
 _KILL_MODES = frozenset({"", "control-group", "mixed", "process", "none"})  # '' is the first of them
+_CGROUPS = re.compile(r"""--cgroups[=\s]["']?([a-z-]+)""")  # others than these run the container outside of the unit's
 _KILL_SIGNALS = frozenset({"", "SIGKILL", "KILL", "9"})
 _OPTIONS = (ISOLATION, STOP, LOCK)
 
@@ -108,6 +109,11 @@ def _refuse_what_outlives(options: Sequence[UnitOption], option: str) -> None:
         raise InvalidRequirements(f"{option} cannot be used with SendSIGKILL=no, {leaves}: remove it")
     if other := next((each for each in signals if each not in _KILL_SIGNALS), ""):
         raise InvalidRequirements(f"{option} cannot be used with FinalKillSignal={other}, {leaves}: remove it")
+    modes = [mode for command in _values(options, "ExecStart") for mode in _CGROUPS.findall(command)]
+    if modes and modes[-1] not in ("split", "disabled"):
+        raise InvalidRequirements(
+            f"{option} cannot be used with --cgroups={modes[-1]} of podman (CgroupsMode=), {leaves}: remove it"
+        )
 
 
 def _values(options: Sequence[UnitOption], name: str) -> list[str]:

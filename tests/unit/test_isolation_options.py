@@ -108,6 +108,11 @@ def test_units_without_the_options_require_what_they_did() -> None:
             "stops: remove it",
         ),
         (
+            f"[Service]\nExecStart=/usr/bin/podman run --cgroups=split --cgroups enabled x\n{ISOLATED}",
+            "IsolationSec cannot be used with --cgroups=enabled of podman (CgroupsMode=), which leaves processes "
+            "running when the unit stops: remove it",
+        ),
+        (
             f"{ISOLATED}Global=true\n",
             "IsolationSec cannot be used with Global, which runs the unit on each machine: with Lock=NAME it runs on "
             "one of them at a time",
@@ -129,7 +134,8 @@ def test_only_services_are_isolated(suffix: str) -> None:
 
 
 def test_what_goes_well_with_them() -> None:
-    service = "[Service]\nKillMode=mixed\nSendSIGKILL=yes\nFinalKillSignal=SIGKILL\n"
+    podman = "ExecStart=/usr/bin/podman run --cgroups=split x"
+    service = f"[Service]\n{podman}\nKillMode=mixed\nSendSIGKILL=yes\nFinalKillSignal=SIGKILL\n"
     assert refuse(f"{service}{ISOLATED}FailoverDelay=1h\nAnnounce=db 5432\n") == ""
     assert refuse("[Service]\nKillMode=process\nKillMode=\n[X-Fleet]\nLock=db 2\nGlobal=true\n") == ""
     assert refuse("[Service]\nKillMode=process\n") == ""
