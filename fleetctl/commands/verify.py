@@ -65,7 +65,9 @@ def _verify(unit: str, contents: dict[str, Content]) -> int:
         return 1
     contents[argument.name.full] = Content(render_unit_file(file.content.options))
     warn(argument.name.full, file.content, file)
-    if isolation := isolation_options_of(contents[argument.name.full], argument.name.full).describe():
+    name = argument.name
+    of_instance = f"{name.prefix}@INSTANCE.{name.suffix}" if name.is_template else name.full
+    if isolation := isolation_options_of(contents[name.full], of_instance).describe():
         output.note(output.printable(f"{argument.name.full} {isolation}"))
     if not file.path.endswith(SUFFIXES):
         return _ask_systemd(os.path.abspath(file.path))

@@ -42,6 +42,8 @@ def test_a_unit_that_must_not_run_twice_says_how_long_that_may_take(bare_fleetct
     (tmp_path / "db.service").write_text(GOOD + "[X-Fleet]\nIsolationSec=1s\n")
     result = bare_fleetctl("verify", "db.service")
     assert (result.status, "has to be from 3 to 120 seconds" in result.stderr) == (1, True)
+    (tmp_path / "db@.service").write_text(GOOD + "[X-Fleet]\nLock=%p-%i\n")
+    assert "holds the lock db-INSTANCE, " in bare_fleetctl("verify", "db@.service").stderr
 
 
 @pytest.mark.covers("3.8.37")
