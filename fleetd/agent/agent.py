@@ -143,7 +143,7 @@ class Agent:
             self._executor,
             self._mark,
             self._wake.set,
-            lambda: self._desired.is_current and not epoch.set_back.is_set(),
+            lambda: self._desired.is_current and not epoch.set_back.is_set() and epoch.name == self._epoch_name,
             locks,
         )
         self._downloads = Downloads(fetcher, self._mark_one, self._desired.find_certain)
@@ -371,8 +371,8 @@ class Agent:
             self._store_change = change
             self._reboot_orders.forget(self._desired.reboot)
             self._announcer.store_restored()
-            self._isolation.store_restored()
             self._mark(self._names())
+        self._isolation.store_read(change, self._epoch)
 
     def _assess_trust(self) -> StoreTrust:
         if self._store_change is not StoreChange.NONE:

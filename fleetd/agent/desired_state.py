@@ -81,7 +81,7 @@ class DesiredState:
         lags behind the previous heartbeat, look whether it missed anything: either the watch is deaf, or nothing in
         between concerned this machine."""
         if beat_revision < self._epoch.highest_revision:
-            self._reread.set()
+            self.request_reread()
         elif self._last_beat > self.revision:
             self._recheck.set()
         self._last_beat = beat_revision

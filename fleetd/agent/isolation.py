@@ -10,10 +10,13 @@ import logging
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 
+import msgspec
+
 from fleetd.agent.executor import Executor
-from fleetd.agent.ledger import Ledger
+from fleetd.agent.ledger import Ledger, Restored
 from fleetd.agent.unit_locks import TakesLocks, UnitLocks
 from fleetd.membership.registration import Registration
+from fleetd.membership.store_epoch import StoreChange, StoreEpoch
 from fleetd.model.isolation import NOT_ISOLATED, IsolationOptions
 from fleetd.model.isolation_options import isolation_options_of
 from fleetd.model.job_result import SKIPPED
@@ -29,6 +32,7 @@ log = logging.getLogger(__name__)
 _Lease = tuple[tuple[IsolatedUnit, ...], float]
 NO_LEASE: _Lease = ((), -math.inf)
 NOT_KNOWN = "the restored store does not know it, and it must never run twice"
+MAY_RUN_ELSEWHERE = "held back for a while after a restore of the store, because it may run elsewhere (IsolationSec=)"
 CUT_OFF = "stopped, and held back, because this machine was cut off from the store (IsolationSec=)"
 
 
@@ -70,7 +74,9 @@ class IsolationKeeper:
             )
         self._last: _Lease = NO_LEASE  # the lease as it was asked for
         self._is_late = False  # a heartbeat has not counted yet, because of that
-        self._restored_s = -math.inf
+        self._restored = ledger.restored
+        self._is_adopting = False  # the store was restored, and what runs here was not compared with it yet
+        self._heartbeat_s = -math.inf  # when the last heartbeat that counts was sent
         self._is_known = False  # whether a lease is held that an earlier fleetd asked for
         self._may_be_leased = True
         self._is_isolated = False
@@ -113,19 +119,34 @@ class IsolationKeeper:
 
     def stop_orphans(self, adoption: Adoption) -> tuple[tuple[str, ...], tuple[Stop, ...]]:
         """The orphans that are kept, and the stops of others: what must never run twice may be placed elsewhere at any
-        moment."""
-        single = [name for name in adoption.orphans if self._executor.isolating.get(name, NOT_ISOLATED).is_single]
-        stops = tuple(Stop(name, NOT_KNOWN, adoption.entries[name]) for name in single)
+        moment, so that no heartbeat lets it run on. Raises OSError."""
+        single = [name for name in adoption.unwanted if self._executor.isolating.get(name, NOT_ISOLATED).is_single]
+        leaving = tuple(dict.fromkeys((*self._restored.leaving, *single)))
+        self._put_restored(msgspec.structs.replace(self._restored, leaving=leaving))
+        self._is_adopting = False
+        stops = tuple(Stop(name, NOT_KNOWN, adoption.entries[name]) for name in adoption.orphans if name in single)
         return tuple(name for name in adoption.orphans if name not in single), stops
 
-    def store_restored(self) -> None:
-        """The store was restored. Units may run elsewhere of which it does not know; those stop in time."""
-        self._restored_s = self._registration.boot_now()
+    def store_read(self, change: StoreChange, epoch: StoreEpoch) -> None:
+        """The store was read anew. If it was restored, units may run elsewhere of which it does not know; those stop in
+        time. When that was is not known of a restore before this machine's boot: it may have been a moment ago. Raises
+        OSError."""
+        self._is_adopting |= change is not StoreChange.NONE
+        is_unknown = epoch.was_restored and not self._ledger.store.cluster_id and self._restored.noticed_s is None
+        if change is not StoreChange.NONE or is_unknown:
+            noticed_s = self._registration.boot_now()
+            self._put_restored(msgspec.structs.replace(self._restored, noticed_s=noticed_s))
+
+    def _put_restored(self, restored: Restored) -> None:
+        self._restored = restored
+        self._ledger.put_restored(restored)
 
     def note(self, name: str) -> str:
         """Why the unit is held back, or ''."""
         if self._is_isolated and name in self._executor.isolating:
             return CUT_OFF
+        if name in self._held_back and self._may_run_elsewhere(self._executor.isolating.get(name, NOT_ISOLATED)):
+            return MAY_RUN_ELSEWHERE
         return self._locks.note(name) if self._locks else ""
 
     async def come_back(self, *, is_acknowledged: bool) -> tuple[str, ...]:
@@ -188,8 +209,9 @@ class IsolationKeeper:
             return isolation_options_of(placement.content, name) if placement else NOT_ISOLATED
 
         def is_open(options: IsolationOptions) -> bool:
-            waits = options.is_single and self._registration.boot_now() < self._restored_s + options.hold_s
-            return is_acknowledged and not self._is_isolated and not waits
+            return is_acknowledged and not self._is_isolated and not self._may_run_elsewhere(options)
+
+        self._find_left(observed)
 
         for name in observed:
             self._held_back.pop(name, None)
@@ -210,6 +232,23 @@ class IsolationKeeper:
         left = dict.fromkeys(action.unit for action in kept)
         self._held_back |= {action.unit: None for action in plan if action.unit not in left}
         return kept
+
+    def _may_run_elsewhere(self, options: IsolationOptions) -> bool:
+        """True for so long after a restore as a machine may run the unit of which the store does not know."""
+        noticed_s, now_s = self._restored.noticed_s, self._registration.boot_now()
+        return options.is_single and noticed_s is not None and now_s < noticed_s + options.hold_s
+
+    def _find_left(self, observed: Mapping[str, Observed]) -> None:
+        """Have heartbeats count again once all is at rest that was to be stopped since a restore."""
+        self._is_adopting = False
+        still = [
+            name
+            for name in self._restored.leaving
+            if name not in observed or (observed[name].ours and observed[name].busy)
+        ]
+        if len(still) < len(self._restored.leaving):
+            self._put_restored(msgspec.structs.replace(self._restored, leaving=tuple(still)))
+            self._news.set()
 
     def _holds(self, name: str, options: IsolationOptions) -> bool:
         return self._locks is not None and self._locks.holds(name, options)
@@ -276,7 +315,11 @@ class IsolationKeeper:
         return {**self._asked, **self._executor.isolating}
 
     def _deadline_s(self) -> float:
-        return isolation_deadline_s(self._units, self._registration.heard_s, self._locked_s)
+        """When systemd is to stop the first of the units. No heartbeat counts while one runs that a restored store does
+        not want here: its stop may take long, and it may be started elsewhere."""
+        if self._is_current() and not self._is_adopting and not self._restored.leaving:
+            self._heartbeat_s = self._registration.heard_s
+        return isolation_deadline_s(self._units, self._heartbeat_s, self._locked_s)
 
     @property
     def _locked_s(self) -> Mapping[str, float]:

@@ -1,8 +1,8 @@
 """The ledger: what this machine has started, kept in a directory that outlives fleetd but not the boot (/run/fleet).
 
 It has one small file for each unit, replaced atomically, so that a crash leaves either the old entry or the new one;
-and one each for the store's identity as last seen, the orphans, the links made for the units' [Install], a reboot, what
-the units announce, and the locks that they hold.
+and one each for the store's identity as last seen, its last restore, the orphans, the links made for the units'
+[Install], a reboot, what the units announce, and the locks that they hold.
 """
 
 import logging
@@ -28,6 +28,14 @@ class StoreSeen(msgspec.Struct, frozen=True):
 
     cluster_id: str = ""
     revision: Count = 0
+
+
+class Restored(msgspec.Struct, frozen=True, omit_defaults=True):
+    """When this machine noticed, by its boot clock, that the store may have been restored (None: it was not); and the
+    units that run here, must not run twice, and are stopped since."""
+
+    noticed_s: float | None = None
+    leaving: tuple[str, ...] = ()
 
 
 class AnnouncedUnit(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -85,10 +93,11 @@ class Ledger:
         self._store_file, self._orphans_file, self._links_file, self._reboot_file, self._announced_file = (
             os.fspath(directory / name) for name in ("store", "orphans", "links", "reboot", "announced")
         )
-        self._locks_file = os.fspath(directory / "held-locks")
+        self._locks_file, self._restored_file = (os.fspath(directory / name) for name in ("held-locks", "restored"))
         os.makedirs(self._units, exist_ok=True)
         self._entries = self._read_entries()
         self._store = self._read(self._store_file, StoreSeen) or StoreSeen()
+        self._restored = self._read(self._restored_file, Restored) or Restored()
         self._orphans = self._read(self._orphans_file, tuple[str, ...]) or ()
         self._links = self._read(self._links_file, dict[str, str])
         self._reboot = self._read(self._reboot_file, AskedReboot)
@@ -132,6 +141,17 @@ class Ledger:
         if seen != self._store:
             _replace(self._store_file, msgspec.json.encode(seen))
             self._store = seen
+
+    @property
+    def restored(self) -> Restored:
+        """The last restore of the store."""
+        return self._restored
+
+    def put_restored(self, restored: Restored) -> None:
+        """Store what is known of the last restore."""
+        if restored != self._restored:
+            _replace(self._restored_file, msgspec.json.encode(restored))
+            self._restored = restored
 
     @property
     def orphans(self) -> tuple[str, ...]:

@@ -85,6 +85,11 @@ class StoreEpoch:
         self.set_back = asyncio.Event()
         self._fell = False  # accepted, and not taken yet
 
+    @property
+    def was_restored(self) -> bool:
+        """True if the store was restored at any time."""
+        return bool(_entries(self.name))
+
     def note_revision(self, revision: int) -> None:
         """Note that the store has had this revision."""
         self.highest_revision = max(self.highest_revision, revision)

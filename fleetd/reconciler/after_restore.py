@@ -12,10 +12,12 @@ from fleetd.reconciler.observed import Observed
 
 
 class Adoption(msgspec.Struct, frozen=True):
-    """What the machine records: ledger entries by unit, and the names of the orphans."""
+    """What the machine records: ledger entries by unit, the names of the orphans, and of all units that run though the
+    store does not want them here."""
 
     entries: Mapping[str, LedgerEntry]
     orphans: tuple[str, ...]
+    unwanted: tuple[str, ...]
 
 
 def plan_adoption(
@@ -33,6 +35,7 @@ def plan_adoption(
     """
     entries: dict[str, LedgerEntry] = {}
     orphans: list[str] = []
+    unwanted: list[str] = []
     for name in sorted(observed):
         seen, placement = observed[name], placements.get(name)
         entry = _as_it_is(seen)
@@ -43,8 +46,9 @@ def plan_adoption(
             entries[name] = msgspec.structs.replace(entry, generation=placement.generation if is_started else 0)
         elif seen.ours:
             entries[name] = entry
+            unwanted += [name] if seen.busy else []
             orphans += [name] if seen.busy and not (is_late and placement) else []
-    return Adoption(entries, tuple(orphans))
+    return Adoption(entries, tuple(orphans), tuple(unwanted))
 
 
 def is_orphan_still(placement: Placement | None, seen: Observed) -> bool:

@@ -2,7 +2,9 @@
 
 import asyncio
 
+from fleetd.agent.isolation import MAY_RUN_ELSEWHERE
 from fleetd.model.unit import UnitState
+from fleetd.store.protocol import Put
 from fleetd.testing.simulated_units import Behaviour
 from tests.agent.machine import DAEMON, MachineUnderTest
 
@@ -156,3 +158,68 @@ async def test_a_running_unit_that_gets_the_option_is_leased_without_a_restart(m
     assert machine.systemd.pid(WEB) == process
     await asyncio.sleep(31)
     assert machine.systemd.pid(WEB) == 0
+
+
+async def note_restore(machine: MachineUnderTest) -> None:
+    """A server has noticed that the store was restored, just now or at any time."""
+    await machine.store.transact([], [Put(machine.registry.history_key, b"another-9-5-0")])
+
+
+async def restore(machine: MachineUnderTest) -> None:
+    """While fleetd is stopped, the store is set back to when it was empty."""
+    await machine.stop()
+    await machine.store.close()
+    machine.use_store("the-cluster")
+    await note_restore(machine)
+
+
+async def test_after_a_restore_it_waits_until_it_runs_nowhere_also_if_fleetd_is_restarted(
+    machine: MachineUnderTest,
+) -> None:
+    await machine.start()
+    await beat(machine)
+    await restore(machine)
+    await machine.start()
+    await keep_beating(machine, 21)
+    await machine.restart()
+    await machine.place(WEB, 5, text=SINGLE)
+    await keep_beating(machine, 21)
+    state = await machine.until(lambda states: WEB in states)
+    assert (state[WEB].active, state[WEB].note) == ("inactive", MAY_RUN_ELSEWHERE)
+    await keep_beating(machine, 9)  # 30 s, the 10 s of IsolationStopSec= and 5 s are over
+    assert (await machine.until_active(WEB, 5)).note == ""
+
+
+async def test_a_machine_that_has_booted_cannot_know_how_old_a_restore_is(machine: MachineUnderTest) -> None:
+    await note_restore(machine)
+    await machine.start()
+    await machine.place(WEB, 5, text=SINGLE)
+    await machine.place(DB, 6)
+    await machine.until_active(DB, 6)
+    await keep_beating(machine, 42)
+    assert machine.systemd.pid(WEB) == 0
+    await keep_beating(machine, 9)
+    await machine.until_active(WEB, 5)
+
+
+async def test_after_a_restore_no_heartbeat_keeps_a_unit_running_that_takes_long_to_stop(
+    machine: MachineUnderTest,
+) -> None:
+    machine.systemd.behave(WEB, Behaviour(stop_s=1000.0))
+    await start_web(machine)
+    await beat(machine)
+    await restore(machine)
+    await machine.place(DB, 6, text=SINGLE)
+    await machine.start()
+    await keep_beating(machine, 12)
+    assert machine.systemd.pid(WEB)
+    await machine.restart()
+    await keep_beating(machine, 15)
+    assert machine.systemd.pid(WEB)
+    await keep_beating(machine, 15)  # from the last heartbeat before the restore, 30 s and 10 s are over
+    assert machine.systemd.pid(WEB) == 0
+    await keep_beating(machine, 9)
+    await machine.place(DB, 7, text=SINGLE)
+    await machine.until_active(DB, 7)
+    await keep_beating(machine, 60)  # heartbeats count again
+    assert machine.systemd.pid(DB)

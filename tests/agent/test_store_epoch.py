@@ -26,6 +26,8 @@ async def test_the_first_machine_to_see_the_revision_fall_names_the_epoch() -> N
     again = await restored(registry, "m3", named)
     assert again not in (before, named)
     assert is_same_cluster(before, again)
+    epochs = [StoreEpoch(registry, "m1", name) for name in (before, named, again)]
+    assert [epoch.was_restored for epoch in epochs] == [False, True, True]
 
 
 async def test_a_store_restored_twice_gets_one_new_name() -> None:

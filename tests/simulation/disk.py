@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from fleetd.agent.ledger import AskedReboot, Ledger, StoreSeen
+from fleetd.agent.ledger import AskedReboot, Ledger, Restored, StoreSeen
 from fleetd.reconciler.actions import LedgerEntry
 
 
@@ -26,6 +26,10 @@ class WatchedLedger(Ledger):
     def put_store(self, seen: StoreSeen) -> None:
         with self._watch("store in the ledger", self.store != seen):
             super().put_store(seen)
+
+    def put_restored(self, restored: Restored) -> None:
+        with self._watch("restore in the ledger", self.restored != restored):
+            super().put_restored(restored)
 
     def put_orphans(self, names: tuple[str, ...]) -> None:
         with self._watch("orphans in the ledger", self.orphans != names):

@@ -92,14 +92,20 @@ def test_a_unit_not_being_stopped_at_a_restore_is_adopted_as_launched(seen: Obse
 def test_a_running_unit_that_the_restored_store_does_not_want_is_an_orphan(placement: Placement | None) -> None:
     seen = here("active", entry=entry(generation=90))
     adoption = plan_adoption({NAME: placement} if placement else {}, {NAME: seen})
-    assert adoption.orphans == (NAME,)
+    assert (adoption.orphans, adoption.unwanted) == ((NAME,), (NAME,))
     taken_over = msgspec.structs.replace(seen, entry=adoption.entries[NAME])
     assert kinds(plan(placed(generation=4), taken_over)) == ["Record"], "its lost generation must not count"
 
 
+def test_one_that_was_to_go_while_the_machine_was_away_is_no_orphan_and_is_not_wanted() -> None:
+    adoption = plan_adoption({NAME: WITHDRAWN}, {NAME: here("active", entry=entry(generation=90))}, is_late=True)
+    assert (adoption.orphans, adoption.unwanted) == ((), (NAME,))
+
+
 @pytest.mark.parametrize("seen", [here(), Observed(), here("active", hash_="")])
 def test_an_inactive_unit_or_one_not_ours_is_no_orphan(seen: Observed) -> None:
-    assert plan_adoption({}, {NAME: seen}).orphans == ()
+    adoption = plan_adoption({}, {NAME: seen})
+    assert (adoption.orphans, adoption.unwanted) == ((), ())
 
 
 def test_generations_of_inactive_units_do_not_count_after_a_restore() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fleetd.agent.ledger import AskedReboot, Ledger, StoreSeen
+from fleetd.agent.ledger import AskedReboot, Ledger, Restored, StoreSeen
 from fleetd.model.unit import TargetState
 from fleetd.reconciler.actions import LedgerEntry
 
@@ -20,7 +20,7 @@ def test_a_new_ledger_is_empty_and_makes_its_directory(tmp_path: Path) -> None:
     ledger = reopened(tmp_path / "run" / "fleet")
     assert (ledger.names, ledger.orphans, ledger.store) == ((), (), StoreSeen())
     assert ledger.get("web.service") is None
-    assert (ledger.links, ledger.reboot) == (None, None)
+    assert (ledger.links, ledger.reboot, ledger.restored) == (None, None, Restored())
 
 
 def test_everything_survives_a_restart_of_fleetd(tmp_path: Path) -> None:
@@ -28,6 +28,7 @@ def test_everything_survives_a_restart_of_fleetd(tmp_path: Path) -> None:
     ledger.put("web.service", WEB)
     ledger.put("job@1.service", JOB)
     ledger.put_store(StoreSeen("cluster", 42))
+    ledger.put_restored(Restored(17.5, ("a.service",)))
     ledger.put_orphans(("a.service", "b.service"))
     ledger.put_links({"b.service": "a.service"})
     ledger.put_reboot(AskedReboot("r1", "apt is at work"))
@@ -35,6 +36,7 @@ def test_everything_survives_a_restart_of_fleetd(tmp_path: Path) -> None:
     assert ledger.names == ("job@1.service", "web.service")
     assert (ledger.get("web.service"), ledger.get("job@1.service")) == (WEB, JOB)
     assert ledger.store == StoreSeen("cluster", 42)
+    assert ledger.restored == Restored(17.5, ("a.service",))
     assert ledger.orphans == ("a.service", "b.service")
     assert ledger.links == {"b.service": "a.service"}
     assert ledger.reboot == AskedReboot("r1", "apt is at work")
