@@ -27,6 +27,7 @@ from fleetd.model.machine import MachineSettings
 from fleetd.model.placement import Placement
 from fleetd.reconciler.actions import Action
 from fleetd.reconciler.announcing import (
+    FLAP_WINDOW_S,
     Health,
     describe_health,
     is_at_work,
@@ -257,15 +258,19 @@ class Announcer:
             unit.health = Health() if was_ordered else note_end(unit.health, self._now())
         unit.runs, unit.announced_s, unit.withdrawal = False, None, None
         self._writer.set(name, {})
+        if not seen.ours:
+            unit.health = note_end(unit.health, self._now())
         self._save(name)
-        if not seen.ours and not unit.health.failed_at_s:
+        if not seen.ours and unit.health.failed_at_s:  # that counts for a while, in case the unit comes back
+            self._timers.set(name, unit.health.failed_at_s[-1] + FLAP_WINDOW_S)
+        elif not seen.ours:
             del self._units[name]
 
     def _come_due(self, name: str) -> None:
         unit = self._units.get(name)
-        if unit is None or not unit.runs:
+        if unit is None:
             return
-        if unit.options.check is None and not unit.health.passes:
+        if unit.runs and unit.options.check is None and not unit.health.passes:
             unit.health = Health(True, failed_at_s=unit.health.failed_at_s)
             self._apply(name)
         self._mark(name)

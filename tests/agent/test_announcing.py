@@ -164,6 +164,19 @@ async def test_a_unit_that_flaps_has_to_pass_more_often_each_time(machine: Machi
     assert waits == [1, 2, 4, 8]
 
 
+async def test_how_a_unit_that_is_gone_flapped_is_forgotten_after_a_while(machine: MachineUnderTest) -> None:
+    await begin(machine, CHECKED)
+    machine.prober.failures["tcp:8080"] = "refused"
+    await until_announced(machine)
+    await machine.unplace(WEB)
+    await machine.until(lambda states: WEB not in states, 60.0)
+    await asyncio.sleep(200)
+    assert machine.ledger.announced is not None
+    assert list(machine.ledger.announced.units) == [WEB]
+    await asyncio.sleep(100)
+    assert dict(machine.ledger.announced.units) == {}
+
+
 async def test_checks_at_rest_write_nothing(machine: MachineUnderTest) -> None:
     await begin(machine, CHECKED)
     await asyncio.sleep(30)
