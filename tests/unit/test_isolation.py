@@ -95,6 +95,8 @@ def test_the_drop_in_is_found_again_in_what_is_written() -> None:
         "ConditionPathExists=!%t/fleet/isolation/isolated",
         f"ConditionPathExists=%t/fleet/isolation/permits/{WEB}",
     ]
+    [without_lock] = isolating_dropins(WEB, Content("[Service]\nExecStart=/bin/x\n[X-Fleet]\nIsolationSec=30\n"))
+    assert without_lock.text.splitlines() == dropin.text.splitlines()[:-1]
     written = Content(content.text, (*confined(WEB, content).dropins, dropin))
     assert is_confined(WEB, without_isolating(WEB, written))
     assert without_isolating(WEB, Content(content.text, (own, dropin))) == content

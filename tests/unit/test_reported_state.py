@@ -1,5 +1,6 @@
 """report: what a machine publishes of a unit."""
 
+import msgspec
 import pytest
 
 from fleetd.model.job_result import WAITS_FOR_LOCK
@@ -40,6 +41,19 @@ def test_a_unit_is_reported_gone_when_nothing_is_left_of_it() -> None:
 def test_nothing_is_reported_without_a_unit_and_a_placement() -> None:
     assert report(None, Observed()) is None
     assert report(None, here("active", hash_="")) is None
+
+
+def test_a_machine_that_gets_what_a_unit_needs_says_when_it_has_it() -> None:
+    order = msgspec.structs.replace(placed(), prepares=True)
+    assert report(order, Observed()) == UnitState("not-found", "inactive", "dead")
+    note = "cannot get the image reg.example/hello"
+    assert report(order, Observed(), note=note) == UnitState("not-found", "inactive", "dead", note=note)
+    ready = UnitState("not-found", "inactive", "dead", prepared=NEW_HASH)
+    assert report(order, Observed(), is_prepared=True) == ready
+    own = report(
+        order, here("active", hash_="", refusal="it would shadow /lib/x", obstacle="has /lib/x"), is_prepared=True
+    )
+    assert own == UnitState("not-found", "inactive", "dead", error="it would shadow /lib/x", refusal="has /lib/x")
 
 
 def test_a_refused_unit_is_reported_without_the_state_of_the_machines_own() -> None:
