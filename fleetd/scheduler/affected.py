@@ -79,14 +79,19 @@ def set_placement(snapshot: Snapshot, machine: str, name: str, placement: Placem
 
 
 def set_state(snapshot: Snapshot, machine: str, name: str, state: UnitState | None) -> Affected:
-    """Affects the unit, and those that are restarted with it, if anything that the leader decides by is different."""
+    """Affects the unit, those that are restarted with it, and those that it replaces, which wait for what it needs, if
+    anything that the leader decides by is different."""
     if not has_suffix(name):
         return Affected()
     former = snapshot.states.get(name, {}).get(machine)
     snapshot.set_state(machine, name, state)
     if _relevant(former) == _relevant(state) and not _is_superseded(snapshot, name):
         return Affected()
-    return _narrow(snapshot, machine, {name: None} | restarted_along(snapshot, name, machine))
+    names = {name: None} | restarted_along(snapshot, name, machine)
+    here = snapshot.occupancy(machine)
+    if name in here.units and here.units[name].replaces and here.units[name].downloads:
+        names |= here.staying
+    return _narrow(snapshot, machine, names)
 
 
 def set_decision(snapshot: Snapshot, name: str, decision: Decision | None) -> Affected:

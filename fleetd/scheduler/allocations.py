@@ -182,11 +182,21 @@ def _has_to_leave(proposal: Proposal, plan: UnitPlanBuilder, machine: str) -> bo
 def _why_replaced(proposal: Proposal, plan: UnitPlanBuilder, machine: str) -> Rejection | None:
     """The rejection if another unit replaces this one here and it fits on a machine where none does, or None."""
     replacer = _replacer(proposal, plan, machine)
-    if not replacer or not plan.snapshot.accepts_work(machine):
+    if not replacer or not plan.snapshot.accepts_work(machine) or _is_awaited(proposal, replacer, machine):
         return None
     others = (_candidate(proposal, plan, other) for other in plan.snapshot.machines if other != machine)
     free = any(not rejection(each) and not _replacer(proposal, plan, each.machine) for each in others)
     return Rejection(RejectionKind.REPLACED, replacer) if free else None
+
+
+def _is_awaited(proposal: Proposal, replacer: str, machine: str) -> bool:
+    """True while a unit with downloads that is placed on this machine has not been started there as it is to be: what
+    it replaces runs on until then."""
+    placement = proposal.snapshot.placements.get(replacer, {}).get(machine)
+    if placement is None or not requirements_of(placement.content, replacer).downloads:
+        return False
+    state = proposal.snapshot.states.get(replacer, {}).get(machine)
+    return state is None or state.generation < placement.generation
 
 
 def _replacer(proposal: Proposal, plan: UnitPlanBuilder, machine: str) -> str:

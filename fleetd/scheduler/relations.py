@@ -20,17 +20,29 @@ def to_be_moved(snapshot: Snapshot) -> Names:
 
 
 def with_colocated(snapshot: Snapshot, names: Iterable[str]) -> list[str]:
-    """These units; the unplaced ones, and those on absent machines, that MachineOf= joins to them, directly or through
-    others; and the templates of sockets among them. In order."""
+    """These units; the unplaced ones, those on absent machines, and those for which one is made ready, that MachineOf=
+    joins to them, directly or through others, and all that it joins to the last; and the templates of sockets among
+    them. In order."""
     needs_machine = partial(_needs_machine, snapshot)
-    found = reachable(names, lambda name: filter(needs_machine, snapshot.colocated_with(name)))
+
+    def peers(name: str) -> Iterable[str]:
+        joined = snapshot.colocated_with(name)
+        return joined if not joined or _is_prepared_for(snapshot, name) else filter(needs_machine, joined)
+
+    found = reachable(names, peers)
     templates = (snapshot.requirements(name).template for name in found if name in snapshot.units)
     return sorted(found | dict.fromkeys(filter(None, templates)))
 
 
 def _needs_machine(snapshot: Snapshot, name: str) -> bool:
     assigned = snapshot.assigned_machine(name)
-    return name in snapshot.unplaced or (assigned != "" and assigned not in snapshot.machines)
+    is_absent = assigned != "" and assigned not in snapshot.machines
+    return name in snapshot.unplaced or is_absent or _is_prepared_for(snapshot, name)
+
+
+def _is_prepared_for(snapshot: Snapshot, name: str) -> bool:
+    """True while a machine gets what the unit needs, before it moves there."""
+    return any(placement.prepares for placement in snapshot.placements.get(name, {}).values())
 
 
 def restarted_along(snapshot: Snapshot, name: str, machine: str) -> Names:

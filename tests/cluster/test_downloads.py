@@ -144,15 +144,21 @@ def test_a_restart_of_fleetd_ends_no_download(fleet: Fleet) -> None:
     assert names(here) == ["systemd-hello"]
 
 
+def serve(server: Machine) -> str:
+    """Serve what is in /run/www of the machine. Returns the URL of that."""
+    httpd = ["busybox", "httpd", "-f", "-p", "8001", "-h", "/run/www"]
+    server.run(["mkdir", "/run/www"])
+    server.run(["systemd-run", "--quiet", "--collect", "--unit=httpd", *httpd])
+    return f"http://{server.address}:8001"
+
+
 def test_a_unit_has_its_file_before_it_starts(new_cluster: Callable[..., Cluster], tmp_path: Path) -> None:
     cluster = new_cluster(machines=2)
     operator = Operator(cluster, tmp_path)
     server = cluster.machines[0]
+    url = serve(server)
     two = "two-$$-${HOME}-$HOME"  # which systemd would take for variables
-    server.run(["sh", "-c", f"mkdir /run/www; echo one > /run/www/one; echo two > '/run/www/{two}'"])
-    httpd = ["busybox", "httpd", "-f", "-p", "8001", "-h", "/run/www"]
-    server.run(["systemd-run", "--quiet", "--collect", "--unit=httpd", *httpd])
-    url = f"http://{server.address}:8001"
+    server.run(["sh", "-c", f"echo one > /run/www/one; echo two > '/run/www/{two}'"])
 
     def unit(name: str, content: str) -> dict[str, str]:
         digest = hashlib.sha256(content.encode()).hexdigest()
@@ -181,3 +187,48 @@ def test_a_unit_has_its_file_before_it_starts(new_cluster: Callable[..., Cluster
     cluster.fleetctl("destroy", "reader.service")
     assert there.run(["ls", "/var/lib/fleet/fetched"]).stdout == ""
     assert there.run(["ls", "-A", "/var/lib/fleet/fetched"]).stdout == ".sha256\n"
+
+
+# An image with busybox and a text, whose file system cannot be written. systemd mounts something on most directories.
+IMAGE = """
+set -e
+mkdir -p /run/root /run/www
+cd /run/root
+mkdir -p bin dev etc proc run sys tmp usr/lib var/tmp
+cp /bin/busybox bin
+echo ID=app > usr/lib/os-release
+echo in the image > etc/greeting
+mkfs.ext4 -q -O ^has_journal -d /run/root /run/www/app.raw 8M
+tune2fs -O read-only /run/www/app.raw
+"""
+# Devices are not namespaced: the machines have those of this host, once there are nodes for them.
+LOOP_DEVICES = """
+set -e
+mknod /dev/loop-control c 10 237
+for number in $(seq 0 63); do mknod /dev/loop$number b 7 $number; done
+"""
+APP = """
+[Service]
+RootImage=/var/lib/fleet/fetched/%n/app.raw
+ExecStart=/bin/busybox sh -c 'cat /etc/greeting; exec /bin/busybox sleep infinity'
+"""
+
+
+def test_a_service_has_a_fetched_image_as_its_root(new_cluster: Callable[..., Cluster], tmp_path: Path) -> None:
+    cluster = new_cluster(machines=2)
+    operator = Operator(cluster, tmp_path)
+    url = serve(cluster.machines[0])
+    cluster.machines[0].run(["sh", "-c", IMAGE])
+    for machine in cluster.machines:
+        machine.run(["sh", "-c", LOOP_DEVICES])
+    digest = cluster.machines[0].run(["sha256sum", "/run/www/app.raw"]).stdout.split()[0]
+    operator.start({"app.service": f"{APP}[X-Fleet]\nFetch={url}/app.raw sha256:{digest} app.raw\n"})
+    here = operator.machine_of("app.service")
+    assert "in the image" in here.journal("app.service")
+    cluster.fleetctl("restart", "app.service")
+    fetched = here.run(["sha256sum", "/var/lib/fleet/fetched/app.service/app.raw"]).stdout.split()[0]
+    assert fetched == digest
+    cluster.fleetctl("drain", here.id)
+    there = operator.other_machine(here)
+    assert operator.placed()["app.service"] == [there.id]
+    assert "in the image" in there.journal("app.service")

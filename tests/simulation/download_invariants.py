@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from fleetd.model.download import Download
-from fleetd.model.placement import Placement
+from fleetd.model.placement import Decision, Placement
+from fleetd.model.reason import RejectionKind, WaitingForStop
 from fleetd.model.requirements import requirements_of
 from fleetd.model.unit import TargetState
 from fleetd.registry.records import PLACEMENTS, RecordKey
@@ -18,6 +19,12 @@ LATELY_S = 1.0  # what was there is used so long, if somebody removes it meanwhi
 def _has(machine: SimulatedMachine, needed: Sequence[Download]) -> bool:
     """True if the machine has all of this, or had it a moment ago."""
     return all(each in machine.fetcher.here for each in needed) or now() - machine.lost_downloads_s < LATELY_S
+
+
+def _replacer(decision: Decision) -> str:
+    """The unit that replaces this one where it is told to stop, or ''."""
+    because = decision.reason.because if isinstance(decision.reason, WaitingForStop) else None
+    return because.rejection.subject if because and because.rejection.kind is RejectionKind.REPLACED else ""
 
 
 class DownloadsComeFirst(Checker):
@@ -38,7 +45,7 @@ class DownloadsComeFirst(Checker):
 
 class NothingHealthyStopsForADownload(Checker):
     """A healthy unit that goes to another machine is told to stop only when that machine has what it needs, unless
-    somebody wants that by force."""
+    somebody wants that by force; one that another unit replaces, only when that has what it needs itself."""
 
     def see_events(self, events: Sequence[tuple[RecordKey, Event]], before: dict[Key, Placement]) -> None:
         for path in (path for path, _ in events if path.kind is PLACEMENTS):
@@ -50,13 +57,23 @@ class NothingHealthyStopsForADownload(Checker):
     def _judge(self, machine: str, name: str, former: Placement) -> None:
         unit, decision = self.records.units.get(name), self.records.decisions.get(name)
         state = self.records.states.get((machine, name))
-        if unit is None or decision is None or not decision.target or judge_member(former, state) is not None:
+        if unit is None or decision is None or judge_member(former, state) is not None:
             return
-        goal = next((each for each in self.world.machines.values() if each.id == decision.target), None)
-        if goal is None or self._is_forced(machine, name):
-            return
-        if not _has(goal, requirements_of(unit.content, name).downloads):
+        needed = requirements_of(unit.content, name).downloads
+        replacer = _replacer(decision)
+        if replacer in self.records.units:
+            here = self._machine(machine)
+            wanted = requirements_of(self.records.units[replacer].content, replacer).downloads
+            if here is not None and not _has(here, wanted):
+                self.fail(f"{name} is told to stop on {machine} for {replacer}, which has not what it needs there")
+            if needed and former.content == unit.content and not decision.target:
+                self.fail(f"{name} is told to stop on {machine} for {replacer}, and no machine is ready for it")
+        goal = self._machine(decision.target)
+        if goal is not None and not self._is_forced(machine, name) and not _has(goal, needed):
             self.fail(f"{name} is told to stop on {machine}, and {goal.name} has not what it needs")
+
+    def _machine(self, machine: str) -> SimulatedMachine | None:
+        return next((each for each in self.world.machines.values() if each.id == machine), None)
 
     def _is_forced(self, machine: str, name: str) -> bool:
         move, settings = self.records.moves.get(name), self.records.settings.get(machine)

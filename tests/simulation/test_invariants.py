@@ -213,6 +213,20 @@ async def stop_for_an_image_that_is_not_there(world: World) -> None:
     await write(world, *told_to_leave(world, "boxed.service", M2 if machine == M1 else M1))
 
 
+async def stop_what_is_replaced_for_nothing(world: World) -> None:
+    await world.operators.submit("boxed.service", TargetState.LAUNCHED, 1)
+    await asyncio.sleep(10)
+    await write(world, *told_to_leave(world, "boxed.service", "", RejectionKind.REPLACED, WEB))
+
+
+async def stop_for_what_is_not_ready(world: World) -> None:
+    await world.operators.submit("boxed.service", TargetState.LAUNCHED, 1)
+    await asyncio.sleep(10)
+    for machine in world.machines.values():
+        machine.fetcher.here.clear()
+    await write(world, *told_to_leave(world, WEB, "", RejectionKind.REPLACED, "boxed.service"))
+
+
 async def keep_states_of_the_gone(world: World) -> None:
     await world.machines["m1"].power_cut()
     await write(world, world.registry.put(UnitState(active="active"), M1, WEB))
@@ -290,10 +304,13 @@ async def ignore_a_cordon(world: World) -> None:
     await write(world, placement(world, M2 if assigned == M1 else M1, "picky.service"))
 
 
-def told_to_leave(world: World, name: str, target: str) -> tuple[Operation, ...]:
-    """The writes of a leader that has a unit leave its machine because that is drained."""
+def told_to_leave(
+    world: World, name: str, target: str, why: RejectionKind = RejectionKind.DRAINED, subject: str = ""
+) -> tuple[Operation, ...]:
+    """The writes of a leader that has a unit leave its machine, because that is drained unless something else is
+    said."""
     (machine,) = world.records.assigned_machines(name)
-    reason = WaitingForStop(machine, Eviction(machine, Rejection(RejectionKind.DRAINED)))
+    reason = WaitingForStop(machine, Eviction(machine, Rejection(why, subject)))
     decision = world.registry.put(Decision(name, 99, reason=reason, target=target), name)
     return placement(world, machine, name, TargetState.INACTIVE), decision
 
@@ -403,6 +420,8 @@ VIOLATIONS: tuple[tuple[str, Violation], ...] = (
     ("WithdrawalComesFirst", stop_what_is_announced),
     ("DownloadsComeFirst", start_without_its_image),
     ("NothingHealthyStopsForADownload", stop_for_an_image_that_is_not_there),
+    ("NothingHealthyStopsForADownload", stop_what_is_replaced_for_nothing),
+    ("NothingHealthyStopsForADownload", stop_for_what_is_not_ready),
     ("EventsTellWhatWasDone", move_silently),
     ("EventsTellWhatWasDone", lose_a_machine_silently),
     ("EventsTellWhatWasDone", tell_what_was_not_done),

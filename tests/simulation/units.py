@@ -55,6 +55,20 @@ TIED = {
     ),
 }
 
+# For scenarios alone: units that need a file, one of which replaces the other where it may be itself.
+FETCHING = {
+    "fetching.service": (
+        f"{_SERVICE}[X-Fleet]\nMachineMetadata=disk=ssd\nFetch=https://files/one sha256:{'1' * 64} one\n"
+    ),
+    "replacer.service": (
+        f"{_SERVICE}[X-Fleet]\nMachineMetadata=spot=one\nReplaces=fetching.service\n"
+        f"Fetch=https://files/two sha256:{'2' * 64} two\n"
+    ),
+    "beside-fetching.service": (
+        f"{_SERVICE}[X-Fleet]\nMachineOf=fetching.service\nFetch=https://files/three sha256:{'3' * 64} three\n"
+    ),
+}
+
 # For scenarios, and for seeds of their own: what must not run twice.
 ISOLATED = {
     "single.service": f"{_SERVICE}[X-Fleet]\nIsolationSec=20s\n",
@@ -97,7 +111,7 @@ def unit_dropins(edition: int = 1) -> tuple[DropIn, ...]:
 def unit_text(name: str, edition: int = 1) -> str:
     """The unit file of this name, as fleet renders it."""
     line = _LINES.get(edition, "")
-    described = (UNITS | TIED | ISOLATED | LOCKED)[name]
+    described = (UNITS | TIED | FETCHING | ISOLATED | LOCKED)[name]
     announced = f"[X-Fleet]\n{_CALLED[edition]}\n" if name == "called.service" else ""
     options = parse_unit_file(f"[Unit]\nDescription=edition {edition}\n{described}{announced}[Service]\n{line}\n")
     if name == BOXED:

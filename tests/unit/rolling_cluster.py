@@ -37,6 +37,8 @@ class RollingCluster(Cluster):
         self.started: list[str] = []
         self.restarted_along: list[str] = []
         self.downloads: dict[str, str] = {}  # of machines that cannot have what a unit needs, why; '': not yet
+        self.downloading: tuple[str, str] | None = None  # (machine, unit) that waits there to be started
+        self.late = ""  # the unit whose downloads are there last
         self._crashed: set[tuple[str, str]] = set()
         self._restarting: set[tuple[str, str]] = set()
 
@@ -96,14 +98,15 @@ class RollingCluster(Cluster):
             state = None
         elif placement.prepares or placement.declined:
             refusal = self.downloads.get(machine, "")
-            prepared = placement.content.hash if placement.prepares and machine not in self.downloads else ""
+            is_there = machine not in self.downloads and name != self.late
+            prepared = placement.content.hash if placement.prepares and is_there else ""
             generation = placement.generation if placement.declined else 0
             state = UnitState("not-found", "inactive", "dead", "", INACTIVE, generation, error=refusal, refusal=refusal)
             state = replace(state, prepared=prepared)
         elif placement.is_withdrawn:
             self.running.pop((machine, name), None)
             state = UnitState("not-found", "inactive", "dead", generation=placement.generation)
-        elif placement.superseded:
+        elif placement.superseded or (machine, name) == self.downloading:
             return False
         else:
             state = self._run(machine, placement)

@@ -20,6 +20,7 @@ from fleetd.scheduler.allocations import (
     end_preparation,
     is_early,
 )
+from fleetd.scheduler.evictions import Evictions
 from fleetd.scheduler.occupancy import Occupancy
 from fleetd.scheduler.proposal import Proposal, SessionPlan
 from fleetd.scheduler.ranking import Ranking
@@ -36,15 +37,16 @@ def place(proposal: Proposal) -> None:
         for machine in plan.scoped_placements():
             proposal.apply(plan, decide_release(plan, machine))
         proposal.checkpoint()
+    evictions = Evictions(proposal)
     for plan in allocated:
         if not plan.is_template:
-            _review(proposal, plan)
+            _review(proposal, plan, evictions)
     names = [name for name, plan in plans.items() if plan.unit is not None and not plan.is_template]
     for name in _peers_first(proposal.snapshot, names):  # followers after their peers, whose machine is known then
         _settle(proposal, plans[name])
     _place_unplaced(proposal)
     for plan in templates:
-        _review(proposal, plan)
+        _review(proposal, plan, evictions)
         _settle(proposal, plan)
     for plan in allocated:
         for machine in [machine for machine, placement in plan.placements.items() if placement.prepares]:
@@ -52,12 +54,15 @@ def place(proposal: Proposal) -> None:
     proposal.last += [SessionPlan(machine, session) for machine, session in proposal.snapshot.unsynced()]
 
 
-def _review(proposal: Proposal, plan: UnitPlanBuilder) -> None:
+def _review(proposal: Proposal, plan: UnitPlanBuilder, evictions: Evictions) -> None:
     """Decide which allocations of the unit stay, with its present text and target."""
     if plan.is_wanted and not plan.is_on_many:
         plan.note_completion()
     for machine in plan.scoped_placements():
-        proposal.apply(plan, decide_stay(proposal, plan, machine))
+        action = decide_stay(proposal, plan, machine)
+        if isinstance(action, Withdraw) and action.because is not None:
+            action = evictions.decide(plan, machine, action)
+        proposal.apply(plan, action)
     proposal.checkpoint()
 
 
