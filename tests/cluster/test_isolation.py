@@ -149,3 +149,32 @@ def test_a_store_that_is_frozen_stops_the_unit_everywhere_and_it_starts_again_on
     operator.cluster.wait_ready()
     operator.wait_until_placed(ONLY)
     assert_never_two(operator)
+
+
+def test_after_a_restore_it_is_killed_in_time_where_the_store_does_not_know_it_and_starts_later(
+    operator: Operator, tmp_path: Path
+) -> None:
+    etcd, snapshot = operator.cluster.etcd, tmp_path / "snapshot"
+    operator.start({ONLY: unit(deaf=True)})
+    old = operator.machine_of(ONLY)
+    new = operator.other_machine(old)
+    etcd.save(snapshot)
+    operator.cluster.fleetctl("move", "--no-block", ONLY, new.id)
+    operator.cluster.wait_until(
+        "it is to stop", lambda: "deactivating" in old.run(["systemctl", "show", "-PActiveState", ONLY]).stdout
+    )
+    old.run(["systemctl", "kill", "--signal=KILL", ONLY])
+    assert wait_until_elsewhere(operator, old) is new
+    before = operator.processes([ONLY])
+    time.sleep(TTL_S)  # so that every machine has seen the revision in a heartbeat
+    since_s = boot_now()
+    etcd.restore(snapshot)
+    for machine in operator.cluster.machines:  # each has noticed it, or does so when it is back
+        machine.run(["systemctl", "restart", "fleet.service"])
+    operator.cluster.wait_until(
+        "it runs anew", lambda: operator.processes([ONLY]).items() - before.items() != set(), PATIENCE_S
+    )
+    assert_never_two(operator)
+    *_, known_to_nobody, anew = sorted(all_lives(operator.cluster.machines))
+    assert known_to_nobody[1] - since_s <= ISOLATION_S + STOP_S + SLACK_S
+    assert anew[0] - since_s >= HOLD_S
