@@ -10,6 +10,7 @@ from fleetd.model.announcement import NOT_SETTLED, ServiceRecord
 from fleetd.model.certificate import WORKER
 from fleetd.model.cluster_settings import ClusterSettings
 from fleetd.model.constraints import Requirements
+from fleetd.model.job_result import WAITS_FOR_LOCK
 from fleetd.model.machine import Machine, MachineSettings
 from fleetd.model.machine_identity import MachineIdentity
 from fleetd.model.move import Move
@@ -290,7 +291,7 @@ def _relevant(state: UnitState | None) -> tuple[object, ...] | None:
     failed = state.active == "failed" or bool(state.error)
     kept = (state.orphan, state.outdated)
     done = (state.target, state.generation, state.completed)
-    answers = (state.prepared, state.proof)
+    answers = (state.prepared, state.proof, state.hash if state.result == WAITS_FOR_LOCK else "")
     names = (state.unannounced != "", state.unannounced == NOT_SETTLED)
     return (state.runs, state.active == "active", failed, done, kept, state.refusal, answers, names)
 

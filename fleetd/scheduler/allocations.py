@@ -44,7 +44,7 @@ from fleetd.scheduler.actions import (
     Withdraw,
 )
 from fleetd.scheduler.allocation_state import AllocationState as State
-from fleetd.scheduler.disruption import answer_to, judge_member
+from fleetd.scheduler.disruption import answer_to, is_standby, judge_member
 from fleetd.scheduler.feasibility import (
     Candidate,
     accepts,
@@ -191,12 +191,12 @@ def _why_replaced(proposal: Proposal, plan: UnitPlanBuilder, machine: str) -> Re
 
 def _is_awaited(proposal: Proposal, replacer: str, machine: str) -> bool:
     """True while a unit with downloads that is placed on this machine has not been started there as it is to be: what
-    it replaces runs on until then."""
+    it replaces runs on until then. One that waits for its lock has them; it may be what it replaces that holds it."""
     placement = proposal.snapshot.placements.get(replacer, {}).get(machine)
     if placement is None or not requirements_of(placement.content, replacer).downloads:
         return False
     state = proposal.snapshot.states.get(replacer, {}).get(machine)
-    return state is None or state.generation < placement.generation
+    return state is None or (state.generation < placement.generation and not is_standby(placement, state))
 
 
 def _replacer(proposal: Proposal, plan: UnitPlanBuilder, machine: str) -> str:

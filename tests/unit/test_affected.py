@@ -123,6 +123,14 @@ def test_a_name_that_comes_or_goes_affects_its_unit():
         assert found == ["a.service"] * is_affected
 
 
+def test_a_unit_that_begins_to_wait_for_its_lock_is_affected():
+    cluster = placed_cluster(a=("", "m1"))
+    for result, hash_, is_affected in (("lock", "x", True), ("lock", "x", False), ("lock", "y", True), ("", "y", True)):
+        state = msgspec.structs.replace(cluster.snapshot.states["a.service"]["m1"], result=result, hash=hash_)
+        found = affected_by(cluster, lambda state=state: cluster.write(STATES, ("m1", "a.service"), state))
+        assert found == ["a.service"] * is_affected
+
+
 def test_every_state_affects_a_unit_with_a_superseded_allocation():
     cluster = placed_cluster(a=("", "m1"))
     put(cluster, "a.service", "m2", superseded=True)

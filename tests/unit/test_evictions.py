@@ -3,8 +3,8 @@
 import pytest
 
 from fleetd.model.reason import WaitingForDownload
-from fleetd.model.unit import Unit
-from fleetd.registry.records import UNITS
+from fleetd.model.unit import Unit, UnitState
+from fleetd.registry.records import STATES, UNITS
 from tests.unit.cluster_builder import LAUNCHED
 from tests.unit.rolling_cluster import RollingCluster, text_of
 from tests.unit.start_first_cluster import A, step, where
@@ -69,6 +69,19 @@ def test_what_replaces_others_has_its_own_image_before() -> None:
     cluster.downloading = None
     cluster.come_to_rest()
     assert (where(cluster), where(cluster, NEW)) == (["m2"], ["m1"])
+
+
+def test_what_replaces_others_and_waits_for_their_lock_is_not_awaited() -> None:
+    cluster = cluster_on()
+    del cluster.downloads["m2"]
+    cluster.downloading = ("m1", NEW)
+    replace_it(cluster, text(f"Replaces={A}\nMachineMetadata=spot=m1"))
+    step(cluster, 3)
+    assert where(cluster) == ["m1"]
+    placed = cluster.snapshot.placements[NEW]["m1"]
+    cluster.write(STATES, ("m1", NEW), UnitState("loaded", "inactive", "dead", placed.content.hash, result="lock"))
+    step(cluster, 3)
+    assert where(cluster) != ["m1"]
 
 
 @pytest.mark.parametrize("way", ["metadata", "replaced"])
