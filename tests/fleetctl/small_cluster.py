@@ -81,7 +81,7 @@ class SmallCluster:
             epoch,
             registration,
             prober=self.prober,
-            place=lambda: (f"10.0.0.{number}", ""),
+            place=lambda _: (f"10.0.0.{number}", ""),
         )
         membership = Membership(
             Machine(
