@@ -254,7 +254,7 @@ class Server:
             _Listener(self, ConnectionLimiter(METRICS_CONNECTIONS, METRICS_BYTES), metrics_only=True),
         )
         self._name_of = name_of
-        self._asked: dict[int, asyncio.Task[str]] = {}  # what the name service says of users
+        self._asked: dict[int, tuple[asyncio.Task[str], asyncio.Task[Any]]] = {}  # by user: the question, and the wait
         self._servers: list[asyncio.Server] = []
         self._tls_listeners: list[TlsListener] = []
         self._paths: list[str] = []
@@ -364,14 +364,17 @@ class Server:
         return replace(connection.actor, name=name, identity=identity)
 
     async def _find_name(self, user: int) -> str:
-        """The name of a user, or its number while the name service does not answer; it is waited for once."""
+        """The name of a user, or its number while the name service does not answer: a second is waited, by all."""
         if user not in self._asked:
-            self._asked[user] = asyncio.create_task(asyncio.to_thread(self._name_of, user))
-            await asyncio.wait({self._asked[user]}, timeout=_NAME_SERVICE_S)
-        asked = self._asked.get(user)
-        if asked and asked.done() and asked.exception():
+            asked = asyncio.create_task(asyncio.to_thread(self._name_of, user))
+            self._asked[user] = (asked, asyncio.create_task(asyncio.wait({asked}, timeout=_NAME_SERVICE_S)))
+        entry = asked, patience = self._asked[user]
+        await asyncio.shield(patience)
+        if asked.done() and not asked.exception():
+            return asked.result()
+        if asked.done() and self._asked.get(user) is entry:
             del self._asked[user]  # it failed: the next request asks anew
-        return str(user) if asked is None or not asked.done() or asked.exception() else asked.result()
+        return str(user)
 
     async def _send(self, incoming: aiohttp_import.BaseRequest, response: Response) -> aiohttp_import.StreamResponse:
         outgoing = _render(response)

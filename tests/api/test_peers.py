@@ -211,6 +211,24 @@ async def test_a_name_service_that_is_late_delays_a_user_once_and_its_answer_cou
     assert asked == [user]
 
 
+async def test_who_asks_while_the_name_service_is_asked_has_the_same_name(fleet: Any, path: Address) -> None:
+    """What one request has taken as `0`, another of the same user could not release as `root`."""
+    begun, answers = threading.Event(), threading.Event()
+
+    def find_name(user: int) -> str:
+        begun.set()
+        answers.wait(PATIENCE_S)
+        return "ann"
+
+    async with serving(fleet.api, path, name_of=find_name):
+        asking = [asyncio.create_task(ask(Client(path), "GET", "/fleet/v2/whoami")) for _ in range(2)]
+        await asyncio.to_thread(begun.wait, PATIENCE_S)
+        await asyncio.wait(asking, timeout=0.05, return_when=asyncio.FIRST_COMPLETED)  # who does not wait has no name
+        answers.set()
+        for _, body in await asyncio.gather(*asking):
+            assert f'"identity":"uid:{os.getuid()}(ann)"'.encode() in body
+
+
 async def test_a_name_service_that_failed_is_asked_again(fleet: Any, path: Address) -> None:
     answers: Iterator[str | OSError] = iter([OSError("no name service"), "ann"])
 
