@@ -1,4 +1,4 @@
-"""Folders on real machines: units/deploy is applied, changed under traffic, spoilt, and taken back."""
+"""Folders on real machines: units/site is applied, changed under traffic, spoilt, and taken back."""
 
 import shutil
 import threading
@@ -50,9 +50,9 @@ class Visitors:
 
 @pytest.fixture
 def deploy(operator: Operator) -> Path:
-    """A copy of units/deploy, applied."""
+    """A copy of units/site, applied."""
     folder = operator.folder / "deploy"
-    shutil.copytree(CHECKOUT / "units/deploy", folder)
+    shutil.copytree(CHECKOUT / "units/site", folder)
     told = apply(operator, folder)
     assert told[-1] == 0, told
     return folder
@@ -123,7 +123,7 @@ def test_a_bad_change_is_reverted_by_itself_and_said_again(operator: Operator, d
     assert len(visitors.answers()) == 3, "new ones and those started again run the content reverted to"
     pids = operator.pids(*SITES)
     shutil.rmtree(deploy)
-    shutil.copytree(CHECKOUT / "units/deploy", deploy)
+    shutil.copytree(CHECKOUT / "units/site", deploy)
     out, _, status = apply(operator, deploy)
     assert (status, "3 instances: nothing restarts: this runs already" in out) == (0, True)
     assert operator.pids(*SITES) == pids

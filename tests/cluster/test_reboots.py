@@ -65,7 +65,7 @@ def wait_until_it_says(cluster: Cluster, machine: Machine, reason: str, on: Mach
 @pytest.mark.covers("C.9", "C.13")
 def test_all_machines_are_rebooted_and_never_fewer_than_two_of_three_answer(operator: Operator) -> None:
     cluster = operator.cluster
-    cluster.fleetctl("apply", str(CHECKOUT / "units/deploy"))
+    cluster.fleetctl("apply", str(CHECKOUT / "units/site"))
     operator.start({"log.service": with_fleet("Global=true", "UpdateSettleSec=1s")})
     boots = {machine.name: machine.boot_id for machine in cluster.machines}
     with Answers([f"http://{machine.address}:{PORT}/" for machine in cluster.machines]) as answers:

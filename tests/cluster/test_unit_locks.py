@@ -67,7 +67,11 @@ def test_one_runs_and_the_other_says_for_whom_it_waits_until_the_first_is_stoppe
     [waiting] = [each for each in UNITS if each != unit]
     listed = operator.cluster.fleetctl("list-units", "--fields=unit,active,sub", "--no-legend").stdout
     assert re.search(f"{waiting}\\s+inactive\\s+lock-wait", listed), listed
-    assert f"held by {unit} on " in operator.cluster.fleetctl("explain", waiting).stdout
+    operator.cluster.wait_until(
+        "explain says who holds the lock",
+        lambda: f"held by {unit} on " in operator.cluster.fleetctl("explain", waiting).stdout,
+        PATIENCE_S,
+    )
     assert token(machine).startswith("FLEET_LOCK_TOKEN=")
     first = token(machine)
     operator.cluster.fleetctl("stop", unit)

@@ -128,7 +128,10 @@ def test_a_worker_takes_the_lock_of_a_unit_by_its_servers_and_stops_it_when_it_i
     assert worker.main_pid("ours.service")
     workers.start("theirs.service", f"{locked}\nMachineID={server.id}")
     assert server.main_pid("theirs.service") == 0
-    assert f"held by ours.service on {worker.id[:8]}" in workers.fleetctl("explain", "theirs.service").stdout
+    workers.cluster.wait_until(
+        "explain says who holds the lock",
+        lambda: f"held by ours.service on {worker.id[:8]}" in workers.fleetctl("explain", "theirs.service").stdout,
+    )
     workers.fleetctl("stop", "ours.service")
     workers.cluster.wait_until("the server has the lock", lambda: server.main_pid("theirs.service") != 0)
     workers.fleetctl("start", "ours.service")
