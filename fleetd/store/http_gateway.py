@@ -171,7 +171,7 @@ class Gateway:
         self._requests = _new_session(store_format.idle_s)
         self._streaming = _new_session(store_format.idle_s)
         self._streams: list[Stream] = []
-        self._failing: set[str] = set()  # so that an outage is logged once
+        self._failing: dict[str, bool] = {}  # whether a lasting failure was logged: an outage is logged once
         self._closed = asyncio.Event()
 
     async def call(
@@ -202,7 +202,7 @@ class Gateway:
                     break
             else:
                 if endpoint in self._failing:
-                    self._failing.remove(endpoint)
+                    del self._failing[endpoint]
                     log.info("%s at %s answers again", self._format.name, without_user(endpoint))
                 return answer
         raise Unavailable(f"{self._format.name} does not answer ({'; '.join(failures)})")
@@ -278,9 +278,10 @@ class Gateway:
     def fail_over(self, endpoint: str, failure: EndpointFailed) -> None:
         """Use the next endpoint, unless another request has switched already. Close the endpoint's streams too: a
         stream to a frozen member would not fail by itself."""
-        if endpoint not in self._failing and not self._closed.is_set():
+        is_news = endpoint not in self._failing or failure.is_lasting > self._failing[endpoint]
+        if is_news and not self._closed.is_set():
             log.warning("%s at %s fails: %s", self._format.name, without_user(endpoint), failure)
-        self._failing.add(endpoint)
+        self._failing[endpoint] = failure.is_lasting or self._failing.get(endpoint, False)
         if self._endpoints[self._current] != endpoint:
             return
         self._current = (self._current + 1) % len(self._endpoints)

@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 MOST_BYTES = 256 * 1024 * 1024  # of a range: every placement of one machine
 ASK_SERVERS_S = 600.0
 SILENCE_S = 3 * wire.WATCH_HEARTBEAT_S
-_UNAUTHORIZED = 401
+_REFUSALS = (401, wire.FORBIDDEN)
 
 
 class Forbidden(Refused):
@@ -234,7 +234,7 @@ def parse_refusal(status: int, body: bytes) -> Exception:
     try:
         failure: wire.Failure = wire.decode_body(body, wire.Failure)
     except UNREADABLE:  # from what comes before a worker's request is understood: the check of the certificate
-        return EndpointFailed(_words_of(status, body))
+        return EndpointFailed(_words_of(status, body), is_lasting=status in _REFUSALS)
     return error_of(status, failure)
 
 
@@ -265,6 +265,6 @@ def _words_of(status: int, body: bytes) -> str:
         message = msgspec.json.decode(body, type=_ApiFailure).error.message
     except UNREADABLE:
         message = body[:200].decode("utf-8", "replace").strip()
-    if status in (_UNAUTHORIZED, wire.FORBIDDEN):
+    if status in _REFUSALS:
         return f"it refuses this machine: {message}"
     return message or f"HTTP status {status}"

@@ -238,6 +238,19 @@ async def test_a_refusal_is_said_in_words_and_another_server_is_asked(
         await cluster.worker.get("/a")
 
 
+async def test_a_refusal_is_logged_once_also_while_a_server_fails_for_another_reason(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    refused = (403, json.dumps({"error": {"code": 403, "message": "the certificate was revoked"}}).encode())
+    for refusal in ((502, b""), refused, (502, b""), refused):
+        for server in cluster.servers:
+            server.refusal = refusal
+        with pytest.raises(Unavailable):
+            await cluster.worker.get("/a")
+    assert caplog.text.count("HTTP status 502") == len(cluster.servers)
+    assert caplog.text.count("refuses this machine: the certificate was revoked") == len(cluster.servers)
+
+
 async def test_what_a_worker_may_not_do_is_asked_of_one_server_alone(cluster: Cluster) -> None:
     failure = wire.Failure(message="a worker may not write /history")
     cluster.servers[0].refusal = (wire.FORBIDDEN, wire.encode(failure))
