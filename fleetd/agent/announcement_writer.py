@@ -106,11 +106,12 @@ class AnnouncementWriter:
             self._has_work.set()
 
     def read_all(self) -> None:
-        """The store was restored: what it holds may be old records of this machine."""
+        """The store was restored: what it holds may be old records of this machine, also if nothing is announced now
+        and no earlier fleetd has left anything."""
         self._reads_all = True
+        self._is_used = True
         self._unsettled |= dict.fromkeys(unit for _, unit in self._wanted)
-        if self._is_used:
-            self._has_work.set()
+        self._has_work.set()
 
     async def wait_until_used(self) -> None:
         """Wait until there is anything to write, or to take back."""

@@ -293,6 +293,23 @@ async def test_a_boot_finds_and_takes_back_what_was_announced_before(machine: Ma
             await asyncio.sleep(0.1)
 
 
+async def test_a_restored_store_is_rid_of_old_names_also_where_nothing_is_announced(machine: MachineUnderTest) -> None:
+    await machine.start()
+    await machine.place("db.service", 7)
+    await machine.until_active("db.service", 7)
+    await machine.restart()  # the fleetd before has left no names
+    await machine.until_active("db.service", 7)
+    await machine.stop()
+    await machine.store.close()
+    machine.use_store("another-cluster")
+    await machine.put(RECORD, "web", MACHINE, WEB)
+    await machine.put(RECORD, "web", "m2", WEB)
+    await machine.start()
+    async with asyncio.timeout(60):
+        while list(await records(machine)) != [f"web/m2/{WEB}"]:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+
+
 async def test_nothing_is_announced_before_the_leader_has_acknowledged_the_machine(machine: MachineUnderTest) -> None:
     await machine.start(synced=False)
     await machine.place(WEB, 7, text=PLAIN)
