@@ -19,7 +19,7 @@ from fleetd.api.connection_limits import MAX_CONNECTIONS, OVERLOADED, RETRY_SOON
 from fleetd.api.http import ApiError, Request, Response, StreamedResponse, render_error
 from fleetd.api.peer import Peer, PeerRights, identify_peer, socket_group, user_name
 from fleetd.api.schema import USER_HEADER
-from fleetd.api.sockets import ListenError, check_exposure, open_socket
+from fleetd.api.sockets import ListenError, check_inherited, open_socket
 from fleetd.api.tls_clients import TlsClient, read_client
 from fleetd.api.tls_listener import ServerTrust, TlsListener
 from fleetd.config.options import Address
@@ -276,7 +276,7 @@ class Server:
         opened: list[tuple[socket.socket, Address, bool]] = []
         try:
             for sock in inherited:
-                _check_inherited(sock, insecure)
+                check_inherited(sock, insecure)
             for address, for_metrics in to_open:
                 if address.tls and self.trust is None:
                     raise ListenError(f"cannot listen on {address}: this fleetd has no certificates")
@@ -474,23 +474,14 @@ class Server:
             connection.listener.limiter.mark_idle(connection)
 
 
-def _check_inherited(sock: socket.socket, insecure: bool) -> None:
-    """Raises ListenError for an inherited TCP socket that others than root could connect to."""
-    if sock.family == socket.AF_UNIX:
-        return
-    host, port = sock.getsockname()[:2]
-    check_exposure(str(Address(host=host, port=port)), host, insecure)
-
-
 async def _read_body(incoming: aiohttp_import.BaseRequest, budget: RequestBudget, request: Request) -> bytes:
     """The body of the request. Raises ApiError if it is over the limit, alone or together with others."""
     limit = MAX_BODY_BYTES if not request.refusal[0] else MAX_ANONYMOUS_BYTES
     too_large = ApiError(413, f"the request body has more than {limit} bytes")
     if (incoming.content_length or 0) > limit:
         raise too_large
-    if (
-        incoming.headers.get("Expect", "").lower() == "100-continue"
-    ):  # the client waits for this before it sends the body
+    # The client waits for this before it sends the body.
+    if incoming.headers.get("Expect", "").lower() == "100-continue":
         await incoming.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         incoming.writer.output_size = 0
     body = bytearray()

@@ -56,6 +56,14 @@ def check_exposure(where: str, host: str, insecure: bool) -> None:
     )
 
 
+def check_inherited(sock: socket.socket, insecure: bool) -> None:
+    """Raises ListenError for an inherited TCP socket that others than root could connect to."""
+    if sock.family == socket.AF_UNIX:
+        return
+    host, port = sock.getsockname()[:2]
+    check_exposure(str(Address(host=host, port=port)), host, insecure)
+
+
 def open_socket(address: Address, insecure: bool, *, for_anybody: bool = False) -> socket.socket:
     """Listen on this address. Without TLS a TCP address has to be on loopback, and `insecure`, unless what is served
     there is `for_anybody`. Every user may connect to a unix socket. Raises ListenError."""
