@@ -62,18 +62,15 @@ class NothingHealthyStopsForADownload(Checker):
         needed = requirements_of(unit.content, name).downloads
         replacer = _replacer(decision)
         if replacer in self.records.units:
-            here = self._machine(machine)
+            here = self.world.registered(machine)
             wanted = requirements_of(self.records.units[replacer].content, replacer).downloads
             if here is not None and not _has(here, wanted):
                 self.fail(f"{name} is told to stop on {machine} for {replacer}, which has not what it needs there")
             if needed and former.content == unit.content and not decision.target:
                 self.fail(f"{name} is told to stop on {machine} for {replacer}, and no machine is ready for it")
-        goal = self._machine(decision.target)
+        goal = self.world.registered(decision.target)
         if goal is not None and not self._is_forced(machine, name) and not _has(goal, needed):
             self.fail(f"{name} is told to stop on {machine}, and {goal.name} has not what it needs")
-
-    def _machine(self, machine: str) -> SimulatedMachine | None:
-        return next((each for each in self.world.machines.values() if each.id == machine), None)
 
     def _is_forced(self, machine: str, name: str) -> bool:
         move, settings = self.records.moves.get(name), self.records.settings.get(machine)
