@@ -24,9 +24,9 @@ function describe(event) {
     case "placed": return `${unit} placed on ${machine}`;
     case "moved": return `${unit} moved from ${former} to ${machine}`;
     case "unplaced": return former ? `${unit} taken off ${former}` : `${unit} fits nowhere`;
-    case "lock": return event.step === "restored"
-      ? `lock ${event.subject} is the first that is taken since the store was restored`
-      : `lock ${event.subject} was ${event.step} without a release`;
+    case "lock": return step === "restored"
+      ? `lock ${subject} is the first that is taken since the store was restored`
+      : `lock ${subject} was ${step} without a release`;
     case "superseded": return `${unit} placed elsewhere, and may still run on ${former}`;
     case "rollout": return `rollout of ${subject} ${step}${event.units ? `: ${event.units.join(", ")}` : ""}${because}`;
     case "drain": return step === "stays" ? `${unit} stays on ${machine}, which is drained` : `machine ${machine} ${step}`;
