@@ -10,10 +10,9 @@ from functools import lru_cache
 import msgspec
 
 from fleetd.model.announcement import MAX_PORT, PROTOCOLS, ServicePort, refuse_service_name
-from fleetd.model.constraints import InvalidRequirements, requirement_values
+from fleetd.model.constraints import InvalidRequirements, parse_span, requirement_values
 from fleetd.model.content import Content
 from fleetd.model.names import InvalidName, UnitName, expand_specifiers, parse_name
-from fleetd.model.timespan import parse_time_span
 from fleetd.model.unit_option import UnitOption
 from fleetd.model.unitfile import UnitFileError
 
@@ -82,10 +81,10 @@ def parse_announce_options(options: Iterable[UnitOption], name: UnitName) -> Ann
     check = _parse_check(expand_specifiers(checks[-1], name)) if checks else None
     intervals, failures = _since_reset(values.get(INTERVAL, ())), _since_reset(values.get(FAILURES, ()))
     delays = _since_reset(values.get(DELAY, ()))
-    delay_s = _parse_span(DELAY, delays[-1], 0.0, LONGEST_DELAY_S) if delays else DEFAULT_DELAY_S
+    delay_s = parse_span(DELAY, delays[-1], 0.0, LONGEST_DELAY_S) if delays else DEFAULT_DELAY_S
     interval_s = DEFAULT_INTERVAL_S
     if intervals:
-        interval_s = _parse_span(INTERVAL, intervals[-1], SHORTEST_INTERVAL_S, LONGEST_INTERVAL_S)
+        interval_s = parse_span(INTERVAL, intervals[-1], SHORTEST_INTERVAL_S, LONGEST_INTERVAL_S)
     count = _parse_failures(failures[-1]) if failures else DEFAULT_FAILURES
     if not ports:
         given = [option for option in _OPTIONS[1:] if _since_reset(values.get(option, ()))]
@@ -206,16 +205,6 @@ def _parse_check(value: str) -> Check:
     raise InvalidRequirements(
         f"{where} is no check: write http:PORT/PATH, tcp:PORT, exec:/PROGRAM ARGUMENT… or {CONTAINER}"
     )
-
-
-def _parse_span(option: str, text: str, least_s: float, most_s: float) -> float:
-    try:
-        span_s = parse_time_span(text)
-    except ValueError as error:
-        raise InvalidRequirements(f"{option}: {error}") from error
-    if not least_s <= span_s <= most_s:
-        raise InvalidRequirements(f"{option}={text} has to be from {least_s:g} to {most_s:g} seconds")
-    return span_s
 
 
 def _parse_failures(text: str) -> int:

@@ -198,6 +198,17 @@ def _last(items: list[str], parse: Callable[[str], T]) -> T | None:
         return None
 
 
+def parse_span(option: str, text: str, least_s: float, most_s: float) -> float:
+    """The seconds of a time span within these bounds, the value of this option. Raises InvalidRequirements."""
+    try:
+        span_s = parse_time_span(text)
+    except ValueError as error:
+        raise InvalidRequirements(f"{option}: {error}") from error
+    if not least_s <= span_s <= most_s:
+        raise InvalidRequirements(f"{option}={text} has to be from {least_s:g} to {most_s:g} seconds")
+    return span_s
+
+
 def _parse_delay(text: str) -> float:
     try:
         return parse_time_span(text)

@@ -9,13 +9,12 @@ from functools import lru_cache
 
 import msgspec
 
-from fleetd.model.constraints import InvalidRequirements, parse_requirements, requirement_values
+from fleetd.model.constraints import InvalidRequirements, parse_requirements, parse_span, requirement_values
 from fleetd.model.content import Content
 from fleetd.model.group import Handover, parse_group_options
 from fleetd.model.isolation import DEFAULT_ISOLATION_S, DEFAULT_STOP_S, NOT_ISOLATED, IsolationOptions, UnitLock
 from fleetd.model.lock import refuse_lock_name, refuse_lock_terms
 from fleetd.model.names import InvalidName, UnitName, expand_specifiers, parse_name
-from fleetd.model.timespan import parse_time_span
 from fleetd.model.unit_option import UnitOption
 from fleetd.model.unitfile import UnitFileError
 
@@ -43,8 +42,8 @@ def parse_isolation(options: Iterable[UnitOption], name: UnitName) -> IsolationO
     if ISOLATION not in given and LOCK not in given:
         raise InvalidRequirements(f"{STOP} has no effect without {ISOLATION} or {LOCK}: add one of them")
     return IsolationOptions(
-        _parse_span(ISOLATION, given, LEAST_ISOLATION_S, LONGEST_ISOLATION_S, DEFAULT_ISOLATION_S),
-        _parse_span(STOP, given, LEAST_STOP_S, LONGEST_STOP_S, DEFAULT_STOP_S),
+        _span_of(ISOLATION, given, LEAST_ISOLATION_S, LONGEST_ISOLATION_S, DEFAULT_ISOLATION_S),
+        _span_of(STOP, given, LEAST_STOP_S, LONGEST_STOP_S, DEFAULT_STOP_S),
         is_single=ISOLATION in given,
         lock=_parse_lock(expand_specifiers(given[LOCK], name)) if LOCK in given else None,
     )
@@ -125,17 +124,8 @@ def _last_of(given: Iterable[str], values: frozenset[str]) -> str:
     return next((value for value in reversed(list(given)) if value in values), "")
 
 
-def _parse_span(option: str, given: Mapping[str, str], least_s: float, most_s: float, default_s: float) -> float:
-    text = given.get(option)
-    if text is None:
-        return default_s
-    try:
-        span_s = parse_time_span(text)
-    except ValueError as error:
-        raise InvalidRequirements(f"{option}: {error}") from error
-    if not least_s <= span_s <= most_s:
-        raise InvalidRequirements(f"{option}={text} has to be from {least_s:g} to {most_s:g} seconds")
-    return span_s
+def _span_of(option: str, given: Mapping[str, str], least_s: float, most_s: float, default_s: float) -> float:
+    return parse_span(option, given[option], least_s, most_s) if option in given else default_s
 
 
 def _parse_lock(value: str) -> UnitLock:
