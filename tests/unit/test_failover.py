@@ -12,20 +12,10 @@ from fleetd.scheduler.proposal import SessionPlan
 from fleetd.scheduler.snapshot import MachineLoss
 from fleetd.store.protocol import Delete, Unchanged
 from tests.unit.cluster_builder import INACTIVE, LOADED, A, Cluster, settled_cluster
+from tests.unit.lost_machine import after_machine_loss
 
 B, C = "b.service", "c.service"
 SHORT = "FailoverDelay=5min"
-
-
-def after_machine_loss(**units: str) -> Cluster:
-    """These units run on m1, which is dead; m2 and m3 are ready."""
-    cluster = settled_cluster("m1", **units)
-    cluster.machine("m2")
-    cluster.machine("m3")
-    cluster.settle()
-    cluster.die("m1")
-    cluster.run_leader()
-    return cluster
 
 
 # Waiting.

@@ -12,22 +12,12 @@ from fleetd.scheduler.failover_delays import START, FailoverDelays, FailoverPoli
 from fleetd.scheduler.isolation import former_hold_s
 from fleetd.scheduler.snapshot import MachineLoss
 from tests.unit.cluster_builder import INACTIVE, LOADED, A, Cluster, settled_cluster
+from tests.unit.lost_machine import after_machine_loss
 from tests.unit.start_first_cluster import cluster_with, drain, where
 
 B = "b.service"
 SINGLE = "IsolationSec=30s"  # in all 45 s
 WAITS = "waits until m1, which is cut off, has stopped it for certain, until 2027-01-15 12:00:45 UTC"
-
-
-def after_machine_loss(**units: str) -> Cluster:
-    """These units run on m1, which is dead; m2 and m3 are ready."""
-    cluster = settled_cluster("m1", **units)
-    cluster.machine("m2")
-    cluster.machine("m3")
-    cluster.settle()
-    cluster.die("m1")
-    cluster.run_leader()
-    return cluster
 
 
 def pass_isolation(cluster: Cluster, machine: str = "m1") -> None:
