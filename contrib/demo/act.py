@@ -58,7 +58,12 @@ class Act:
         return done.stdout
 
     def request(self, machine: Machine, port: int, expected: str) -> None:
-        """Show a request to a web server and its answer. Raises StepFailed if the answer is another than `expected`."""
+        """As `ask`. Raises StepFailed if the answer is another than `expected`."""
+        if self.ask(machine, port) != expected:
+            raise StepFailed(f"http://{machine.address}:{port}/ should have answered: {expected}")
+
+    def ask(self, machine: Machine, port: int) -> str:
+        """Show a request to a web server and its answer, and return that. Raises StepFailed if there is none."""
         url = f"http://{machine.address}:{port}/"
         stage.prompt(f"curl {url}")
         try:
@@ -66,8 +71,7 @@ class Act:
         except OSError as error:
             raise StepFailed(f"{url} does not answer: {error}") from error
         stage.show(answer)
-        if answer != expected:
-            raise StepFailed(f"{url} should have answered: {expected}")
+        return answer
 
     def wait_for(self, claim: str, holds: Callable[[], bool]) -> None:
         """Wait until the claim holds, then show it. Raises StepFailed."""

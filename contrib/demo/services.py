@@ -9,7 +9,6 @@ from typing import ClassVar
 
 from contrib.demo import stage
 from contrib.demo.act import CHECKOUT, PATIENCE_S, Act, StepFailed, check
-from contrib.demo.witness import fetch
 from contrib.testbed import Machine
 from contrib.testbed.registry import ContainerRegistry
 from contrib.testbed.requests import PER_SECOND, Requests
@@ -46,7 +45,7 @@ class Services(Act):
         self.run("fleetctl apply deploy")
         self.wait_for("all three are announced, and HAProxy has found them", self._is_whole)
         self.run("fleetctl services web")
-        self._ask_once()
+        self.ask(self._asked, PORT)
 
     def change(self) -> None:
         stage.explain(
@@ -56,7 +55,7 @@ class Services(Act):
         self.run("sed -i 's/Version 1/Version 2/' deploy/web@.container")
         with self._traffic():
             self.run("fleetctl apply deploy")
-        check("Version 2" in self._ask_once(), "it is the second version that answers")
+        check("Version 2" in self.ask(self._asked, PORT), "it is the second version that answers")
 
     def drain(self) -> None:
         machine = self.witness.machine_of(WEBS[2])
@@ -100,16 +99,6 @@ class Services(Act):
     def _asked(self) -> Machine:
         """The machine whose HAProxy is asked."""
         return self.cluster.machines[1]
-
-    def _ask_once(self) -> str:
-        url = f"http://{self._asked.address}:{PORT}/"
-        stage.prompt(f"curl {url}")
-        try:
-            answer = fetch(url)
-        except OSError as error:
-            raise StepFailed(f"{url} does not answer: {error}") from error
-        stage.show(answer)
-        return answer
 
     def _is_whole(self) -> bool:
         """True if a few requests are answered by all instances."""
