@@ -10,6 +10,7 @@ from fleetd.model.permission import Permission
 
 ROOT = "/v1/"
 _DATACENTER = "fleet"
+_WEIGHTS = {"Passing": 1, "Warning": 1}  # as Consul has them by default
 _SELECTED = ("filter", "node-meta")  # would select less: an answer that ignores them would be wrong
 NOT_ANSWERED = (
     "of Consul's API there are, to be read, /v1/health/service/NAME, /v1/catalog/service/NAME, /v1/catalog/services "
@@ -100,14 +101,7 @@ def _as_entry(each: schema.Service) -> dict[str, Any]:
         "ServiceTags": [each.protocol],
     }
     return {
-        "Node": {
-            "ID": each.machine,
-            "Node": each.machine,
-            "Address": each.address,
-            "Datacenter": _DATACENTER,
-            "TaggedAddresses": {},
-            "Meta": {"zone": each.zone},
-        },
+        "Node": {**_node_of(each), "Meta": {"zone": each.zone}},
         "Service": {
             "ID": _id_of(each),
             "Service": each.service,
@@ -115,7 +109,7 @@ def _as_entry(each: schema.Service) -> dict[str, Any]:
             "Address": each.address,
             "Port": each.port,
             "Meta": _meta_of(each),
-            "Weights": {"Passing": 1, "Warning": 1},
+            "Weights": _WEIGHTS,
         },
         "Checks": [check],
     }
@@ -124,11 +118,7 @@ def _as_entry(each: schema.Service) -> dict[str, Any]:
 def _as_catalog_service(each: schema.Service) -> dict[str, Any]:
     """A service as an entry of Consul's /v1/catalog/service."""
     return {
-        "ID": each.machine,
-        "Node": each.machine,
-        "Address": each.address,
-        "Datacenter": _DATACENTER,
-        "TaggedAddresses": {},
+        **_node_of(each),
         "NodeMeta": {"zone": each.zone},
         "ServiceID": _id_of(each),
         "ServiceName": each.service,
@@ -136,7 +126,18 @@ def _as_catalog_service(each: schema.Service) -> dict[str, Any]:
         "ServiceAddress": each.address,
         "ServicePort": each.port,
         "ServiceMeta": _meta_of(each),
-        "ServiceWeights": {"Passing": 1, "Warning": 1},
+        "ServiceWeights": _WEIGHTS,
+    }
+
+
+def _node_of(each: schema.Service) -> dict[str, Any]:
+    """The machine of a service, as Consul's entries begin with their node."""
+    return {
+        "ID": each.machine,
+        "Node": each.machine,
+        "Address": each.address,
+        "Datacenter": _DATACENTER,
+        "TaggedAddresses": {},
     }
 
 
