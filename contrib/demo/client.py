@@ -1,18 +1,17 @@
 """A client that sends requests to a group of web servers all the time, and counts those that fail."""
 
 import http.client
-import threading
 import time
 import urllib.request
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Self
+
+from contrib.testbed.background import Background
 
 TIMEOUT_S = 2.0  # for one server's answer
 PAUSE_S = 0.02  # between two requests
 
 
-class Client:
+class Client(Background):
     """While entered, asks the servers in turn, as a load balancer does: where one has no answer, the next one is asked.
     A request fails if no server answers.
 
@@ -21,20 +20,11 @@ class Client:
     """
 
     def __init__(self, urls: Sequence[str]) -> None:
+        super().__init__()
         self.requests = 0
         self.retried = 0
         self.failures: list[str] = []
         self._urls = list(urls)
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._ended.set()
-        self._thread.join()
 
     @property
     def count(self) -> str:

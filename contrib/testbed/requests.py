@@ -1,16 +1,15 @@
 """Requests: a client that asks a web server a hundred times a second, and counts what it is answered."""
 
 import asyncio
-import threading
 import time
-from types import TracebackType
-from typing import Self
+
+from contrib.testbed.background import Background
 
 PER_SECOND = 100
 TIMEOUT_S = 10.0  # for an answer
 
 
-class Requests:
+class Requests(Background):
     """While entered, asks `address` at `port` at its pace, each time on a new connection, whether earlier requests were
     answered or not.
 
@@ -20,21 +19,12 @@ class Requests:
     """
 
     def __init__(self, address: str, port: int, per_second: int = PER_SECOND) -> None:
+        super().__init__()
         self.answered: list[tuple[float, str]] = []
         self.failures: list[tuple[float, str]] = []
         self.longest_s = self.began_s = 0.0
         self._where = (address, port)
         self._pause_s = 1 / per_second
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._ended.set()
-        self._thread.join()
 
     @property
     def count(self) -> int:
@@ -46,7 +36,10 @@ class Requests:
         """The different answers so far."""
         return {body for _, body in self.answered}
 
-    async def _run(self) -> None:
+    def _run(self) -> None:
+        asyncio.run(self._ask_all())
+
+    async def _ask_all(self) -> None:
         self.began_s = due_s = time.monotonic()
         async with asyncio.TaskGroup() as group:
             while not self._ended.is_set():
