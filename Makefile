@@ -24,7 +24,7 @@ demo: setup ## three real machines on this one, with a fleet to play with (needs
 quick: lint ## what to run after each change, in a minute: linters, types, all tests but machines and long ones
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not machines and not long" --hypothesis-profile=quick $(LIGHT)
 
-test: lint ## everything, real machines among it (needs root): an hour on two cores
+test: lint ## everything, real machines among it (needs root): 83 minutes on two busy cores
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --cache-clear --durations=20 --cov --cov-report= --cov-fail-under=0 || \
 	  { [ $$? = 1 ] && $(BIN)/python -m pytest $(AGAIN); }
 	$(BIN)/python -m coverage report

@@ -4,6 +4,7 @@ On three real machines: instances on the first, fleet-dns and HAProxy asked on t
 missed.
 """
 
+import argparse
 import json
 import socket
 import subprocess
@@ -61,6 +62,7 @@ MachineID=%MACHINE%
 
 
 def main() -> int:
+    argparse.ArgumentParser(prog="python -m contrib.bench.services", description=__doc__).parse_args()
     if missing := missing_requirements():
         print(f"contrib.bench.services boots machines: {'; '.join(missing)}", file=sys.stderr)
         return 2

@@ -315,7 +315,7 @@ class Locking:
 
     def _expect(self, name: str, view: LockView, events: Sequence[Event]) -> LockView:
         """The lock after these changes of its sessions, if holders whose keys are gone have released it: then the
-        record was written in the same transaction. Whoever takes the lock compares that."""
+        record was written in the same transaction. What takes the lock compares that."""
         sessions = {session.lease: session for session in view.sessions}
         record, (of_record, *others) = view.record, view.guards
         for event in events:

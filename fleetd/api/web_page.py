@@ -37,7 +37,7 @@ _HEADERS = (
 
 
 def page_routes() -> tuple[Route, ...]:
-    """The routes of the page. Whoever may view may load it; what it shows and changes, it asks the API for."""
+    """The routes of the page. Everybody who may view may load it; what it shows and changes, it asks the API for."""
     return (
         Route("GET", PAGE, _redirect, Permission.VIEW, is_page=True),
         Route("GET", f"{PAGE}/", _get_index, Permission.VIEW, is_page=True),

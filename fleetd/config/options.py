@@ -321,7 +321,7 @@ OPTIONS: tuple[ConfigOption, ...] = (
         parse_dns_listen,
         "",
         "Where fleet-dns.service answers DNS questions about units and machines, over UDP and TCP: IP addresses with "
-        "ports, as in 127.0.0.1:8600, separated by commas. Whoever reaches them learns what units announce. Empty: "
+        "ports, as in 127.0.0.1:8600, separated by commas. What reaches them learns what units announce. Empty: "
         "nowhere.",
     ),
     ConfigOption(
